@@ -1,0 +1,1 @@
+//! What the engine did, as events for the audit devices.

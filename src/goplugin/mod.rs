@@ -1,0 +1,1 @@
+//! HashiCorp's go-plugin protocol, ignorant of Vault.

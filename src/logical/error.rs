@@ -1,0 +1,85 @@
+//! Errors a backend may answer, one variant per kind the host distinguishes.
+
+use super::StorageError;
+
+/// The text by which a host recognises "forward this request to the active node".
+///
+/// Source: OpenBao `sdk/logical/error.go` (`ErrReadOnly`); seen forwarding on OpenBao 2.7.2.
+pub const READ_ONLY: &str = "cannot write to readonly storage";
+
+/// Why a request was not answered.
+///
+/// Every text is shown to the client and written in clear to the host's audit log: no secret, no
+/// text from a third party.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    /// The caller's mistake: HTTP 400 with `errors: ["<code>: <message>"]` and `data.code`.
+    #[error("{code}: {message}")]
+    User {
+        /// Stable, lower-case with underscores.
+        code: &'static str,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// Any other HTTP status; the text begins with the code.
+    #[error("{code}: {message}")]
+    Status {
+        /// The HTTP status, 400 to 599.
+        status: u16,
+        /// Stable, lower-case with underscores.
+        code: &'static str,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// The path exists, the operation does not: HTTP 405.
+    #[error("unsupported operation")]
+    UnsupportedOperation,
+    /// No such path: HTTP 404.
+    #[error("unsupported path")]
+    UnsupportedPath,
+    /// This node may not write; the host forwards the request to the active node.
+    #[error("{READ_ONLY}")]
+    ReadOnly,
+    /// The host's storage failed: HTTP 500, the host's own text.
+    #[error("storage_error: {0}")]
+    Storage(String),
+    /// A defect in the plugin: HTTP 500. The text must not hold request data.
+    #[error("internal: {0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// Builds a 400 with a stable code.
+    pub fn user(code: &'static str, message: impl Into<String>) -> Self {
+        Self::User {
+            code,
+            message: message.into(),
+        }
+    }
+
+    /// Builds an error with another HTTP status.
+    pub fn status(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self::Status {
+            status,
+            code,
+            message: message.into(),
+        }
+    }
+
+    /// Builds an HTTP 500 for a defect in the plugin.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::Internal(message.into())
+    }
+}
+
+impl From<StorageError> for Error {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::ReadOnly => Self::ReadOnly,
+            StorageError::Conflict => Self::Storage(String::from(
+                "the entry was changed by someone else at the same time. Try again.",
+            )),
+            StorageError::Refused(text) | StorageError::Unknown(text) => Self::Storage(text),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Vault's vocabulary in plain Rust: what a secrets engine is written against.
+//!
+//! Knows no gRPC, no protobuf and no sockets; `wire` joins it to a host. Together with
+//! `goplugin` and `wire` it could be lifted into a crate of its own: nothing here knows SMTP.
+//!
+//! An engine implements [`Backend`], usually by a [`Router`] over a table of [`Route`]s, from
+//! which help texts and the OpenAPI document are derived.
+
+mod backend;
+mod error;
+mod field;
+mod operation;
+mod request;
+mod response;
+mod storage;
+mod system_view;
+
+pub use backend::{Backend, BackendInfo, Mount, SpecialPaths};
+pub use error::{Error, READ_ONLY};
+pub use field::Data;
+pub use operation::Operation;
+pub use request::{Request, RequestId};
+pub use response::{Reply, Response};
+pub use storage::{Storage, StorageEntry, StorageError};
+pub use system_view::{ReplicationState, StaticSystemView, SystemView, SystemViewError};

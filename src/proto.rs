@@ -1,0 +1,1 @@
+//! The generated protobuf types, one module per package.

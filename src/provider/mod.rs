@@ -1,0 +1,206 @@
+//! Mail servers, as the engine sees them: set a password, look at an account, prove a password.
+//!
+//! Knows nothing of tenants, records or Vault. The one implementation is `mailu`; another mail
+//! server would be a folder beside it and a variant in `ProviderConfig`.
+//!
+//! Nothing a mail server says is passed on as text: outcomes are closed enums, because error texts
+//! reach the host's audit log in clear and Mailu's validation errors echo the password.
+
+mod error;
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::crypto::Sensitive;
+
+pub use error::{Refusal, Trouble};
+
+/// What became of a call that changes something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// The server said that it did it (HTTP 200 with body `code` 200).
+    Acknowledged,
+    /// The server definitely did not do it: a status and body shape known to be permanent.
+    Refused(Refusal),
+    /// It may or may not have happened, now or later.
+    Unknown(Trouble),
+}
+
+/// Why a read did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The server definitely answered "no".
+    #[error("{0}")]
+    Refused(Refusal),
+    /// No usable answer.
+    #[error("{0}")]
+    Trouble(Trouble),
+}
+
+/// What the server keeps of one mail account.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// The stored password hash; `None` if the server does not tell it.
+    pub hash: Option<String>,
+    /// Whether the account may log in.
+    pub enabled: bool,
+    /// The free text an administrator sees; carries the engine's marker.
+    pub comment: String,
+    /// Whether mail is forwarded elsewhere.
+    pub forwarding: bool,
+    /// Whether an automatic reply is on.
+    pub auto_reply: bool,
+    /// Whether the account administers the whole server; `None` if the server does not tell.
+    pub administrator: Option<bool>,
+}
+
+/// What can be learnt about the server software.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerVersion {
+    /// The 2.0 line: no app tokens.
+    Mailu20,
+    /// 2024.06 or later.
+    Mailu2024,
+    /// The server did not tell.
+    Unknown,
+}
+
+/// Outcome of one SMTP AUTH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Login {
+    /// 235.
+    Accepted,
+    /// 535: wrong, disabled, tokens required or rate limited; they look the same.
+    Refused,
+    /// No usable answer.
+    CannotTell,
+}
+
+/// The engine's mark in an account's comment: who set the password last.
+///
+/// Written as `[smtp <lineage> <generation> <attempt>]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marker {
+    /// The record's lineage.
+    pub lineage: String,
+    /// Grows with every send.
+    pub generation: u64,
+    /// The attempt that sent it.
+    pub attempt: String,
+}
+
+/// One mail server, reached with one endpoint and one token.
+///
+/// # Cancel safety
+///
+/// Dropping the future of a changing call leaves its effect unknown: Mailu applies a change whose
+/// client is gone.
+#[async_trait]
+pub trait MailProvider: fmt::Debug + Send + Sync {
+    /// Sets the password of an existing account and, if `comment` is given, its comment, in one
+    /// change.
+    async fn set_password(
+        &self,
+        account: &EmailAddress,
+        password: &Sensitive<String>,
+        comment: Option<&str>,
+    ) -> Sent;
+
+    /// Creates the account as an administrator with this password; a missing domain is refused.
+    async fn create_account(
+        &self,
+        account: &EmailAddress,
+        password: &Sensitive<String>,
+        comment: Option<&str>,
+    ) -> Sent;
+
+    /// Reads an account. `Ok(None)` is a definite "no such account".
+    async fn account(&self, account: &EmailAddress) -> Result<Option<Account>, ReadError>;
+
+    /// Counts the account's app tokens; `Ok(None)` if the server has none of that kind.
+    async fn app_tokens(&self, account: &EmailAddress) -> Result<Option<usize>, ReadError>;
+
+    /// Detects the server's release line.
+    async fn server_version(&self) -> ServerVersion;
+
+    /// Logs in by SMTP AUTH; [`Login::CannotTell`] if no SMTP address is configured.
+    async fn login(&self, account: &EmailAddress, password: &Sensitive<String>) -> Login;
+}
+
+/// A mail address, checked and with its case-insensitive form.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EmailAddress {
+    text: String,
+}
+
+/// The text is not an address this engine accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a mail address of the form name@domain, at most 254 characters")]
+pub struct InvalidAddress;
+
+impl EmailAddress {
+    /// Parses `name@domain`: printable ASCII without spaces, quotes or path characters, a domain
+    /// with a dot, at most 254 bytes.
+    ///
+    /// ```
+    /// use vault_plugin_secrets_smtp::provider::EmailAddress;
+    ///
+    /// assert!(EmailAddress::parse("admin@acme.example").is_ok());
+    /// assert!(EmailAddress::parse("admin@localhost").is_err());
+    /// assert!(EmailAddress::parse("a/../b@acme.example").is_err());
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidAddress`] for anything else.
+    pub fn parse(text: &str) -> Result<Self, InvalidAddress> {
+        let (name, domain) = text.split_once('@').ok_or(InvalidAddress)?;
+        let name_ok = !name.is_empty()
+            && name.len() <= 64
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b".+-_=~".contains(&byte));
+        let label_ok = |label: &str| {
+            !label.is_empty()
+                && label.len() <= 63
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        };
+        let domain_ok = domain.contains('.') && domain.split('.').all(label_ok);
+        if text.len() <= 254 && name_ok && domain_ok {
+            Ok(Self {
+                text: text.to_owned(),
+            })
+        } else {
+            Err(InvalidAddress)
+        }
+    }
+
+    /// Returns the address as it was given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns the form under which Mailu regards two addresses as one account.
+    #[must_use]
+    pub fn folded(&self) -> String {
+        self.text.to_ascii_lowercase()
+    }
+
+    /// Returns the part after the `@`.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        self.text.split_once('@').map_or("", |(_, domain)| domain)
+    }
+}
+
+impl fmt::Display for EmailAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}

@@ -1,0 +1,1 @@
+//! The gRPC services a host calls, joining goplugin and logical.
