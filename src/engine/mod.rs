@@ -1,1 +1,161 @@
-//! The SMTP secrets engine.
+//! The SMTP secrets engine: what is stored, what is sent to Mailu, in which order.
+//!
+//! Reading order: [`storage::record`] (the truth about a tenant), `locked` (how it is changed),
+//! `rotation` (how a password changes), `paths` (what clients see).
+
+mod config;
+mod error;
+mod joined;
+mod keys;
+mod lifecycle;
+mod locked;
+mod mail;
+mod mount_log;
+mod paths;
+mod rotation;
+mod schedule;
+mod state;
+pub mod storage;
+mod tenant;
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::crypto::Keyring;
+use crate::keyed_lock::KeyedLock;
+use crate::logical::{Mount, Router};
+use crate::provider::{Connector, HashPool, NetworkPolicy};
+use crate::tasks::Tasks;
+use config::MountConfig;
+use error::Error;
+use keys::Cached;
+
+pub use lifecycle::SmtpBackend;
+
+/// What the engine is built from; tests put their own clock and connector in.
+#[derive(Clone)]
+pub struct Parts {
+    /// The source of time.
+    pub clock: Arc<dyn Clock>,
+    /// Makes mail server clients.
+    pub connector: Connector,
+    /// Where password hashes are computed, shared by all mounts of the process.
+    pub hash_pool: HashPool,
+    /// Development only: plain http and loopback addresses are allowed.
+    pub dev_loopback: bool,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("dev_loopback", &self.dev_loopback).finish_non_exhaustive()
+    }
+}
+
+/// One mount's engine. Holds nothing that storage does not.
+#[derive(Debug)]
+pub struct Engine {
+    parts: Parts,
+    tasks: Tasks,
+    /// One per tenant, for every change. Taken before any other lock.
+    tenant_locks: KeyedLock,
+    /// One per mail account, taken after the tenant's: one account belongs to one tenant.
+    account_locks: KeyedLock,
+    /// One per Mailu server: its admin hashes serially, parallel calls only queue there.
+    server_locks: KeyedLock,
+    /// For the keyring, the settings and the mount's own events.
+    mount_lock: KeyedLock,
+    keyring: Cached<Keyring>,
+    config: Cached<MountConfig>,
+    joined: joined::Joined,
+}
+
+impl Engine {
+    fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            tasks: Tasks::new(),
+            tenant_locks: KeyedLock::new(),
+            account_locks: KeyedLock::new(),
+            server_locks: KeyedLock::new(),
+            mount_lock: KeyedLock::new(),
+            keyring: Cached::default(),
+            config: Cached::default(),
+            joined: joined::Joined::default(),
+        }
+    }
+
+    fn clock(&self) -> &dyn Clock {
+        &*self.parts.clock
+    }
+
+    /// Returns the mount's settings.
+    async fn config(&self, mount: &Mount) -> Result<Arc<MountConfig>, Error> {
+        if let Some(config) = self.config.fresh(self.clock()) {
+            return Ok(config);
+        }
+        let epoch = self.config.epoch();
+        let entry = mount.storage.get(storage::CONFIG).await?;
+        let config = MountConfig::decode(entry.as_ref().map(|entry| entry.value.as_slice()))?;
+        let config = Arc::new(config);
+        self.config.fill(&config, epoch, self.clock());
+        Ok(config)
+    }
+
+    /// Returns the keyring for reading; an error if the mount never had one.
+    async fn keyring(&self, mount: &Mount) -> Result<Arc<Keyring>, Error> {
+        if let Some(keyring) = self.keyring.fresh(self.clock()) {
+            return Ok(keyring);
+        }
+        let epoch = self.keyring.epoch();
+        let keyring = keys::load(&*mount.storage)
+            .await?
+            .ok_or(Error::Keyring("the mount has no keyring yet"))?;
+        let keyring = Arc::new(keyring);
+        self.keyring.fill(&keyring, epoch, self.clock());
+        Ok(keyring)
+    }
+
+    /// Returns the keyring for writing, creating the first one on the active node.
+    async fn keyring_for_writing(&self, mount: &Mount) -> Result<Arc<Keyring>, Error> {
+        if let Some(keyring) = self.keyring.fresh(self.clock()) {
+            return Ok(keyring);
+        }
+        let _mount_guard = self.mount_lock.lock("keyring").await;
+        let epoch = self.keyring.epoch();
+        let keyring = match keys::load(&*mount.storage).await? {
+            Some(keyring) => keyring,
+            None => keys::create(&*mount.storage, self.clock()).await?,
+        };
+        let keyring = Arc::new(keyring);
+        self.keyring.fill(&keyring, epoch, self.clock());
+        Ok(keyring)
+    }
+
+    /// Refuses on nodes that may not write and on mounts that are being removed; asked before
+    /// anything else of every request that changes something.
+    async fn require_active(&self, mount: &Mount) -> Result<(), Error> {
+        let host = |error: crate::logical::SystemViewError| Error::Host(error.to_string());
+        let state = mount.system.replication_state().await.map_err(host)?;
+        // Only performance secondaries make a difference for local mounts: ask only then.
+        if !state.may_write(false)
+            && !(state.may_write(true) && mount.system.local_mount().await.map_err(host)?)
+        {
+            return Err(Error::Standby);
+        }
+        if mount.system.tainted().await.map_err(host)? {
+            return Err(Error::Tainted);
+        }
+        Ok(())
+    }
+
+    /// Returns the rules for every outgoing connection.
+    fn network_policy(&self, config: &MountConfig) -> Result<NetworkPolicy, Error> {
+        Ok(NetworkPolicy::new(config.address_rules()?, self.parts.dev_loopback))
+    }
+}
+
+/// Builds the router and the engine of one mount.
+fn assemble(parts: Parts) -> (Arc<Engine>, Router<Engine>) {
+    (Arc::new(Engine::new(parts)), paths::router())
+}

@@ -1,0 +1,255 @@
+//! The numbered, chained log of one tenant (or of the mount), as it lies in a record.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+
+use super::event::{Event, NewEvent};
+use crate::crypto;
+
+/// How many events stay in a record; older ones move to the trail.
+pub const MAX_IN_RECORD: usize = 16;
+
+const FIRST_PREV_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Computes the keyed hash over an event's private fields.
+pub trait DetailKey {
+    /// Returns the 32-byte HMAC of `details` under a key of the mount.
+    fn detail_hash(&self, details: &[u8]) -> [u8; 32];
+}
+
+impl DetailKey for crypto::Keyring {
+    fn detail_hash(&self, details: &[u8]) -> [u8; 32] {
+        Self::detail_hash(self, details)
+    }
+}
+
+/// The latest events of one tenant and the state of its chain.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventLog {
+    /// The last number given; 0 before the first event.
+    seq: u64,
+    /// The `hash` of the last event.
+    head: String,
+    /// Oldest first, at most [`MAX_IN_RECORD`] once [`EventLog::overflow`] was taken.
+    events: Vec<Event>,
+}
+
+impl Default for EventLog {
+    fn default() -> Self {
+        Self { seq: 0, head: FIRST_PREV_HASH.to_owned(), events: Vec::new() }
+    }
+}
+
+impl EventLog {
+    /// Numbers, chains and appends an event; returns it as it will be stored.
+    pub fn append(
+        &mut self,
+        tenant: &str,
+        lineage: &str,
+        key: &dyn DetailKey,
+        new: NewEvent,
+    ) -> Event {
+        let seq = self.seq + 1;
+        let details = PrivateFields {
+            display_name: &new.actor.display_name,
+            incident_id: new.incident_id.as_deref(),
+            reason: new.reason.as_deref(),
+        };
+        let mut event = Event {
+            event: new.event,
+            event_id: event_id(new.timestamp),
+            seq,
+            lineage: lineage.to_owned(),
+            prev_hash: self.head.clone(),
+            hash: String::new(),
+            detail_hash: hex::encode(key.detail_hash(&canonical(&details))),
+            tenant_id: tenant.to_owned(),
+            user_id: new.actor.user_id,
+            display_name: new.actor.display_name,
+            timestamp: new.timestamp,
+            severity: new.severity,
+            rotation_type: new.rotation_type,
+            version: new.version,
+            previous_version: new.previous_version,
+            previous_rotation: new.previous_rotation,
+            reason: new.reason,
+            incident_id: new.incident_id,
+            outcome: new.outcome,
+            error_code: new.error_code,
+            request_id: new.request_id,
+        };
+        event.hash = chain_hash(&event);
+        self.seq = seq;
+        self.head.clone_from(&event.hash);
+        self.events.push(event.clone());
+        event
+    }
+
+    /// Returns the last number given.
+    #[must_use]
+    pub const fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Returns the events kept here, oldest first.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// Returns the oldest events beyond [`MAX_IN_RECORD`]; they go to the trail before the record
+    /// is stored without them.
+    #[must_use]
+    pub fn overflow(&self) -> &[Event] {
+        let excess = self.events.len().saturating_sub(MAX_IN_RECORD);
+        self.events.get(..excess).unwrap_or_default()
+    }
+
+    /// Drops what [`EventLog::overflow`] returned.
+    pub fn drop_overflow(&mut self) {
+        let excess = self.events.len().saturating_sub(MAX_IN_RECORD);
+        self.events.drain(..excess);
+    }
+}
+
+impl fmt::Debug for EventLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventLog").field("seq", &self.seq).finish_non_exhaustive()
+    }
+}
+
+/// The fields that stay hidden in the audit log, in alphabetical order.
+#[derive(Serialize)]
+struct PrivateFields<'a> {
+    display_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incident_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+/// The fields that are in clear in the audit log without `hash`, in alphabetical order: what
+/// serde writes of it is the canonical JSON.
+#[derive(Serialize)]
+struct ClearFields<'a> {
+    detail_hash: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_code: Option<&'a str>,
+    event: super::EventName,
+    event_id: &'a str,
+    lineage: &'a str,
+    outcome: super::Outcome,
+    prev_hash: &'a str,
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "crate::logical::optional_instant::serialize"
+    )]
+    previous_rotation: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous_version: Option<u64>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rotation_type: Option<super::RotationType>,
+    seq: u64,
+    severity: super::Severity,
+    tenant_id: &'a str,
+    #[serde(serialize_with = "crate::logical::instant::serialize")]
+    timestamp: DateTime<Utc>,
+    user_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
+}
+
+/// Computes an event's `hash` from its other clear fields.
+fn chain_hash(event: &Event) -> String {
+    let clear = ClearFields {
+        detail_hash: &event.detail_hash,
+        error_code: event.error_code.as_deref(),
+        event: event.event,
+        event_id: &event.event_id,
+        lineage: &event.lineage,
+        outcome: event.outcome,
+        prev_hash: &event.prev_hash,
+        previous_rotation: event.previous_rotation,
+        previous_version: event.previous_version,
+        request_id: &event.request_id,
+        rotation_type: event.rotation_type,
+        seq: event.seq,
+        severity: event.severity,
+        tenant_id: &event.tenant_id,
+        timestamp: event.timestamp,
+        user_id: &event.user_id,
+        version: event.version,
+    };
+    crypto::sha256_hex(&canonical(&clear))
+}
+
+fn canonical<T: Serialize>(fields: &T) -> Vec<u8> {
+    // Plain structs of strings and numbers: serialising them cannot fail.
+    serde_json::to_vec(fields).unwrap_or_default()
+}
+
+fn event_id(timestamp: DateTime<Utc>) -> String {
+    let millis = u64::try_from(timestamp.timestamp_millis()).unwrap_or(0);
+    Ulid::from_parts(millis, crypto::random_u128()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::{Actor, EventName};
+
+    struct FixedKey;
+
+    impl DetailKey for FixedKey {
+        fn detail_hash(&self, _details: &[u8]) -> [u8; 32] {
+            [7; 32]
+        }
+    }
+
+    fn event(reason: &str) -> NewEvent {
+        let now = DateTime::from_timestamp(1_790_000_000, 0).unwrap();
+        let mut event = NewEvent::new(EventName::Rotated, Actor::caller("e-1", "alice"), now);
+        event.reason = Some(reason.to_owned());
+        event
+    }
+
+    #[test]
+    fn numbers_have_no_gap_and_every_hash_names_the_one_before() {
+        let mut log = EventLog::default();
+        for _ in 0..20 {
+            log.append("acme", "l1", &FixedKey, event("why"));
+        }
+        let mut previous = FIRST_PREV_HASH.to_owned();
+        for (index, stored) in log.events().iter().enumerate() {
+            assert_eq!(stored.seq, index as u64 + 1);
+            assert_eq!(stored.prev_hash, previous);
+            assert_eq!(stored.hash, chain_hash(stored));
+            previous.clone_from(&stored.hash);
+        }
+        assert_eq!(log.overflow().len(), 4);
+        log.drop_overflow();
+        assert_eq!(log.events().first().map(|event| event.seq), Some(5));
+        assert_eq!(log.append("acme", "l1", &FixedKey, event("why")).seq, 21);
+    }
+
+    #[test]
+    fn the_hash_is_the_sha256_of_sorted_clear_fields_and_holds_no_private_text() {
+        let mut log = EventLog::default();
+        let stored = log.append("acme", "l1", &FixedKey, event("private reason"));
+        let text = format!(
+            "{{\"detail_hash\":\"{}\",\"event\":\"smtp_credentials_rotated\",\"event_id\":\"{}\",\
+             \"lineage\":\"l1\",\"outcome\":\"success\",\"prev_hash\":\"{FIRST_PREV_HASH}\",\"seq\":1,\
+             \"severity\":\"info\",\"tenant_id\":\"acme\",\"timestamp\":\"2026-09-21T14:13:20Z\",\
+             \"user_id\":\"e-1\"}}",
+            hex::encode([7; 32]),
+            stored.event_id
+        );
+        assert_eq!(stored.hash, crypto::sha256_hex(text.as_bytes()));
+    }
+}

@@ -1,0 +1,223 @@
+//! [`MountConfig`]: the mount's settings, as stored and as checked.
+
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::error::Error;
+use super::storage;
+use crate::crypto::{PasswordEncoding, PasswordShape};
+use crate::provider::AddressRule;
+
+/// The stored format.
+const SCHEMA: u32 = 1;
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// The mount's settings; durations in seconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountConfig {
+    /// The stored format.
+    pub schema: u32,
+    /// How long a password lives, 1 minute to 10 years.
+    pub rotation_period: u64,
+    /// When policy rotations start: five cron fields, UTC.
+    pub check_schedule: String,
+    /// Over how long a check's rotations are spread, at most a day.
+    pub spread: u64,
+    /// How long before a rotation its notice is sent, at most 90 days.
+    pub notify_before: u64,
+    /// Changes under way at once, 1 to 256.
+    pub max_parallel: u64,
+    /// The shortest time between two rotations on request, at most 30 days.
+    pub min_rotation_interval: u64,
+    /// The longest `ttl` a read answers, 30 seconds to 1 hour.
+    pub refresh_interval: u64,
+    /// How long a request waits for Mailu, 1 to 25 seconds.
+    pub wait: u64,
+    /// Random bytes of a password, 16 to 64.
+    pub password_bytes: u64,
+    /// Random bytes of an emergency password, 16 to 64.
+    pub emergency_password_bytes: u64,
+    /// How those bytes are written.
+    pub password_encoding: PasswordEncoding,
+    /// A password policy of the host instead.
+    pub password_policy: Option<String>,
+    /// Versions kept per tenant, 2 to 100.
+    pub max_versions: u64,
+    /// The wrapping TTL of a revealed password, 1 minute to 1 day.
+    pub reveal_ttl: u64,
+    /// Whether a revealed password is changed afterwards.
+    pub rotate_after_reveal: bool,
+    /// How long a softly deleted credential is kept, 1 day to 10 years.
+    pub deleted_retention: u64,
+    /// Hosts and networks the engine may connect to; empty = public addresses.
+    pub allowed_hosts: Vec<String>,
+    /// Whether the engine leaves its marker in the account's comment.
+    pub mailu_marker: bool,
+    /// Whether automatic changes wait for the audit devices.
+    pub audit_mode: AuditMode,
+    /// Until when all automatic work rests.
+    pub paused_until: Option<DateTime<Utc>>,
+}
+
+/// How automatic changes depend on the audit devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditMode {
+    /// Events are delivered as soon as possible; nothing waits.
+    BestEffort,
+    /// An automatic change waits until its announcement is in a device.
+    Required,
+}
+
+impl Default for MountConfig {
+    fn default() -> Self {
+        Self {
+            schema: SCHEMA,
+            rotation_period: 180 * DAY,
+            check_schedule: String::from("0 2 * * *"),
+            spread: HOUR,
+            notify_before: 7 * DAY,
+            max_parallel: 16,
+            min_rotation_interval: 5 * MINUTE,
+            refresh_interval: 5 * MINUTE,
+            wait: 8,
+            password_bytes: 32,
+            emergency_password_bytes: 48,
+            password_encoding: PasswordEncoding::Base64,
+            password_policy: None,
+            max_versions: 10,
+            reveal_ttl: 15 * MINUTE,
+            rotate_after_reveal: false,
+            deleted_retention: 30 * DAY,
+            allowed_hosts: Vec::new(),
+            mailu_marker: true,
+            audit_mode: AuditMode::BestEffort,
+            paused_until: None,
+        }
+    }
+}
+
+impl MountConfig {
+    /// Reads the stored settings; the defaults if none were ever written.
+    pub(crate) fn decode(bytes: Option<&[u8]>) -> Result<Self, Error> {
+        let Some(bytes) = bytes else { return Ok(Self::default()) };
+        storage::check_schema(storage::CONFIG, bytes, SCHEMA)?;
+        storage::decode(storage::CONFIG, bytes)
+    }
+
+    /// Checks every range and grammar.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with code `invalid_config`, naming the field and its range.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let ranges = [
+            ("rotation_period", self.rotation_period, MINUTE, 3650 * DAY, "seconds"),
+            ("spread", self.spread, 0, DAY, "seconds"),
+            ("notify_before", self.notify_before, 0, 90 * DAY, "seconds"),
+            ("max_parallel", self.max_parallel, 1, 256, "changes"),
+            ("min_rotation_interval", self.min_rotation_interval, 0, 30 * DAY, "seconds"),
+            ("refresh_interval", self.refresh_interval, 30, HOUR, "seconds"),
+            ("wait", self.wait, 1, 25, "seconds"),
+            ("password_bytes", self.password_bytes, 16, 64, "bytes"),
+            ("emergency_password_bytes", self.emergency_password_bytes, 16, 64, "bytes"),
+            ("max_versions", self.max_versions, 2, 100, "versions"),
+            ("reveal_ttl", self.reveal_ttl, MINUTE, DAY, "seconds"),
+            ("deleted_retention", self.deleted_retention, DAY, 3650 * DAY, "seconds"),
+        ];
+        for (field, value, low, high, unit) in ranges {
+            if !(low..=high).contains(&value) {
+                return Err(Error::invalid(
+                    "invalid_config",
+                    format!("`{field}` must be from {low} to {high} {unit}."),
+                ));
+            }
+        }
+        check_cron(&self.check_schedule)?;
+        if self.allowed_hosts.len() > 100 {
+            return Err(Error::invalid(
+                "invalid_config",
+                "`allowed_hosts` takes at most 100 entries. Use wider patterns or CIDRs.",
+            ));
+        }
+        self.address_rules().map(|_rules| ())
+    }
+
+    /// Returns `allowed_hosts` as rules.
+    pub(crate) fn address_rules(&self) -> Result<Vec<AddressRule>, Error> {
+        let parse = |text: &String| {
+            AddressRule::parse(text).map_err(|error| {
+                Error::invalid(
+                    "invalid_config",
+                    format!(
+                        "an entry of `allowed_hosts` is neither a CIDR nor a host pattern \
+                         ({error}). Write for example 10.0.0.0/8 or *.mail.example."
+                    ),
+                )
+            })
+        };
+        self.allowed_hosts.iter().map(parse).collect()
+    }
+
+    /// Returns the shape of an ordinary new password.
+    pub(crate) fn password_shape(&self) -> Result<PasswordShape, Error> {
+        let bytes = usize::try_from(self.password_bytes).unwrap_or(usize::MAX);
+        PasswordShape::new(bytes, self.password_encoding)
+            .map_err(|_range_was_checked| Error::Defect("stored password_bytes out of range"))
+    }
+}
+
+fn check_cron(text: &str) -> Result<(), Error> {
+    let five_fields = text.split_whitespace().count() == 5;
+    if five_fields && croner::Cron::from_str(text).is_ok() {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "invalid_config",
+        "`check_schedule` must be five cron fields in UTC, for example `0 2 * * *`.",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_and_survive_a_round_trip() {
+        let config = MountConfig::default();
+        config.check().unwrap();
+        let bytes = storage::encode(&config).unwrap();
+        assert_eq!(MountConfig::decode(Some(&bytes)).unwrap(), config);
+        assert_eq!(MountConfig::decode(None).unwrap(), config);
+    }
+
+    #[test]
+    fn out_of_range_values_name_the_field() {
+        let cases: [(&str, fn(&mut MountConfig)); 5] = [
+            ("wait", |config| config.wait = 26),
+            ("refresh_interval", |config| config.refresh_interval = 29),
+            ("max_versions", |config| config.max_versions = 1),
+            ("check_schedule", |config| config.check_schedule = String::from("at night")),
+            ("allowed_hosts", |config| config.allowed_hosts = vec![String::from("10.0.0.0/99")]),
+        ];
+        for (field, spoil) in cases {
+            let mut config = MountConfig::default();
+            spoil(&mut config);
+            let error = config.check().unwrap_err();
+            assert_eq!(error.code(), "invalid_config");
+            assert!(error.to_string().contains(&format!("`{field}`")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_refused() {
+        let error = MountConfig::decode(Some(br#"{"schema":2}"#)).unwrap_err();
+        assert_eq!(error.code(), "record_unreadable");
+    }
+}

@@ -1,0 +1,274 @@
+//! Everything that can go wrong in the engine, and the single map to what a client sees.
+//!
+//! Permanent conditions are 400, 403, 404 or 409: Go clients repeat 5xx and 429 by themselves.
+//! 503 is kept for work that a repeat joins.
+
+use crate::crypto;
+use crate::logical::{self, StorageError};
+use crate::provider::{Refusal, Trouble};
+
+/// Why the engine did not do what was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The tenant's name is outside the grammar or reserved.
+    #[error("invalid tenant name: {0}")]
+    InvalidTenant(&'static str),
+    /// The mount has no such tenant.
+    #[error("unknown tenant")]
+    UnknownTenant,
+    /// A field's value is not acceptable; code and text are for the caller.
+    #[error("{code}: {message}")]
+    Invalid {
+        /// The stable code.
+        code: &'static str,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// The request does not fit the state of things (HTTP 409).
+    #[error("{code}: {message}")]
+    Conflict {
+        /// The stable code.
+        code: &'static str,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// Mailu definitely refused.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// Mailu could not be asked and nothing was sent.
+    #[error("{0}")]
+    Unreachable(Trouble),
+    /// A password was sent and its outcome is open.
+    #[error("the outcome of the change at Mailu is not known yet")]
+    Unsettled,
+    /// The work goes on after the request stopped waiting for it.
+    #[error("the work goes on")]
+    InProgress,
+    /// This node may not change anything.
+    #[error("not the active node")]
+    Standby,
+    /// The mount is being removed.
+    #[error("the mount is being removed")]
+    Tainted,
+    /// The keyring is missing or unreadable while tenants exist.
+    #[error("the keyring cannot be read: {0}")]
+    Keyring(&'static str),
+    /// A stored ciphertext does not open.
+    #[error("a stored secret cannot be opened: {0}")]
+    Unopenable(crypto::OpenError),
+    /// A stored entry cannot be understood.
+    #[error("the stored entry {key} cannot be read: {why}")]
+    Entry {
+        /// The storage key.
+        key: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The host's storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The host could not answer about itself.
+    #[error("the host did not answer: {0}")]
+    Host(String),
+    /// A defect in this plugin.
+    #[error("defect: {0}")]
+    Defect(&'static str),
+}
+
+impl Error {
+    /// Builds a 400.
+    pub(crate) fn invalid(code: &'static str, message: impl Into<String>) -> Self {
+        Self::Invalid { code, message: message.into() }
+    }
+
+    /// Builds a 409.
+    pub(crate) fn conflict(code: &'static str, message: impl Into<String>) -> Self {
+        Self::Conflict { code, message: message.into() }
+    }
+
+    /// Returns the stable code, as events and `status` show it.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidTenant(_) => "invalid_tenant",
+            Self::UnknownTenant => "unknown_tenant",
+            Self::Invalid { code, .. } | Self::Conflict { code, .. } => code,
+            Self::Refused(refusal) => refusal_code(*refusal),
+            Self::Unreachable(trouble) => trouble_code(*trouble),
+            Self::Unsettled => "mailu_unreachable",
+            Self::InProgress => "in_progress",
+            Self::Standby => "standby",
+            Self::Tainted => "tainted",
+            Self::Keyring(_) => "keyring_unreadable",
+            Self::Unopenable(_) => "secret_unreadable",
+            Self::Entry { .. } => "record_unreadable",
+            Self::Storage(_) => "storage_error",
+            Self::Host(_) => "host_error",
+            Self::Defect(_) => "internal",
+        }
+    }
+}
+
+/// The stable code of a definite refusal.
+pub(crate) const fn refusal_code(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Token => "mailu_token_refused",
+        Refusal::RateLimited => "mailu_rate_limited",
+        Refusal::NoSuchAccount => "mailu_no_such_account",
+        Refusal::NoSuchDomain => "mailu_no_such_domain",
+        Refusal::Conflict => "mailu_conflict",
+        Refusal::Invalid => "mailu_rejected",
+        Refusal::Redirect => "mailu_redirect",
+        Refusal::NoApi => "mailu_no_api",
+    }
+}
+
+/// The stable code of an unusable answer.
+pub(crate) const fn trouble_code(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::AddressRefused => "address_refused",
+        Trouble::Tls => "mailu_tls",
+        Trouble::Unresolved
+        | Trouble::Unreachable
+        | Trouble::Timeout
+        | Trouble::Broken
+        | Trouble::ServerError
+        | Trouble::Unintelligible
+        | Trouble::TooLarge => "mailu_unreachable",
+    }
+}
+
+/// What an operator does about a definite refusal.
+pub(crate) const fn refusal_hint(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Token => {
+            "Mailu refused the API token (401 or 403). Check API_TOKEN on the Mailu server and \
+             write it to <tenant>/config; do not retry with the same token"
+        }
+        Refusal::RateLimited => {
+            "Mailu refuses calls from this network for up to an hour (rate limit). Wait, or add \
+             the Vault servers to AUTH_RATELIMIT_EXEMPTION on the Mailu server"
+        }
+        Refusal::NoSuchAccount => {
+            "Mailu has no such account. Check the username, or create the account in Mailu"
+        }
+        Refusal::NoSuchDomain => {
+            "Mailu does not have the account's mail domain. Create the domain in Mailu, or check \
+             the username"
+        }
+        Refusal::Conflict => {
+            "Mailu reports a conflict: the domain has reached its max_users, or the account \
+             exists. Check the domain in Mailu"
+        }
+        Refusal::Invalid => {
+            "Mailu rejected the request as invalid. Check that the username is an address Mailu \
+             accepts and that the server is a supported Mailu (2.0 or later)"
+        }
+        Refusal::Redirect => {
+            "the server answered with a redirect, which is never followed. Set mailu_url to the \
+             final https address"
+        }
+        Refusal::NoApi => {
+            "there is no Mailu API at this URL. Check mailu_url and that API=true is set on the \
+             Mailu server"
+        }
+    }
+}
+
+/// What an operator does about an unusable answer.
+pub(crate) const fn trouble_hint(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::Unresolved => {
+            "the name in mailu_url does not resolve. Check it and the DNS of this server"
+        }
+        Trouble::AddressRefused => {
+            "the name in mailu_url leads to an address that is not allowed (loopback, link-local, \
+             private or unlisted). Check it, or list the network in allowed_hosts of the mount's \
+             config"
+        }
+        Trouble::Unreachable => {
+            "no connection to the Mailu server. Check that it runs and that this server may \
+             reach it"
+        }
+        Trouble::Tls => {
+            "the Mailu server's certificate was not accepted. Check its name and validity, and \
+             set ca_cert or tls_server_name in <tenant>/config"
+        }
+        Trouble::Timeout => {
+            "the Mailu server did not answer in time. Check its load, or raise request_timeout \
+             in <tenant>/config"
+        }
+        Trouble::Broken => "the connection to the Mailu server broke. Check the server and try again",
+        Trouble::ServerError => {
+            "the Mailu server reported an internal error. Check its logs and try again"
+        }
+        Trouble::Unintelligible | Trouble::TooLarge => {
+            "the server's answer is not one that Mailu gives. Check mailu_url"
+        }
+    }
+}
+
+impl From<Error> for logical::Error {
+    fn from(error: Error) -> Self {
+        let code = error.code();
+        match error {
+            Error::InvalidTenant(why) => Self::user(code, format!("{why}.")),
+            Error::UnknownTenant => Self::status(
+                404,
+                code,
+                "there is no such tenant on this mount. Write <tenant>/config or <tenant>/admin \
+                 first.",
+            ),
+            Error::Invalid { message, .. } => Self::user(code, message),
+            Error::Conflict { message, .. } => Self::status(409, code, message),
+            Error::Refused(Refusal::RateLimited) => Self::status(
+                409,
+                code,
+                format!("{}.", refusal_hint(Refusal::RateLimited)),
+            ),
+            Error::Refused(refusal) => Self::user(code, format!("{}.", refusal_hint(refusal))),
+            Error::Unreachable(trouble @ (Trouble::AddressRefused | Trouble::Tls)) => {
+                Self::user(code, format!("{}.", trouble_hint(trouble)))
+            }
+            Error::Unreachable(trouble) => {
+                Self::status(503, code, format!("{}. Nothing was changed.", trouble_hint(trouble)))
+            }
+            Error::Unsettled => Self::status(
+                503,
+                code,
+                "the password was sent and Mailu's answer is open; both passwords are kept. \
+                 Repeat the request to settle it, or read <tenant>/status.",
+            ),
+            Error::InProgress => Self::status(
+                503,
+                code,
+                "the work goes on in the background. Repeat the request to join it.",
+            ),
+            Error::Standby | Error::Storage(StorageError::ReadOnly) => Self::ReadOnly,
+            Error::Tainted => Self::status(
+                409,
+                code,
+                "the mount is being removed; nothing is changed any more.",
+            ),
+            Error::Keyring(why) => Self::status(
+                500,
+                code,
+                format!(
+                    "{why}. Nothing was written. Restore the mount's storage from a backup or a \
+                     raft snapshot."
+                ),
+            ),
+            Error::Unopenable(_) => Self::status(
+                500,
+                code,
+                "a stored secret does not open with this mount's keyring: the entry was moved or \
+                 altered, or the keyring is not the one it was written with. Nothing was changed.",
+            ),
+            Error::Entry { key, why } => {
+                Self::status(500, code, format!("{key}: {why}. Nothing was written."))
+            }
+            Error::Storage(storage) => Self::from(storage),
+            Error::Host(why) => Self::status(500, code, why),
+            Error::Defect(what) => Self::internal(what),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The mount's keyring in storage: created once, copied twice, never guessed.
+//!
+//! Two entries hold the same bytes. A keyring is created only after both are definitely absent
+//! *and* no tenant exists, under the mount's lock, and is used only after it was read back: a new
+//! keyring over old tenants would make every stored password unreadable for ever.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::error::Error;
+use super::storage::{KEYRING, KEYRING_COPY, TENANTS};
+use crate::clock::Clock;
+use crate::crypto::{Keyring, Sensitive};
+use crate::logical::{Storage, StorageEntry};
+
+/// How long a keyring or a mount configuration in memory is trusted without asking storage: on a
+/// standby another node may have changed it, and its notice may come late.
+pub(crate) const TRUST: Duration = Duration::from_secs(10);
+
+/// One value kept in memory for at most [`TRUST`].
+#[derive(Debug)]
+pub(crate) struct Cached<T> {
+    // A blocking mutex: held only to copy an `Arc`.
+    slot: Mutex<Slot<T>>,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    value: Option<(Arc<T>, Duration)>,
+    /// Counts invalidations: a fill that began before one is thrown away.
+    epoch: u64,
+}
+
+impl<T> Default for Cached<T> {
+    fn default() -> Self {
+        Self { slot: Mutex::new(Slot { value: None, epoch: 0 }) }
+    }
+}
+
+impl<T> Cached<T> {
+    pub(crate) fn fresh(&self, clock: &dyn Clock) -> Option<Arc<T>> {
+        let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let (value, filled_at) = slot.value.as_ref()?;
+        (clock.monotonic().saturating_sub(*filled_at) < TRUST).then(|| Arc::clone(value))
+    }
+
+    /// Returns the count to hand to [`Cached::fill`]; taken before storage is asked.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner).epoch
+    }
+
+    pub(crate) fn fill(&self, value: &Arc<T>, epoch: u64, clock: &dyn Clock) {
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.epoch == epoch {
+            slot.value = Some((Arc::clone(value), clock.monotonic()));
+        }
+    }
+
+    pub(crate) fn forget(&self) {
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.value = None;
+        slot.epoch += 1;
+    }
+}
+
+/// Loads the keyring; `None` if the mount never had one.
+pub(crate) async fn load(storage: &dyn Storage) -> Result<Option<Keyring>, Error> {
+    let first = read_copy(storage, KEYRING).await?;
+    let second = read_copy(storage, KEYRING_COPY).await?;
+    match (first, second) {
+        (Copy::Good(keyring), Copy::Absent | Copy::Damaged) => Ok(Some(keyring)),
+        (Copy::Absent | Copy::Damaged, Copy::Good(keyring)) => Ok(Some(keyring)),
+        (Copy::Good(first), Copy::Good(second)) => {
+            // The copy is written second: it may lack the newest version, never have more.
+            if first.extends(&second) {
+                Ok(Some(first))
+            } else {
+                Err(Error::Keyring("the keyring and its copy contradict each other"))
+            }
+        }
+        (Copy::Absent, Copy::Absent) => {
+            if storage.list_page(TENANTS, "", 1).await?.is_empty() {
+                Ok(None)
+            } else {
+                Err(Error::Keyring("the keyring is missing although tenants are stored"))
+            }
+        }
+        (Copy::Damaged, Copy::Absent | Copy::Damaged) | (Copy::Absent, Copy::Damaged) => {
+            Err(Error::Keyring("the keyring is damaged"))
+        }
+    }
+}
+
+/// Creates the first keyring. The caller holds the mount's lock, is on the active node, and
+/// [`load`] just said `None`.
+pub(crate) async fn create(storage: &dyn Storage, clock: &dyn Clock) -> Result<Keyring, Error> {
+    let keyring = Keyring::generate(clock.now());
+    let bytes = keyring.to_bytes();
+    write_and_read_back(storage, KEYRING, &bytes).await?;
+    write_and_read_back(storage, KEYRING_COPY, &bytes).await?;
+    Ok(keyring)
+}
+
+enum Copy {
+    Absent,
+    Damaged,
+    Good(Keyring),
+}
+
+async fn read_copy(storage: &dyn Storage, key: &str) -> Result<Copy, Error> {
+    let Some(entry) = storage.get(key).await? else { return Ok(Copy::Absent) };
+    Ok(Keyring::from_bytes(&entry.value).map_or(Copy::Damaged, Copy::Good))
+}
+
+async fn write_and_read_back(
+    storage: &dyn Storage,
+    key: &'static str,
+    bytes: &Sensitive<Vec<u8>>,
+) -> Result<(), Error> {
+    let entry =
+        StorageEntry { key: key.to_owned(), value: bytes.expose().clone(), seal_wrap: true };
+    // An error here may hide a write that took effect: what is read back decides.
+    let written = storage.put(entry).await;
+    let stored = storage.get(key).await?;
+    if stored.is_some_and(|entry| &entry.value == bytes.expose()) {
+        return Ok(());
+    }
+    written?;
+    Err(Error::Keyring("the new keyring did not read back as it was written"))
+}

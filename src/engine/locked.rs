@@ -1,0 +1,424 @@
+//! [`LockedTenant`]: the only way to change a tenant's record.
+//!
+//! Holds the tenant's lock, the record as read, and the exact bytes it was read from. What must
+//! stay true:
+//!
+//! - pointers are written before the record that needs them and removed after the record that
+//!   does not, all under the lock;
+//! - a Put of the record is never abandoned: whatever the host answers, the bytes in storage
+//!   decide which state holds, and until they could be read the tenant takes no change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Engine;
+use super::config::MountConfig;
+use super::error::Error;
+use super::schedule;
+use super::storage::record::{Server, TenantRecord};
+use super::storage::{self, MAX_RECORD_BYTES};
+use super::tenant::TenantName;
+use crate::audit::NewEvent;
+use crate::crypto::{self, Binding, Keyring, Sealed, Sensitive};
+use crate::keyed_lock::KeyGuard;
+use crate::logical::{Mount, Storage, StorageEntry, StorageError};
+use crate::provider::EmailAddress;
+
+/// How long to wait before asking a storage whose connection broke what it holds: a write may
+/// still be on its way.
+const AFTER_BROKEN_CONNECTION: Duration = Duration::from_secs(10);
+
+/// One tenant under its lock.
+#[derive(Debug)]
+pub(super) struct LockedTenant {
+    pub(super) engine: Arc<Engine>,
+    pub(super) mount: Mount,
+    pub(super) name: TenantName,
+    pub(super) keyring: Arc<Keyring>,
+    pub(super) config: Arc<MountConfig>,
+    /// The record as it will be stored next. Changed freely; [`LockedTenant::store`] makes it
+    /// true, and on any doubt it is replaced by what storage holds.
+    pub(super) record: TenantRecord,
+    /// What storage holds; `None` if there is no entry.
+    stored: Option<Vec<u8>>,
+    /// The pointers that belong to what storage holds.
+    pointers: BTreeMap<String, Vec<u8>>,
+    /// Locks of accounts claimed here, held until the record's fate is known.
+    accounts: Vec<KeyGuard>,
+    _guard: KeyGuard,
+}
+
+impl Engine {
+    /// Takes the tenant's lock, checks that this node may change things, and loads the record
+    /// (an empty one if there is none).
+    pub(super) async fn lock_tenant(
+        self: &Arc<Self>,
+        mount: &Mount,
+        name: &TenantName,
+    ) -> Result<LockedTenant, Error> {
+        // Asked before the lock as well, so that a standby forwards without waiting.
+        self.require_active(mount).await?;
+        let guard = self.tenant_locks.lock(name.as_str()).await;
+        self.require_active(mount).await?;
+        let config = self.config(mount).await?;
+        let keyring = self.keyring_for_writing(mount).await?;
+        let stored = read_bytes(&*mount.storage, name.as_str()).await?;
+        let record = self.decode_or_new(name, stored.as_deref())?;
+        let pointers = pointers(&record, &config)?;
+        Ok(LockedTenant {
+            engine: Arc::clone(self),
+            mount: mount.clone(),
+            name: name.clone(),
+            keyring,
+            config,
+            record,
+            stored,
+            pointers,
+            accounts: Vec::new(),
+            _guard: guard,
+        })
+    }
+
+    /// Reads a tenant's record without its lock; `None` if there is none.
+    pub(super) async fn read_tenant(
+        &self,
+        mount: &Mount,
+        name: &TenantName,
+    ) -> Result<Option<TenantRecord>, Error> {
+        let bytes = read_bytes(&*mount.storage, name.as_str()).await?;
+        let key = storage::tenant_key(name.as_str());
+        bytes.map(|bytes| storage::decode_tenant(&key, &bytes)).transpose()
+    }
+
+    fn decode_or_new(
+        &self,
+        name: &TenantName,
+        stored: Option<&[u8]>,
+    ) -> Result<TenantRecord, Error> {
+        match stored {
+            Some(bytes) => {
+                storage::decode_tenant(&storage::tenant_key(name.as_str()), bytes)
+            }
+            None => Ok(TenantRecord::new(
+                name.as_str(),
+                crypto::random_id(),
+                crypto::random_id(),
+                self.clock().now(),
+            )),
+        }
+    }
+}
+
+impl LockedTenant {
+    /// Reports whether storage holds a record.
+    pub(super) const fn exists(&self) -> bool {
+        self.stored.is_some()
+    }
+
+    /// Appends an event to the record; it becomes true with the next [`LockedTenant::store`].
+    pub(super) fn record_event(&mut self, event: NewEvent) -> crate::audit::Event {
+        let lineage = self.record.lineage.clone();
+        self.record.log.append(self.name.as_str(), &lineage, &*self.keyring, event)
+    }
+
+    /// Makes the record true.
+    ///
+    /// # Errors
+    ///
+    /// On an error nothing was stored and the record is again what storage holds: the caller's
+    /// change did not happen. `record_full` if the record would be too large.
+    ///
+    /// # Cancel safety
+    ///
+    /// None: run on a tracked task.
+    pub(super) async fn store(&mut self) -> Result<(), Error> {
+        match self.try_store().await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.reset_to_stored()?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn try_store(&mut self) -> Result<(), Error> {
+        self.record.revision += 1;
+        self.move_overflow_to_trail().await?;
+        let bytes = storage::encode(&self.record)?;
+        if bytes.len() > MAX_RECORD_BYTES {
+            return Err(Error::invalid(
+                "record_full",
+                "the tenant's record would exceed 256 KiB. Lower max_versions in the mount's \
+                 config so that settled versions are dropped.",
+            ));
+        }
+        let wanted = pointers(&self.record, &self.config)?;
+        for (key, value) in &wanted {
+            if self.pointers.get(key) != Some(value) {
+                self.mount.storage.put(StorageEntry::new(key.as_str(), value.clone())).await?;
+            }
+        }
+        self.put_record(bytes).await?;
+        let before = std::mem::replace(&mut self.pointers, wanted);
+        for key in before.keys().filter(|key| !self.pointers.contains_key(*key)) {
+            // A pointer left behind is judged stale by whoever follows it: not worth an error.
+            if let Err(error) = self.mount.storage.delete(key).await {
+                tracing::warn!(tenant = %self.name, %error, "stale pointer not removed");
+            }
+        }
+        self.accounts.clear();
+        Ok(())
+    }
+
+    /// Writes the record and finds out what became of it, however long that takes.
+    async fn put_record(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
+        let key = storage::tenant_key(self.name.as_str());
+        let entry = StorageEntry::new(key, bytes.clone());
+        let written = self.mount.storage.compare_and_put(entry, self.stored.as_deref()).await;
+        let error = match written {
+            Ok(()) => {
+                self.stored = Some(bytes);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        tracing::warn!(tenant = %self.name, %error, "storing the record failed, reading it back");
+        let mut wait = matches!(error, StorageError::Unknown(_));
+        loop {
+            if wait {
+                tokio::time::sleep(AFTER_BROKEN_CONNECTION).await;
+            }
+            match read_bytes(&*self.mount.storage, self.name.as_str()).await {
+                Ok(found) if found.as_deref() == Some(bytes.as_slice()) => {
+                    self.stored = Some(bytes);
+                    return Ok(());
+                }
+                Ok(found) => {
+                    self.stored = found;
+                    return Err(error.into());
+                }
+                // Until storage tells which state holds, this tenant's lock stays taken. When
+                // the mount goes away the lock goes with it and the next process reads anew.
+                Err(again) if !self.engine.tasks.is_stopping() => {
+                    tracing::warn!(tenant = %self.name, error = %again, "storage does not answer");
+                    wait = true;
+                }
+                Err(_stopping) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn move_overflow_to_trail(&mut self) -> Result<(), Error> {
+        for event in self.record.log.overflow() {
+            let key = storage::trail_key(self.name.as_str(), event.seq);
+            self.mount.storage.put(StorageEntry::new(key, storage::encode(event)?)).await?;
+        }
+        self.record.log.drop_overflow();
+        Ok(())
+    }
+
+    fn reset_to_stored(&mut self) -> Result<(), Error> {
+        self.record = self.engine.decode_or_new(&self.name, self.stored.as_deref())?;
+        self.pointers = pointers(&self.record, &self.config)?;
+        self.accounts.clear();
+        Ok(())
+    }
+
+    /// Claims the credential's mail account on the record's server for this tenant.
+    ///
+    /// # Errors
+    ///
+    /// A 409 `account_taken` if another tenant's record has it.
+    pub(super) async fn claim_account(&mut self) -> Result<(), Error> {
+        let Some((key, _)) = account_pointer(&self.record)? else { return Ok(()) };
+        let guard = self.engine.account_locks.lock(&key).await;
+        let owner = self.mount.storage.get(&key).await?;
+        if let Some(entry) = owner {
+            let owner: AccountOwner = storage::decode(&key, &entry.value)?;
+            if owner.tenant != self.name.as_str() && self.owner_confirms(&owner, &key).await? {
+                return Err(Error::conflict(
+                    "account_taken",
+                    "another tenant of this mount already owns this account on this Mailu \
+                     server. Two tenants would rotate against each other; use that tenant.",
+                ));
+            }
+        }
+        self.accounts.push(guard);
+        Ok(())
+    }
+
+    /// The pointer is only a hint: the owner is believed if its record says so.
+    async fn owner_confirms(&self, owner: &AccountOwner, key: &str) -> Result<bool, Error> {
+        let Ok(name) = TenantName::parse(&owner.tenant) else { return Ok(false) };
+        let record = self.engine.read_tenant(&self.mount, &name).await?;
+        let Some(record) = record else { return Ok(false) };
+        Ok(account_pointer(&record)?.is_some_and(|(owned, _)| owned == key))
+    }
+
+    /// Encrypts a password as the version with this number, bound to the record's endpoint.
+    pub(super) fn seal_password(
+        &self,
+        number: u64,
+        password: &Sensitive<String>,
+    ) -> Result<Sealed, Error> {
+        seal(&self.keyring, &self.record, "password", &number.to_string(), password)
+    }
+
+    /// Decrypts the password of the version with this number.
+    pub(super) fn open_password(
+        &self,
+        number: u64,
+        sealed: &Sealed,
+    ) -> Result<Sensitive<String>, Error> {
+        open_password(&self.keyring, &self.record, number, sealed)
+    }
+
+    /// Encrypts the API token, bound to the record's endpoint.
+    pub(super) fn seal_token(&self, token: &Sensitive<String>) -> Result<Sealed, Error> {
+        seal(&self.keyring, &self.record, "api_token", "", token)
+    }
+
+    /// Decrypts the API token.
+    pub(super) fn open_token(&self, sealed: &Sealed) -> Result<Sensitive<String>, Error> {
+        open(&self.keyring, &self.record, "api_token", "", sealed)
+    }
+
+    /// Replaces the server, encrypting every password anew: the binding names the endpoint.
+    pub(super) fn replace_server(&mut self, server: Server) -> Result<(), Error> {
+        let mut passwords = Vec::new();
+        if let Some(credential) = &self.record.credential {
+            for version in &credential.versions {
+                passwords
+                    .push((version.number, self.open_password(version.number, &version.password)?));
+            }
+        }
+        let candidate = match &self.record.intent {
+            Some(intent) => {
+                Some((intent.version, self.open_password(intent.version, &intent.candidate)?))
+            }
+            None => None,
+        };
+        self.record.server = Some(server);
+        for (number, password) in &passwords {
+            let sealed = self.seal_password(*number, password)?;
+            let versions = self.record.credential.iter_mut().flat_map(|kept| &mut kept.versions);
+            for version in versions.filter(|version| version.number == *number) {
+                version.password = sealed.clone();
+            }
+        }
+        if let Some((number, password)) = candidate {
+            let sealed = self.seal_password(number, &password)?;
+            if let Some(intent) = &mut self.record.intent {
+                intent.candidate = sealed;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Who owns a mail account.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct AccountOwner {
+    tenant: String,
+}
+
+/// Decrypts a password of a record that is only read.
+pub(super) fn open_password(
+    keyring: &Keyring,
+    record: &TenantRecord,
+    number: u64,
+    sealed: &Sealed,
+) -> Result<Sensitive<String>, Error> {
+    open(keyring, record, "password", &number.to_string(), sealed)
+}
+
+fn seal(
+    keyring: &Keyring,
+    record: &TenantRecord,
+    field: &str,
+    id: &str,
+    secret: &Sensitive<String>,
+) -> Result<Sealed, Error> {
+    let endpoint = endpoint_binding(record.server.as_ref());
+    let binding = Binding {
+        tenant: &record.tenant,
+        incarnation: &record.incarnation,
+        field,
+        id,
+        endpoint: &endpoint,
+    };
+    keyring.seal(&binding, secret).map_err(|_rng| Error::Defect("encryption failed"))
+}
+
+fn open(
+    keyring: &Keyring,
+    record: &TenantRecord,
+    field: &str,
+    id: &str,
+    sealed: &Sealed,
+) -> Result<Sensitive<String>, Error> {
+    let endpoint = endpoint_binding(record.server.as_ref());
+    let binding = Binding {
+        tenant: &record.tenant,
+        incarnation: &record.incarnation,
+        field,
+        id,
+        endpoint: &endpoint,
+    };
+    keyring.open(&binding, sealed).map_err(Error::Unopenable)
+}
+
+/// The endpoint as part of every ciphertext's associated data: where the secret may be sent.
+fn endpoint_binding(server: Option<&Server>) -> String {
+    let Some(server) = server else { return String::from("none") };
+    let ca = server.ca_cert.as_deref().map_or_else(String::new, |pem| {
+        crypto::sha256_hex(pem.as_bytes())
+    });
+    format!(
+        "{}|{}|{}|{}",
+        server.mailu_url,
+        ca,
+        server.tls_server_name.as_deref().unwrap_or_default(),
+        server.smtp_address.as_deref().unwrap_or_default(),
+    )
+}
+
+/// The pointers a record needs, with their values.
+fn pointers(
+    record: &TenantRecord,
+    config: &MountConfig,
+) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+    let mut wanted = BTreeMap::new();
+    let tenant = record.tenant.as_str();
+    let nothing = || b"{}".to_vec();
+    if record.intent.is_some() || !record.open.is_empty() {
+        wanted.insert(storage::open_key(tenant), nothing());
+    }
+    let due = record.live_credential().and_then(|kept| schedule::due_day(kept, config));
+    if let Some(day) = due {
+        wanted.insert(storage::due_key(day, tenant), nothing());
+    }
+    if let Some((key, value)) = account_pointer(record)? {
+        wanted.insert(key, value);
+    }
+    Ok(wanted)
+}
+
+/// The pointer from the record's mail account back to the tenant.
+fn account_pointer(record: &TenantRecord) -> Result<Option<(String, Vec<u8>)>, Error> {
+    let (Some(server), Some(credential)) = (&record.server, &record.credential) else {
+        return Ok(None);
+    };
+    let folded = EmailAddress::parse(&credential.username)
+        .map_or_else(|_| credential.username.clone(), |address| address.folded());
+    let key = storage::account_key(&server.mailu_url, &folded);
+    let owner = AccountOwner { tenant: record.tenant.clone() };
+    Ok(Some((key, storage::encode(&owner)?)))
+}
+
+async fn read_bytes(host: &dyn Storage, tenant: &str) -> Result<Option<Vec<u8>>, StorageError> {
+    let entry = host.get(&storage::tenant_key(tenant)).await?;
+    // The entry wipes itself when dropped: take a copy of its (encrypted) value.
+    Ok(entry.map(|entry| entry.value.clone()))
+}

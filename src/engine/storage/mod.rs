@@ -1,0 +1,117 @@
+//! Every storage key and entry of the engine: names, formats, versions.
+//!
+//! | key | what |
+//! |---|---|
+//! | `tenant/<name>` | the tenant's record, the truth |
+//! | `open/<tenant>` | pointer: there is something to do before the next check |
+//! | `due/<yyyymmdd>/<tenant>` | pointer: the UTC day of the next rotation or notice |
+//! | `account/<hash>` | pointer: which tenant owns a mail account |
+//! | `trail/<tenant>/<seq>` | events that left the record |
+//! | `config` | the mount's settings |
+//! | `mountlog` | the mount's own events |
+//! | `keyring`, `keyring-copy` | the keys, seal-wrapped |
+//!
+//! Pointers are written before the record that needs them and may be stale; the record decides.
+
+pub mod record;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::Error;
+use crate::crypto;
+use record::{SCHEMA, TenantRecord};
+
+/// The mount's settings.
+pub(crate) const CONFIG: &str = "config";
+/// The mount's own events.
+pub(crate) const MOUNT_LOG: &str = "mountlog";
+/// The keyring.
+pub(crate) const KEYRING: &str = "keyring";
+/// The keyring's second copy.
+pub(crate) const KEYRING_COPY: &str = "keyring-copy";
+/// The folder of all records.
+pub(crate) const TENANTS: &str = "tenant/";
+/// Prefixes the host shall wrap with its seal as well.
+pub(crate) const SEAL_WRAPPED: [&str; 2] = [KEYRING, KEYRING_COPY];
+/// A record longer than this is refused before Mailu hears anything.
+pub(crate) const MAX_RECORD_BYTES: usize = 256 * 1024;
+
+/// The key of a tenant's record.
+pub(crate) fn tenant_key(tenant: &str) -> String {
+    format!("{TENANTS}{tenant}")
+}
+
+/// The key of the pointer to open work.
+pub(crate) fn open_key(tenant: &str) -> String {
+    format!("open/{tenant}")
+}
+
+/// The key of the pointer to a tenant's next due day.
+pub(crate) fn due_key(day: DateTime<Utc>, tenant: &str) -> String {
+    format!("due/{}/{tenant}", day.format("%Y%m%d"))
+}
+
+/// The key of the pointer from a mail account to its tenant.
+pub(crate) fn account_key(server: &str, folded_username: &str) -> String {
+    let text = format!("{}:{server}{folded_username}", server.len());
+    format!("account/{}", crypto::sha256_hex(text.as_bytes()))
+}
+
+/// The folder of a tenant's events that left its record.
+pub(crate) fn trail_folder(tenant: &str) -> String {
+    format!("trail/{tenant}/")
+}
+
+/// The key of one event in the trail; padded so that lists are in order.
+pub(crate) fn trail_key(tenant: &str, seq: u64) -> String {
+    format!("{}{seq:020}", trail_folder(tenant))
+}
+
+/// Serialises an entry.
+pub(crate) fn encode<T: Serialize>(entry: &T) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(entry).map_err(|_not_shown| Error::Defect("an entry did not serialise"))
+}
+
+/// Reads an entry of a kind whose schema is checked by the caller.
+pub(crate) fn decode<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, Error> {
+    // serde's message could quote the entry: it is not passed on.
+    serde_json::from_slice(bytes).map_err(|_not_shown| Error::Entry {
+        key: key.to_owned(),
+        why: "the stored entry is damaged or of an unknown format",
+    })
+}
+
+/// The one field every format has.
+#[derive(serde::Deserialize)]
+struct SchemaOnly {
+    schema: u32,
+}
+
+/// Refuses entries of a newer format than this build knows, before anything else is read.
+pub(crate) fn check_schema(key: &str, bytes: &[u8], known: u32) -> Result<u32, Error> {
+    let SchemaOnly { schema } = decode(key, bytes)?;
+    if schema == 0 || schema > known {
+        return Err(Error::Entry {
+            key: key.to_owned(),
+            why: "the stored entry was written by a newer version of this plugin. Install that \
+                  version again",
+        });
+    }
+    Ok(schema)
+}
+
+/// Reads a tenant's record, upgrading older formats.
+pub(crate) fn decode_tenant(key: &str, bytes: &[u8]) -> Result<TenantRecord, Error> {
+    // Schema 1 is the first format; the next one adds an upgrade arm here.
+    check_schema(key, bytes, SCHEMA)?;
+    let record: TenantRecord = decode(key, bytes)?;
+    if tenant_key(&record.tenant) != key {
+        return Err(Error::Entry {
+            key: key.to_owned(),
+            why: "the stored entry belongs to another tenant: it was moved",
+        });
+    }
+    Ok(record)
+}
