@@ -1,4 +1,7 @@
-//! Request and response data: the edge where JSON becomes typed and back.
+//! Request and response data, and the declaration of a path's fields.
+//!
+//! [`Data`] is the edge where JSON enters and leaves; [`Field`] says what a path accepts and is
+//! the one source of its decoding, its help text and its OpenAPI schema.
 
 use std::fmt;
 
@@ -43,10 +46,188 @@ impl Data {
     pub const fn as_map(&self) -> &Map<String, Value> {
         &self.0
     }
+
+    /// Gives up the object, so that decoding moves secrets instead of copying them.
+    pub(super) fn into_map(self) -> Map<String, Value> {
+        self.0
+    }
 }
 
 impl fmt::Debug for Data {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
+/// What values a field takes.
+///
+/// Query parameters and the command line's `key=value` arrive as strings, so every kind also takes
+/// its usual text form, as Go's framework does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldType {
+    /// A string; numbers and booleans are taken as their text.
+    Text,
+    /// A string that is taken into custody. Only strings: a number's text could have changed on
+    /// its way here, and with it the password.
+    Secret,
+    /// A whole number that fits 64 bits.
+    Integer,
+    /// `true` or `false`.
+    Boolean,
+    /// A span of whole seconds; see [`super::seconds::parse`] for the text forms.
+    Duration,
+    /// An RFC 3339 instant.
+    Instant,
+    /// A list of strings, or one string with commas.
+    TextList,
+}
+
+/// One field of a path or of an answer: a capture, a parameter or an answered value.
+///
+/// Built in constant tables:
+///
+/// ```
+/// use vault_plugin_secrets_smtp::logical::Field;
+///
+/// const FIELDS: &[Field] = &[
+///     Field::text("tenant", "Name of the tenant.").required(),
+///     Field::duration("rotation_period", "Time between rotations.").default("180d"),
+/// ];
+/// assert!(FIELDS[0].required);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// The name on the wire.
+    pub name: &'static str,
+    /// What values it takes.
+    pub kind: FieldType,
+    /// One or two sentences for help and OpenAPI.
+    pub description: &'static str,
+    /// Whether a request without it is refused. A capture is always there.
+    pub required: bool,
+    /// What applies when the field is absent, as a text its kind would take. For help only:
+    /// decoding does not fill it in, because an update must tell "absent" from "named".
+    pub default: Option<&'static str>,
+    /// A plausible value, for OpenAPI.
+    pub example: Option<&'static str>,
+    /// The longest text taken, in bytes of UTF-8; of each item for a list.
+    pub max_bytes: usize,
+    /// Whether line breaks and tabs are taken; every other control character never is.
+    pub multiline: bool,
+}
+
+impl Field {
+    /// The longest text a field takes unless it says otherwise, in bytes.
+    pub const DEFAULT_MAX_BYTES: usize = 2_048;
+
+    const fn new(name: &'static str, kind: FieldType, description: &'static str) -> Self {
+        Self {
+            name,
+            kind,
+            description,
+            required: false,
+            default: None,
+            example: None,
+            max_bytes: Self::DEFAULT_MAX_BYTES,
+            multiline: false,
+        }
+    }
+
+    /// Declares a [`FieldType::Text`].
+    #[must_use]
+    pub const fn text(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, FieldType::Text, description)
+    }
+
+    /// Declares a [`FieldType::Secret`].
+    #[must_use]
+    pub const fn secret(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, FieldType::Secret, description)
+    }
+
+    /// Declares a [`FieldType::Integer`].
+    #[must_use]
+    pub const fn integer(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, FieldType::Integer, description)
+    }
+
+    /// Declares a [`FieldType::Boolean`].
+    #[must_use]
+    pub const fn boolean(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, FieldType::Boolean, description)
+    }
+
+    /// Declares a [`FieldType::Duration`].
+    #[must_use]
+    pub const fn duration(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, FieldType::Duration, description)
+    }
+
+    /// Declares a [`FieldType::Instant`].
+    #[must_use]
+    pub const fn instant(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, FieldType::Instant, description)
+    }
+
+    /// Declares a [`FieldType::TextList`].
+    #[must_use]
+    pub const fn texts(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, FieldType::TextList, description)
+    }
+
+    /// Refuses requests without this field, or with an empty text in it.
+    #[must_use]
+    pub const fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    /// Documents what applies when the field is absent.
+    #[must_use]
+    pub const fn default(mut self, value: &'static str) -> Self {
+        self.default = Some(value);
+        self
+    }
+
+    /// Documents a plausible value.
+    #[must_use]
+    pub const fn example(mut self, value: &'static str) -> Self {
+        self.example = Some(value);
+        self
+    }
+
+    /// Sets the longest text taken, in bytes.
+    #[must_use]
+    pub const fn max_bytes(mut self, limit: usize) -> Self {
+        self.max_bytes = limit;
+        self
+    }
+
+    /// Takes line breaks and tabs, as a PEM certificate needs them.
+    #[must_use]
+    pub const fn multiline(mut self) -> Self {
+        self.multiline = true;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_of_data_shows_names_only() {
+        let data =
+            Data::from_serialize(&std::collections::BTreeMap::from([("password", "hunter2")]))
+                .unwrap();
+        assert_eq!(format!("{data:?}"), r#"["password"]"#);
+    }
+
+    #[test]
+    fn an_answer_must_be_an_object() {
+        assert!(matches!(
+            Data::from_serialize(&[1, 2]),
+            Err(Error::Internal(_))
+        ));
     }
 }

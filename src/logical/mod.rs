@@ -7,19 +7,33 @@
 //! which help texts and the OpenAPI document are derived.
 
 mod backend;
+mod decode;
 mod error;
+pub mod expose;
 mod field;
+mod fields;
+mod help;
+pub mod instant;
+mod memory;
+mod openapi;
 mod operation;
+mod path;
 mod request;
 mod response;
+mod router;
+pub mod seconds;
 mod storage;
 mod system_view;
 
 pub use backend::{Backend, BackendInfo, Mount, SpecialPaths};
 pub use error::{Error, READ_ONLY};
-pub use field::Data;
+pub use field::{Data, Field, FieldType};
+pub use fields::{Fields, Patch};
+pub use memory::{MemoryStorage, Snapshot};
 pub use operation::Operation;
+pub use path::{Call, Endpoint, Existence, Handler, Pattern, Route};
 pub use request::{Request, RequestId};
 pub use response::{Reply, Response};
+pub use router::{RouteError, Router};
 pub use storage::{Storage, StorageEntry, StorageError};
 pub use system_view::{ReplicationState, StaticSystemView, SystemView, SystemViewError};

@@ -1,0 +1,223 @@
+//! Decoding of a request's data by its path's field table.
+//!
+//! Takes what Go's framework takes ("weak" decoding), because query parameters and the command
+//! line send everything as strings. What must stay true: no error text repeats a value, since
+//! errors are shown in clear in the host's audit log.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Number, Value};
+
+use super::fields::Typed;
+use super::{Data, Error, Field, FieldType, Fields, instant, seconds};
+use crate::crypto::Sensitive;
+
+/// More items than a JSON body may hold at OpenBao (1,000 strings) are no list of ours.
+const MAX_ITEMS: usize = 1_000;
+
+/// A request's decoded fields and what the caller should be told about the others.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub(super) fields: Fields,
+    /// Names no field has.
+    pub(super) ignored: Vec<String>,
+    /// Names the path itself gives a value to, which wins.
+    pub(super) replaced: Vec<&'static str>,
+}
+
+/// Decodes `data` by `declared`; `captures` are the names the path has values for.
+pub(super) fn decode(
+    declared: &'static [Field],
+    captures: &[&'static str],
+    data: Data,
+) -> Result<Decoded, Error> {
+    let mut values = BTreeMap::new();
+    let mut ignored = Vec::new();
+    let mut replaced = Vec::new();
+    for (name, value) in data.into_map() {
+        if let Some(capture) = captures.iter().find(|capture| **capture == name) {
+            replaced.push(*capture);
+        } else if let Some(field) = declared.iter().find(|field| field.name == name) {
+            values.insert(field.name, typed(field, value)?);
+        } else {
+            ignored.push(name);
+        }
+    }
+    for field in declared.iter().filter(|field| field.required) {
+        if !captures.contains(&field.name) && is_missing(values.get(field.name)) {
+            return Err(Error::user(
+                "missing_field",
+                format!(
+                    "`{}` is required. Name it in the request. {}",
+                    field.name, field.description
+                ),
+            ));
+        }
+    }
+    ignored.sort_unstable();
+    replaced.sort_unstable();
+    Ok(Decoded {
+        fields: Fields::new(declared, values),
+        ignored,
+        replaced,
+    })
+}
+
+fn is_missing(value: Option<&Typed>) -> bool {
+    match value {
+        None | Some(Typed::Null) => true,
+        Some(Typed::Text(text)) => text.is_empty(),
+        Some(Typed::Secret(secret)) => secret.expose().is_empty(),
+        Some(_) => false,
+    }
+}
+
+/// Reports whether a field takes this text, as its declared default and example must be.
+pub(super) fn takes(field: &Field, sample: &str) -> bool {
+    typed(field, Value::from(sample)).is_ok()
+}
+
+fn typed(field: &Field, value: Value) -> Result<Typed, Error> {
+    if value.is_null() {
+        return Ok(Typed::Null);
+    }
+    match field.kind {
+        FieldType::Text => checked(field, text(field, value)?).map(Typed::Text),
+        FieldType::Secret => secret(field, value).map(Typed::Secret),
+        FieldType::Integer => integer(field, &value).map(Typed::Integer),
+        FieldType::Boolean => boolean(field, &value).map(Typed::Boolean),
+        FieldType::Duration => duration(field, &value).map(Typed::Duration),
+        FieldType::Instant => match &value {
+            Value::String(text) => instant::parse(text)
+                .map(Typed::Instant)
+                .map_err(|reason| invalid(field, &reason.to_string())),
+            _ => Err(invalid(field, &instant::InstantError.to_string())),
+        },
+        FieldType::TextList => texts(field, value).map(Typed::TextList),
+    }
+}
+
+fn invalid(field: &Field, rule: &str) -> Error {
+    Error::user(
+        "invalid_field",
+        format!("`{}` {rule}. Correct the value and try again.", field.name),
+    )
+}
+
+fn text(field: &Field, value: Value) -> Result<String, Error> {
+    match value {
+        Value::String(text) => Ok(text),
+        Value::Number(number) => Ok(number.to_string()),
+        // Go's weak decoding of a boolean.
+        Value::Bool(truth) => Ok(String::from(if truth { "1" } else { "0" })),
+        Value::Null | Value::Array(_) | Value::Object(_) => Err(invalid(field, "must be a string")),
+    }
+}
+
+fn secret(field: &Field, value: Value) -> Result<Sensitive<String>, Error> {
+    let Value::String(text) = value else {
+        return Err(invalid(field, "must be a string"));
+    };
+    // In custody first: a refused secret is wiped as well.
+    let secret = Sensitive::new(text);
+    check(field, secret.expose())?;
+    Ok(secret)
+}
+
+fn checked(field: &Field, text: String) -> Result<String, Error> {
+    check(field, &text)?;
+    Ok(text)
+}
+
+/// Refuses texts that are too long, and characters that could forge a line in a log.
+fn check(field: &Field, text: &str) -> Result<(), Error> {
+    if text.len() > field.max_bytes {
+        return Err(too_long(field, field.max_bytes, "bytes"));
+    }
+    let allowed = |c: char| !c.is_control() || (field.multiline && matches!(c, '\n' | '\r' | '\t'));
+    if text.chars().all(allowed) {
+        Ok(())
+    } else {
+        Err(invalid(field, "must not contain control characters"))
+    }
+}
+
+fn too_long(field: &Field, limit: usize, unit: &str) -> Error {
+    Error::user(
+        "too_long",
+        format!(
+            "`{}` may have at most {limit} {unit}. Shorten it.",
+            field.name
+        ),
+    )
+}
+
+fn integer(field: &Field, value: &Value) -> Result<i64, Error> {
+    match value {
+        Value::Number(number) => number.as_i64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+    .ok_or_else(|| invalid(field, "must be a whole number"))
+}
+
+fn boolean(field: &Field, value: &Value) -> Result<bool, Error> {
+    match value {
+        Value::Bool(truth) => Some(*truth),
+        Value::Number(number) => match number.as_u64() {
+            Some(1) => Some(true),
+            Some(0) => Some(false),
+            _ => None,
+        },
+        // Go's `strconv.ParseBool`.
+        Value::String(text) => match text.trim() {
+            "1" | "t" | "T" | "true" | "True" | "TRUE" => Some(true),
+            "0" | "f" | "F" | "false" | "False" | "FALSE" => Some(false),
+            _ => None,
+        },
+        _ => None,
+    }
+    .ok_or_else(|| invalid(field, "must be true or false"))
+}
+
+fn duration(field: &Field, value: &Value) -> Result<std::time::Duration, Error> {
+    match value {
+        Value::Number(number) => count(number),
+        Value::String(text) => seconds::parse(text),
+        _ => Err(seconds::DurationError::Form),
+    }
+    .map_err(|reason| invalid(field, &reason.to_string()))
+}
+
+/// Numbers are seconds. One written as `3600.0` or `1e3` goes by its text.
+fn count(number: &Number) -> Result<std::time::Duration, seconds::DurationError> {
+    match (number.as_u64(), number.as_i64()) {
+        (Some(seconds), _) => seconds::from_count(seconds),
+        (None, Some(_)) => Err(seconds::DurationError::Negative),
+        (None, None) => seconds::parse(&number.to_string()),
+    }
+}
+
+fn texts(field: &Field, value: Value) -> Result<Vec<String>, Error> {
+    let items: Vec<String> = match value {
+        Value::Array(items) => items
+            .into_iter()
+            .map(|item| text(field, item))
+            .collect::<Result<_, _>>()
+            .map_err(|_item| invalid(field, "must be a list of strings"))?,
+        other => text(field, other)
+            .map_err(|_other| invalid(field, "must be a list of strings"))?
+            .split(',')
+            .map(String::from)
+            .collect(),
+    };
+    if items.len() > MAX_ITEMS {
+        return Err(too_long(field, MAX_ITEMS, "items"));
+    }
+    items
+        .iter()
+        .map(|item| item.trim())
+        .filter(|item| !item.is_empty())
+        .map(|item| checked(field, item.to_owned()))
+        .collect()
+}

@@ -1,0 +1,173 @@
+//! [`MemoryStorage`]: the reference implementation of [`Storage`].
+//!
+//! For tests and simulations. Where hosts differ it is the strictest of them, so that an engine
+//! that works on it works everywhere; nothing outlives the process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use super::{Storage, StorageEntry, StorageError};
+
+/// Every byte of a storage at one moment. `Debug` shows keys and sizes only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot(BTreeMap<String, StorageEntry>);
+
+impl Snapshot {
+    /// Returns the entries in key order.
+    pub fn entries(&self) -> impl Iterator<Item = &StorageEntry> {
+        self.0.values()
+    }
+}
+
+/// Storage in memory; each call is atomic.
+///
+/// Source for the rules: OpenBao 2.7 and Vault as observed through a plugin (keys with `..` are
+/// refused by Vault, larger values than about 1 MiB by raft).
+#[derive(Default)]
+pub struct MemoryStorage {
+    // A blocking mutex: it is never held across an await.
+    entries: Mutex<BTreeMap<String, StorageEntry>>,
+    read_only: AtomicBool,
+}
+
+impl MemoryStorage {
+    /// The largest value taken, in bytes: what raft was seen to take before it adds its own.
+    pub const MAX_VALUE_BYTES: usize = 1_048_000;
+
+    /// Builds an empty, writable storage.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes writes fail with [`StorageError::ReadOnly`], as on a standby node, or work again.
+    pub fn set_read_only(&self, read_only: bool) {
+        self.read_only.store(read_only, Ordering::SeqCst);
+    }
+
+    /// Copies everything that is stored.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.lock().clone())
+    }
+
+    /// Puts everything back as it was, as an operator's restore does, even if read-only.
+    pub fn restore(&self, snapshot: &Snapshot) {
+        *self.lock() = snapshot.0.clone();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, StorageEntry>> {
+        // A panic between lock and unlock cannot leave the map half-written.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writable(&self) -> Result<(), StorageError> {
+        if self.read_only.load(Ordering::SeqCst) {
+            Err(StorageError::ReadOnly)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn accept(&self, entry: &StorageEntry) -> Result<(), StorageError> {
+        check_key(&entry.key)?;
+        self.writable()?;
+        if entry.value.len() > Self::MAX_VALUE_BYTES {
+            return Err(refused("put failed due to value being too large"));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for MemoryStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStorage")
+            .field("entries", &self.lock().len())
+            .field("read_only", &self.read_only)
+            .finish()
+    }
+}
+
+#[async_trait]
+impl Storage for MemoryStorage {
+    async fn get(&self, key: &str) -> Result<Option<StorageEntry>, StorageError> {
+        check_key(key)?;
+        Ok(self.lock().get(key).cloned())
+    }
+
+    async fn put(&self, entry: StorageEntry) -> Result<(), StorageError> {
+        self.accept(&entry)?;
+        self.lock().insert(entry.key.clone(), entry);
+        Ok(())
+    }
+
+    async fn compare_and_put(
+        &self,
+        entry: StorageEntry,
+        expected: Option<&[u8]>,
+    ) -> Result<(), StorageError> {
+        self.accept(&entry)?;
+        let mut entries = self.lock();
+        let stored = entries.get(&entry.key);
+        if stored.map(|stored| stored.value.as_slice()) != expected {
+            return Err(StorageError::Conflict);
+        }
+        entries.insert(entry.key.clone(), entry);
+        Ok(())
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        check_key(key)?;
+        self.writable()?;
+        self.lock().remove(key);
+        Ok(())
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
+        self.list_page(prefix, "", usize::MAX).await
+    }
+
+    async fn list_page(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<String>, StorageError> {
+        if !prefix.is_empty() {
+            let folder = prefix.strip_suffix('/');
+            check_key(folder.ok_or_else(|| refused("a list prefix must end in a slash"))?)?;
+        }
+        let entries = self.lock();
+        let names: BTreeSet<&str> = entries
+            .range(prefix.to_owned()..)
+            .map_while(|(key, _)| key.strip_prefix(prefix))
+            .map(one_level)
+            .collect();
+        Ok(names
+            .into_iter()
+            .filter(|name| !name.is_empty() && *name > after)
+            .take(limit)
+            .map(String::from)
+            .collect())
+    }
+}
+
+/// Cuts a key after its first slash: a folder is listed once, whatever is in it.
+fn one_level(key: &str) -> &str {
+    key.split_inclusive('/').next().unwrap_or("")
+}
+
+fn check_key(key: &str) -> Result<(), StorageError> {
+    if key.is_empty() || key.contains("..") || key.split('/').any(|part| matches!(part, "" | ".")) {
+        return Err(refused("relative paths not supported"));
+    }
+    Ok(())
+}
+
+fn refused(text: &str) -> StorageError {
+    StorageError::Refused(String::from(text))
+}
