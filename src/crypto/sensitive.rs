@@ -37,6 +37,11 @@ impl<T: Zeroize> Sensitive<T> {
     pub const fn expose(&self) -> &T {
         &self.0
     }
+
+    /// Borrows the secret for filling it in place.
+    pub(super) const fn expose_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
 }
 
 impl<T: Zeroize> Drop for Sensitive<T> {
