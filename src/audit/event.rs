@@ -245,7 +245,7 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub display_name: String,
     /// When it happened.
-    #[serde(with = "crate::logical::instant")]
+    #[serde(serialize_with = "crate::logical::instant::serialize")]
     pub timestamp: DateTime<Utc>,
     /// How urgent it is.
     pub severity: Severity,
@@ -262,7 +262,7 @@ pub struct Event {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        with = "crate::logical::optional_instant"
+        serialize_with = "crate::logical::instant::serialize"
     )]
     pub previous_rotation: Option<DateTime<Utc>>,
     /// What the caller gave as reason.

@@ -146,7 +146,7 @@ struct ClearFields<'a> {
     prev_hash: &'a str,
     #[serde(
         skip_serializing_if = "Option::is_none",
-        serialize_with = "crate::logical::optional_instant::serialize"
+        serialize_with = "crate::logical::instant::serialize"
     )]
     previous_rotation: Option<DateTime<Utc>>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -21,7 +21,7 @@ impl RotationPolicy {
         if text == "manual" {
             return Ok(Self::Manual);
         }
-        let period = crate::logical::parse_duration(text).map(|period| period.as_secs());
+        let period = crate::logical::seconds::parse(text).map(|period| period.as_secs());
         match period {
             Ok(seconds) if (60..=LONGEST_PERIOD).contains(&seconds) => Ok(Self::Every(seconds)),
             Ok(_) | Err(_) => Err(Error::invalid(

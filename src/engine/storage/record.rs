@@ -150,6 +150,8 @@ pub struct Version {
     pub last_sent_at: Option<DateTime<Utc>>,
     /// One of its sends ended without a definite answer: it may still become live.
     pub doubtful: bool,
+    /// SMTP AUTH was tried with it; never more than once.
+    pub login_tried: bool,
     /// It was given up as a candidate.
     pub abandoned: bool,
     /// It must never be used again.
@@ -216,12 +218,19 @@ pub struct Intent {
     pub last_sent_at: Option<DateTime<Utc>>,
     /// How many sends were definitely refused, each refusal stored.
     pub refusals: u32,
-    /// A send was acknowledged.
-    pub acknowledged: bool,
+    /// How many sends Mailu acknowledged.
+    pub acknowledgements: u32,
     /// In every check so far the old value was live.
     pub old_live: bool,
-    /// SMTP AUTH was tried for this version.
-    pub login_tried: bool,
+}
+
+impl Intent {
+    /// Reports whether a send ended without a definite answer (or its answer was not stored):
+    /// the candidate may become live at any time.
+    #[must_use]
+    pub const fn is_doubtful(&self) -> bool {
+        self.sends > self.refusals.saturating_add(self.acknowledgements)
+    }
 }
 
 /// Mailu holds another password than the current one.

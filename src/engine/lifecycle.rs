@@ -1,0 +1,102 @@
+//! The engine as a mounted backend: start, requests, ticks, end.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{Engine, Parts, assemble, storage};
+use crate::logical::{
+    Backend, BackendInfo, Error, Mount, Operation, Reply, Request, Router, SpecialPaths,
+};
+
+/// How long Cleanup waits for work under way; what is not done by then stays an open intent.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The engine behind one mount.
+pub struct SmtpBackend {
+    info: BackendInfo,
+    engine: Arc<Engine>,
+    router: Router<Engine>,
+}
+
+impl fmt::Debug for SmtpBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SmtpBackend").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+impl SmtpBackend {
+    /// Builds the backend of one mount. Touches neither storage nor network.
+    #[must_use]
+    pub fn new(parts: Parts, info: BackendInfo) -> Self {
+        let (engine, router) = assemble(parts);
+        Self { info, engine, router }
+    }
+
+    /// Lists the pattern and synopsis of every path, for documentation checks.
+    #[must_use]
+    pub fn paths(&self) -> Vec<(&'static str, &'static str)> {
+        self.router.routes().map(|route| (route.pattern, route.synopsis)).collect()
+    }
+}
+
+#[async_trait]
+impl Backend for SmtpBackend {
+    fn special_paths(&self) -> SpecialPaths {
+        SpecialPaths {
+            seal_wrap_storage: storage::SEAL_WRAPPED.map(str::to_owned).to_vec(),
+            ..SpecialPaths::default()
+        }
+    }
+
+    async fn initialize(&self, _mount: &Mount) -> Result<(), Error> {
+        // Nothing to do: all state is in storage and is read when it is needed. No network here,
+        // and no storage error may leave the mount without its backend.
+        tracing::info!(mount = self.info.uuid, "mount initialised");
+        Ok(())
+    }
+
+    async fn handle_request(&self, mount: &Mount, request: Request) -> Reply {
+        match request.operation {
+            // The host's tick. Settling and rotating on it come later; it must succeed.
+            Operation::Rollback => Ok(None),
+            Operation::Renew | Operation::Revoke => Err(Error::UnsupportedOperation),
+            Operation::Create
+            | Operation::Read
+            | Operation::Update
+            | Operation::Patch
+            | Operation::Delete
+            | Operation::List
+            | Operation::Scan
+            | Operation::Help
+            | Operation::Header
+            | Operation::ResolvePath
+            | Operation::ResolveRole
+            | Operation::AliasLookahead => self.router.handle(&self.engine, mount, request).await,
+        }
+    }
+
+    async fn existence_check(
+        &self,
+        mount: &Mount,
+        request: Request,
+    ) -> Result<Option<bool>, Error> {
+        self.router.exists(&self.engine, mount, request).await
+    }
+
+    async fn invalidate_key(&self, key: &str) {
+        match key {
+            storage::CONFIG => self.engine.config.forget(),
+            storage::KEYRING | storage::KEYRING_COPY => self.engine.keyring.forget(),
+            _ => {}
+        }
+    }
+
+    async fn cleanup(&self) {
+        if !self.engine.tasks.stop(GRACE).await {
+            tracing::warn!(mount = self.info.uuid, "work under way is left to the next process");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! From a record to its Mailu server: the client, the server's lock, the hash checks.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Engine;
+use super::config::MountConfig;
+use super::error::Error;
+use super::locked::LockedTenant;
+use super::storage::record::{Credential, Server};
+use crate::crypto::Sensitive;
+use crate::keyed_lock::KeyGuard;
+use crate::provider::{
+    Account, EmailAddress, EndpointUrl, HashCheck, MailProvider, MailuConfig, ProviderConfig,
+    ReadError, SmtpAddress, StoredHash,
+};
+
+/// A tenant's mail server, held exclusively: one call per server at a time.
+pub(super) struct Mail {
+    pub(super) provider: Arc<dyn MailProvider>,
+    pub(super) verify_smtp: bool,
+    _server: KeyGuard,
+}
+
+impl fmt::Debug for Mail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mail").field("provider", &self.provider).finish_non_exhaustive()
+    }
+}
+
+/// Which stored password an account's hash fits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Live {
+    /// The open intent's candidate.
+    Candidate,
+    /// The version with this number.
+    Version(u64),
+    /// None of them.
+    None,
+    /// It cannot be told: no hash, another scheme, or no answer.
+    CannotTell,
+}
+
+impl Engine {
+    /// Builds a client for `server` and waits for its turn at that server.
+    pub(super) async fn connect(
+        &self,
+        config: &MountConfig,
+        server: &Server,
+        api_token: Sensitive<String>,
+    ) -> Result<Mail, Error> {
+        let policy = self.network_policy(config)?;
+        let unusable = |_shown_at_write| {
+            Error::invalid(
+                "invalid_server",
+                "the stored mailu_url is not allowed any more by the mount's settings. Write \
+                 <tenant>/config again.",
+            )
+        };
+        let url = EndpointUrl::parse(&server.mailu_url, &policy).map_err(unusable)?;
+        let smtp_address = server
+            .smtp_address
+            .as_deref()
+            .map(SmtpAddress::parse)
+            .transpose()
+            .map_err(|_checked| Error::Defect("a stored smtp_address does not parse"))?;
+        let provider = ProviderConfig::Mailu(MailuConfig {
+            url,
+            ca_cert: server.ca_cert.clone(),
+            tls_server_name: server.tls_server_name.clone(),
+            smtp_address,
+            api_token,
+            request_timeout: Duration::from_secs(server.request_timeout_seconds),
+        });
+        let provider = (self.parts.connector)(&provider, &policy).map_err(|error| {
+            Error::invalid("invalid_server", format!("{error}. Write <tenant>/config again."))
+        })?;
+        let guard = self.server_locks.lock(&server.mailu_url).await;
+        Ok(Mail { provider, verify_smtp: server.verify_smtp, _server: guard })
+    }
+}
+
+impl LockedTenant {
+    /// Connects to the record's server.
+    ///
+    /// # Errors
+    ///
+    /// A 400 `no_server` if none is configured.
+    pub(super) async fn connect(&self) -> Result<Mail, Error> {
+        let server = self.record.server.as_ref().ok_or_else(no_server)?;
+        let token = self.open_token(&server.api_token)?;
+        self.engine.connect(&self.config, server, token).await
+    }
+
+    /// Finds which stored password the account's hash fits: the candidate, the current version,
+    /// then the others from the newest. At most 11 hash computations.
+    pub(super) async fn find_live(&self, account: &Account) -> Result<Live, Error> {
+        const MOST_CHECKS: usize = 11;
+        let Some(hash) = &account.hash else { return Ok(Live::CannotTell) };
+        if let Some(credential) = &self.record.credential
+            && let Some(number) = known_by_fingerprint(credential, hash)
+        {
+            return Ok(Live::Version(number));
+        }
+        let mut order = Vec::new();
+        if let Some(intent) = &self.record.intent {
+            order.push((Live::Candidate, intent.version, &intent.candidate));
+        }
+        if let Some(credential) = &self.record.credential {
+            let current = credential.current_version().into_iter();
+            let others = credential
+                .versions
+                .iter()
+                .rev()
+                .filter(|version| Some(version.number) != credential.current);
+            order.extend(
+                current
+                    .chain(others)
+                    .map(|version| (Live::Version(version.number), version.number, &version.password)),
+            );
+        }
+        for (found, number, sealed) in order.into_iter().take(MOST_CHECKS) {
+            let password = self.open_password(number, sealed)?;
+            match self.engine.parts.hash_pool.check(hash, &password).await {
+                HashCheck::Fits => return Ok(found),
+                HashCheck::DoesNotFit => {}
+                HashCheck::CannotTell(_) => return Ok(Live::CannotTell),
+            }
+        }
+        Ok(Live::None)
+    }
+}
+
+/// The error of everything that needs a server where none is configured.
+pub(super) fn no_server() -> Error {
+    Error::invalid(
+        "no_server",
+        "this tenant has no Mailu server yet. Write mailu_url and api_token to <tenant>/config \
+         first.",
+    )
+}
+
+/// Parses a stored username.
+pub(super) fn address(username: &str) -> Result<EmailAddress, Error> {
+    EmailAddress::parse(username)
+        .map_err(|_checked| Error::Defect("a stored username is not an address"))
+}
+
+/// A failed read, as the caller sees it.
+pub(super) fn read_error(error: ReadError) -> Error {
+    match error {
+        ReadError::Refused(refusal) => Error::Refused(refusal),
+        ReadError::Trouble(trouble) => Error::Unreachable(trouble),
+    }
+}
+
+/// The version whose last proof was by exactly this hash text: no computation needed.
+fn known_by_fingerprint(credential: &Credential, hash: &StoredHash) -> Option<u64> {
+    let fingerprint = hash.fingerprint();
+    let fits = |known: &Option<String>| known.as_deref() == Some(fingerprint.as_str());
+    credential
+        .versions
+        .iter()
+        .find(|version| fits(&version.hash_fingerprint))
+        .map(|version| version.number)
+}

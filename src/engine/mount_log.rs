@@ -1,0 +1,66 @@
+//! The mount's own events: what happened to settings and keyring, not to one tenant.
+
+use serde::{Deserialize, Serialize};
+
+use super::error::Error;
+use super::storage::{self, MOUNT_LOG};
+use super::Engine;
+use crate::audit::{Actor, EventLog, EventName, NewEvent, Outcome};
+use crate::crypto::{self, Keyring};
+use crate::logical::{Mount, Request, StorageEntry};
+
+const SCHEMA: u32 = 1;
+
+/// The tenant name of mount events.
+const MOUNT: &str = "-";
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MountLog {
+    schema: u32,
+    lineage: String,
+    log: EventLog,
+}
+
+impl Engine {
+    /// Prepares the event of a change to the mount, as announced.
+    pub(super) fn mount_event(
+        &self,
+        event: EventName,
+        actor: Actor,
+        request: &Request,
+    ) -> NewEvent {
+        let mut event = NewEvent::new(event, actor, self.clock().now());
+        event.outcome = Outcome::Started;
+        event.request_id = request.id.as_str().to_owned();
+        event
+    }
+
+    /// Stores a mount event: once before the change and once after it, under the mount's lock,
+    /// because the change lies in an entry of its own.
+    pub(super) async fn announce_mount_event(
+        &self,
+        mount: &Mount,
+        keyring: &Keyring,
+        event: &NewEvent,
+    ) -> Result<(), Error> {
+        let _guard = self.mount_lock.lock("mountlog").await;
+        let mut log = match mount.storage.get(MOUNT_LOG).await? {
+            Some(entry) => {
+                storage::check_schema(MOUNT_LOG, &entry.value, SCHEMA)?;
+                storage::decode(MOUNT_LOG, &entry.value)?
+            }
+            None => {
+                MountLog { schema: SCHEMA, lineage: crypto::random_id()?, log: EventLog::default() }
+            }
+        };
+        log.log.append(MOUNT, &log.lineage, keyring, event.clone())?;
+        for event in log.log.overflow() {
+            let key = storage::trail_key(MOUNT, event.seq);
+            mount.storage.put(StorageEntry::new(key, storage::encode(event)?)).await?;
+        }
+        log.log.drop_overflow();
+        mount.storage.put(StorageEntry::new(MOUNT_LOG, storage::encode(&log)?)).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! What clients see: one file per endpoint, one line per route.
+
+mod admin;
+mod config;
+mod deletion;
+mod events;
+mod rotate;
+mod status;
+mod tenant_config;
+mod tenants;
+mod verify;
+mod versions;
+
+use super::Engine;
+use super::error::Error;
+use super::tenant::TenantName;
+use crate::audit::Actor;
+use crate::logical::{Call, Field, Request, Router};
+
+const HELP: &str = "\
+The smtp secrets engine owns the SMTP admin credential of every tenant's Mailu server: it stores \
+it encrypted, hands it out, changes it at Mailu without ever losing it, and records everything it \
+does as events.
+
+Start with <tenant>/config (the Mailu server), then <tenant>/admin (the credential); read \
+<tenant>/admin for the password and write <tenant>/rotate to change it.";
+
+/// Every path of the engine. The README's table is checked against it.
+pub(super) fn router() -> Router<Engine> {
+    let mut routes = vec![config::route()];
+    routes.extend(tenants::routes());
+    routes.extend([
+        tenant_config::route(),
+        admin::route(),
+        rotate::route(),
+        verify::route(),
+        status::route(),
+        events::route(),
+    ]);
+    routes.extend(versions::routes());
+    routes.extend(deletion::routes());
+    Router::new(routes).with_help(HELP)
+}
+
+/// The tenant of the path.
+const TENANT: Field = Field::text("tenant", "Name of the tenant.").required().example("acme");
+
+/// Why somebody does something.
+const REASON: Field = Field::text("reason", "Why this is done; kept in the event.")
+    .max_bytes(512)
+    .example("quarterly change");
+
+/// Parses the path's tenant.
+fn tenant(call: &Call) -> Result<TenantName, Error> {
+    TenantName::parse(call.capture("tenant"))
+}
+
+/// Names the caller.
+fn actor(request: &Request) -> Actor {
+    Actor::caller(&request.entity_id, &request.display_name)
+}
+
+/// Returns an optional text; empty and null count as not given.
+fn optional_text(call: &Call, name: &str) -> Option<String> {
+    call.fields.text(name).set().filter(|text| !text.is_empty()).map(str::to_owned)
+}

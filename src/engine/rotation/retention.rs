@@ -1,0 +1,101 @@
+//! Which versions may be forgotten.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::engine::config::MountConfig;
+use crate::engine::storage::record::{Credential, Version};
+
+/// Versions younger than this are dropped only beyond [`YOUNG_LIMIT`].
+const YOUNG: TimeDelta = TimeDelta::days(90);
+const YOUNG_LIMIT: usize = 30;
+
+/// A doubtful value is kept at least this long.
+const DOUBT: TimeDelta = TimeDelta::days(30);
+/// A proof clears doubts about sends that were at least this long before it.
+const SETTLED_AFTER: TimeDelta = TimeDelta::minutes(15);
+
+/// Drops the oldest versions beyond the mount's `max_versions`, except the current one, the young
+/// and the doubtful.
+pub(super) fn prune(credential: &mut Credential, config: &MountConfig, now: DateTime<Utc>) {
+    let keep = usize::try_from(config.max_versions).unwrap_or(usize::MAX).max(2);
+    let proven_at = credential.current_version().and_then(|version| version.verified_at);
+    let current = credential.current;
+    while credential.versions.len() > keep {
+        let total = credential.versions.len();
+        let droppable = |version: &Version| {
+            let young = now - version.created_at < YOUNG;
+            Some(version.number) != current
+                && !is_needed(version, proven_at, now)
+                && (!young || total > YOUNG_LIMIT)
+        };
+        // The version before the current one always stays: consumers may still use it.
+        let oldest = credential.versions.iter().take(total - 2).position(droppable);
+        let Some(index) = oldest else { return };
+        credential.versions.remove(index);
+    }
+}
+
+/// A value that was sent without a definite outcome may still become live.
+fn is_needed(version: &Version, proven_at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> bool {
+    if !version.doubtful && !version.abandoned {
+        return false;
+    }
+    let Some(sent) = version.last_sent_at else { return false };
+    let outlived = proven_at.is_some_and(|proven| proven - sent >= SETTLED_AFTER);
+    !(outlived && now - sent >= DOUBT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::storage::fixture;
+
+    fn credential(ages_in_days: &[i64], now: DateTime<Utc>) -> Credential {
+        let mut credential = fixture::credential(now);
+        credential.versions = ages_in_days
+            .iter()
+            .zip(1..)
+            .map(|(days, number)| fixture::version(number, now - TimeDelta::days(*days)))
+            .collect();
+        credential.current = credential.versions.last().map(|version| version.number);
+        credential
+    }
+
+    fn numbers(credential: &Credential) -> Vec<u64> {
+        credential.versions.iter().map(|version| version.number).collect()
+    }
+
+    #[test]
+    fn the_oldest_settled_versions_go_first() {
+        let now = fixture::now();
+        let config = MountConfig { max_versions: 2, ..MountConfig::default() };
+        let mut credential = credential(&[400, 300, 200, 100], now);
+        prune(&mut credential, &config, now);
+        assert_eq!(numbers(&credential), [3, 4]);
+    }
+
+    #[test]
+    fn young_versions_stay_up_to_thirty() {
+        let now = fixture::now();
+        let config = MountConfig { max_versions: 2, ..MountConfig::default() };
+        let mut many = credential(&[1; 40], now);
+        prune(&mut many, &config, now);
+        assert_eq!(many.versions.len(), 30);
+    }
+
+    #[test]
+    fn a_doubtful_version_stays_until_a_later_proof_and_thirty_days() {
+        let now = fixture::now();
+        let config = MountConfig { max_versions: 2, ..MountConfig::default() };
+        let mut kept = credential(&[400, 300, 200, 100], now);
+        let sent = now - TimeDelta::days(29);
+        kept.versions[0].doubtful = true;
+        kept.versions[0].last_sent_at = Some(sent);
+        kept.versions[3].verified_at = Some(now);
+        let mut later = kept.clone();
+        prune(&mut kept, &config, now);
+        assert_eq!(numbers(&kept), [1, 3, 4]);
+        prune(&mut later, &config, now + TimeDelta::days(2));
+        assert_eq!(numbers(&later), [3, 4]);
+    }
+}

@@ -1,0 +1,249 @@
+//! Settling an open intent: finding out what a sent candidate came to, and finishing it.
+//!
+//! Run by the next request that changes something of the tenant (and by ticks). The candidate is
+//! never replaced while it may become live: it is proven, sent again, or kept as `abandoned`.
+
+use chrono::TimeDelta;
+
+use super::steps::{self, Announced, Change, Committed, SENDS_PER_OPERATION, Verdict};
+use crate::audit::{EventName, NewEvent, Outcome, Severity};
+use crate::engine::error::Error;
+use crate::engine::locked::LockedTenant;
+use crate::engine::storage::record::{Intent, Proof, Version};
+use crate::provider::Trouble;
+
+/// After this many sends the candidate is not sent again.
+const MOST_SENDS: u32 = 8;
+/// After this time as well.
+const LONGEST: TimeDelta = TimeDelta::hours(24);
+/// A candidate is given up no earlier than this after its last send: a hung server may still
+/// apply it.
+const LAST_SEND_COOLED: TimeDelta = TimeDelta::minutes(15);
+/// Minutes between tries of a tick.
+const BACK_OFF_MINUTES: [i64; 5] = [1, 2, 4, 8, 10];
+
+/// What became of an open intent.
+#[derive(Debug)]
+pub(in crate::engine) enum Settled {
+    /// There was none, or it was dropped or given up: the tenant is free for a new change.
+    Free(LockedTenant),
+    /// The candidate is the current version now.
+    Committed(Box<Committed>),
+}
+
+/// What to do when no stored value is live and that was known before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum InDrift {
+    /// Nothing: a person has to decide.
+    Stop,
+    /// Send the candidate again: a person just decided.
+    SendAgain,
+}
+
+/// Settles the tenant's open intent, if any.
+///
+/// # Errors
+///
+/// [`Error::Unsettled`] if it is still open, a 409 `drift` if no stored value is live.
+pub(in crate::engine) async fn settle(
+    mut tenant: LockedTenant,
+    in_drift: InDrift,
+) -> Result<Settled, Error> {
+    let Some(intent) = &tenant.record.intent else { return Ok(Settled::Free(tenant)) };
+    if intent.sends == 0 {
+        // Announced only: Mailu never heard of it.
+        drop_intent(&mut tenant);
+        tenant.store().await?;
+        return Ok(Settled::Free(tenant));
+    }
+    let was_drifting =
+        tenant.record.credential.as_ref().is_some_and(|kept| kept.drift.is_some());
+    let announced = match Announced::resume(tenant).await {
+        Ok(announced) => announced,
+        Err((tenant, error)) => return Err(leave_open(tenant, &error).await),
+    };
+    let verdict = announced.judge().await?;
+    match verdict {
+        Verdict::Live(proven) => Ok(Settled::Committed(Box::new(proven.commit().await?))),
+        Verdict::OtherLive(announced) if is_exhausted(&announced) => {
+            give_up(announced.into_tenant()).await
+        }
+        Verdict::CannotTell(announced, None) if is_exhausted(&announced) => {
+            let trouble = Error::Unreachable(Trouble::Unintelligible);
+            Err(leave_open(announced.into_tenant(), &trouble).await)
+        }
+        Verdict::OtherLive(announced) | Verdict::CannotTell(announced, None) => {
+            drive(announced).await.map(|committed| Settled::Committed(Box::new(committed)))
+        }
+        Verdict::NoneLive(announced) if was_drifting && in_drift == InDrift::SendAgain => {
+            drive(announced).await.map(|committed| Settled::Committed(Box::new(committed)))
+        }
+        Verdict::NoneLive(announced) => Err(stop_in_drift(announced.into_tenant()).await),
+        Verdict::CannotTell(announced, Some(trouble)) => {
+            Err(leave_open(announced.into_tenant(), &Error::Unreachable(trouble)).await)
+        }
+        Verdict::Refused(tenant, refusal) => {
+            Err(drop_candidate(tenant, Error::Refused(refusal)).await)
+        }
+    }
+}
+
+/// Sends the candidate, at most [`SENDS_PER_OPERATION`] times, until it is proven.
+pub(super) async fn drive(mut announced: Announced) -> Result<Committed, Error> {
+    for _ in 0..SENDS_PER_OPERATION {
+        let verdict = announced.send().await?.apply().await?.prove().await?;
+        announced = match verdict {
+            Verdict::Live(proven) => return proven.commit().await,
+            Verdict::Refused(tenant, refusal) => {
+                return Err(drop_candidate(tenant, Error::Refused(refusal)).await);
+            }
+            Verdict::OtherLive(again) | Verdict::CannotTell(again, None) => again,
+            Verdict::NoneLive(open) => return Err(stop_in_drift(open.into_tenant()).await),
+            Verdict::CannotTell(open, Some(trouble)) => {
+                return Err(leave_open(open.into_tenant(), &Error::Unreachable(trouble)).await);
+            }
+        };
+    }
+    let trouble = Error::Unreachable(Trouble::Unintelligible);
+    Err(leave_open(announced.into_tenant(), &trouble).await)
+}
+
+/// Every send was refused: the candidate never can become live and is dropped.
+async fn drop_candidate(mut tenant: LockedTenant, error: Error) -> Error {
+    let Some(intent) = drop_intent(&mut tenant) else {
+        return Error::Defect("no candidate to drop");
+    };
+    let change = change_of(&intent);
+    let now = tenant.engine.clock().now();
+    steps::note_error(&mut tenant, error.code());
+    let event = failure(&change, &intent, error.code(), now);
+    tenant.record_event(event);
+    // Until the refusal is stored the candidate counts as sent: then the doubt remains.
+    match tenant.store().await {
+        Ok(()) => error,
+        Err(storage) => storage,
+    }
+}
+
+/// Removes the intent; with it the credential, if this would have been its first password.
+fn drop_intent(tenant: &mut LockedTenant) -> Option<Intent> {
+    let intent = tenant.record.intent.take()?;
+    tenant.record.open.settle_at = None;
+    tenant.record.open.settle_failures = 0;
+    if tenant.record.credential.as_ref().is_some_and(|kept| kept.versions.is_empty()) {
+        tenant.record.credential = None;
+    }
+    Some(intent)
+}
+
+/// The outcome stays open: reads say `uncertain`, ticks and requests try again.
+async fn leave_open(mut tenant: LockedTenant, error: &Error) -> Error {
+    let now = tenant.engine.clock().now();
+    let failures = usize::try_from(tenant.record.open.settle_failures).unwrap_or(usize::MAX);
+    let minutes = BACK_OFF_MINUTES.get(failures).or(BACK_OFF_MINUTES.last()).copied();
+    tenant.record.open.settle_at = Some(now + TimeDelta::minutes(minutes.unwrap_or(10)));
+    tenant.record.open.settle_failures = tenant.record.open.settle_failures.saturating_add(1);
+    steps::note_error(&mut tenant, error.code());
+    match tenant.store().await {
+        // A refused token or an exhausted limiter is permanent: a repeat would not help.
+        Ok(()) => match error {
+            Error::Refused(refusal) => Error::Refused(*refusal),
+            _ => Error::Unsettled,
+        },
+        Err(storage) => storage,
+    }
+}
+
+async fn stop_in_drift(mut tenant: LockedTenant) -> Error {
+    steps::note_drift(&mut tenant, "foreign_password", None);
+    steps::note_error(&mut tenant, "drift");
+    match tenant.store().await {
+        Ok(()) => drift_error(),
+        Err(storage) => storage,
+    }
+}
+
+/// The answer to a change that met a foreign password.
+pub(in crate::engine) fn drift_error() -> Error {
+    Error::conflict(
+        "drift",
+        "Mailu holds a password that this engine did not set; every password that was sent is \
+         kept. Find out who changed it. Rotating again overwrites it.",
+    )
+}
+
+fn is_exhausted(announced: &Announced) -> bool {
+    let tenant = announced.tenant();
+    let now = tenant.engine.clock().now();
+    tenant.record.intent.as_ref().is_some_and(|intent| {
+        intent.sends >= MOST_SENDS
+            || intent.first_sent_at.is_some_and(|first| now - first >= LONGEST)
+    })
+}
+
+/// Mailu never took the candidate: it is kept as an abandoned version, and the tenant is settled
+/// again, once its last send is long enough ago.
+async fn give_up(mut tenant: LockedTenant) -> Result<Settled, Error> {
+    let now = tenant.engine.clock().now();
+    let last_sent = tenant.record.intent.as_ref().and_then(|intent| intent.last_sent_at);
+    if last_sent.is_some_and(|sent| now - sent < LAST_SEND_COOLED) {
+        return Err(leave_open(tenant, &Error::Unsettled).await);
+    }
+    let Some(intent) = tenant.record.intent.take() else {
+        return Err(Error::Defect("no candidate to give up"));
+    };
+    let change = change_of(&intent);
+    let event = failure(&change, &intent, "abandoned", now);
+    let Some(credential) = tenant.record.credential.as_mut() else {
+        return Err(Error::Defect("no credential to give up on"));
+    };
+    credential.versions.push(Version {
+        number: intent.version,
+        password: intent.candidate,
+        created_at: intent.announced_at,
+        created_by: intent.actor,
+        rotation_type: intent.rotation_type,
+        request_id: intent.request_id,
+        attempt: intent.attempt,
+        proof: Proof::None,
+        verified_at: None,
+        hash_fingerprint: None,
+        last_sent_at: intent.last_sent_at,
+        doubtful: true,
+        login_tried: false,
+        abandoned: true,
+        compromised: None,
+    });
+    tenant.record.open.settle_at = None;
+    tenant.record.open.settle_failures = 0;
+    steps::note_error(&mut tenant, "abandoned");
+    tenant.record_event(event);
+    tenant.store().await?;
+    Ok(Settled::Free(tenant))
+}
+
+fn change_of(intent: &Intent) -> Change {
+    Change {
+        rotation_type: intent.rotation_type,
+        actor: intent.actor.clone(),
+        reason: intent.reason.clone(),
+        request_id: intent.request_id.clone(),
+    }
+}
+
+fn failure(
+    change: &Change,
+    intent: &Intent,
+    code: &str,
+    now: chrono::DateTime<chrono::Utc>,
+) -> NewEvent {
+    let mut event = NewEvent::new(EventName::RotationFailed, change.actor.clone(), now);
+    event.severity = Severity::Warning;
+    event.outcome = Outcome::Failure;
+    event.rotation_type = change.rotation_type;
+    event.version = Some(intent.version);
+    event.reason.clone_from(&change.reason);
+    event.error_code = Some(code.to_owned());
+    event.request_id.clone_from(&change.request_id);
+    event
+}

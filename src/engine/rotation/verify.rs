@@ -1,0 +1,170 @@
+//! Asking Mailu which password is live, without sending one.
+
+use super::settle::{InDrift, Settled, settle};
+use super::steps;
+use crate::engine::error::Error;
+use crate::engine::locked::LockedTenant;
+use crate::engine::mail::{self, Live, Mail};
+use crate::engine::storage::record::Proof;
+use crate::provider::{Account, EmailAddress, HashCheck, ServerVersion};
+
+/// What Mailu said about a credential.
+#[derive(Debug)]
+pub(in crate::engine) struct Verified {
+    /// The tenant, still locked, its record updated and stored.
+    pub(in crate::engine) tenant: LockedTenant,
+    /// The stored version that is live; `None` if none is or it cannot be told.
+    pub(in crate::engine) live_version: Option<u64>,
+    /// Whether it could be told.
+    pub(in crate::engine) known: bool,
+    /// Whether the account may log in; `None` if it does not exist.
+    pub(in crate::engine) enabled: Option<bool>,
+    /// The account's app tokens; `None` if the server has none of that kind or did not tell.
+    pub(in crate::engine) app_tokens: Option<usize>,
+    /// The server's release line.
+    pub(in crate::engine) server_version: ServerVersion,
+    /// What an operator should know.
+    pub(in crate::engine) warnings: Vec<String>,
+}
+
+/// Settles an open intent, then compares every stored password with Mailu's hash and stores what
+/// came out.
+///
+/// # Errors
+///
+/// [`Error::UnknownTenant`]; what Mailu refused; [`Error::Unreachable`] if it did not answer:
+/// then nothing is concluded and nothing changes.
+pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, Error> {
+    if tenant.record.live_credential().is_none() {
+        return Err(Error::UnknownTenant);
+    }
+    let mut tenant = match settle(tenant, InDrift::Stop).await? {
+        Settled::Free(tenant) => tenant,
+        Settled::Committed(committed) => committed.tenant,
+    };
+    let username = tenant.record.live_credential().map(|kept| kept.username.clone());
+    let address = mail::address(&username.ok_or(Error::UnknownTenant)?)?;
+    let mail = tenant.connect().await?;
+    let account = mail.provider.account(&address).await.map_err(mail::read_error)?;
+    let live = match &account {
+        Some(account) => tenant.find_live(account).await?,
+        None => Live::None,
+    };
+    conclude(&mut tenant, account.as_ref(), &live);
+    tenant.store().await?;
+    let (app_tokens, server_version) = server_facts(&mail, &address).await;
+    let warnings = warnings(account.as_ref(), &live, app_tokens, server_version);
+    Ok(Verified {
+        live_version: match live {
+            Live::Version(number) => Some(number),
+            Live::Candidate | Live::None | Live::CannotTell => None,
+        },
+        known: live != Live::CannotTell,
+        enabled: account.map(|account| account.enabled),
+        app_tokens,
+        server_version,
+        warnings,
+        tenant,
+    })
+}
+
+/// Writes into the record, in memory, what Mailu showed.
+fn conclude(tenant: &mut LockedTenant, account: Option<&Account>, live: &Live) {
+    let now = tenant.engine.clock().now();
+    let fingerprint =
+        account.and_then(|account| account.hash.as_ref()).map(|hash| hash.fingerprint());
+    let current = tenant.record.credential.as_ref().and_then(|kept| kept.current);
+    match live {
+        Live::Version(number) if Some(*number) == current => {
+            let Some(credential) = tenant.record.credential.as_mut() else { return };
+            credential.drift = None;
+            if let Some(version) = credential.current_version_mut() {
+                // A login proves more than a hash: it is not taken back.
+                if version.proof != Proof::Login {
+                    version.proof = Proof::Hash;
+                }
+                version.verified_at = Some(now);
+                version.hash_fingerprint = fingerprint;
+            }
+            tenant.record.last_error = None;
+            // A waiting confirmation has just been done.
+            tenant.record.open.confirm_at.retain(|at| *at > now);
+        }
+        Live::Version(number) => steps::note_drift(tenant, "older_version", Some(*number)),
+        Live::None => {
+            let code = if account.is_some() { "foreign_password" } else { "account_missing" };
+            steps::note_drift(tenant, code, None);
+        }
+        // No conclusion: absence of a hash is not absence of the password.
+        Live::CannotTell | Live::Candidate => {}
+    }
+}
+
+async fn server_facts(mail: &Mail, address: &EmailAddress) -> (Option<usize>, ServerVersion) {
+    let server_version = mail.provider.server_version().await;
+    let app_tokens = match server_version {
+        ServerVersion::Mailu20 => None,
+        ServerVersion::Mailu2024 | ServerVersion::Unknown => {
+            mail.provider.app_tokens(address).await.ok().flatten()
+        }
+    };
+    (app_tokens, server_version)
+}
+
+fn warnings(
+    account: Option<&Account>,
+    live: &Live,
+    app_tokens: Option<usize>,
+    server_version: ServerVersion,
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut warn = |condition: bool, text: &str| {
+        if condition {
+            warnings.push(text.to_owned());
+        }
+    };
+    let Some(account) = account else {
+        warn(true, "Mailu has no such account: create it, or check that this is the right server.");
+        return warnings;
+    };
+    warn(!account.enabled, "the account is disabled in Mailu: no password logs in.");
+    warn(
+        account.forwarding,
+        "mail to the account is forwarded elsewhere: check that this is intended.",
+    );
+    warn(account.auto_reply, "an automatic reply is on for the account.");
+    warn(
+        account.administrator == Some(false),
+        "the account is not a global administrator of its Mailu server.",
+    );
+    warn(
+        app_tokens.is_some_and(|count| count > 0),
+        "the account has app tokens: they log in beside the password and survive its rotation.",
+    );
+    warn(
+        *live == Live::CannotTell,
+        "Mailu shows no password hash that can be checked: which password is live cannot be \
+         told.",
+    );
+    warn(
+        server_version == ServerVersion::Mailu2024,
+        "no call reveals the exact Mailu release: make sure that it is 2024.06.52 or later, older \
+         ones let anyone edit app tokens (CVE-2026-49217).",
+    );
+    warnings
+}
+
+/// Checks one given password against the account; `None` if Mailu shows nothing that can be
+/// checked.
+pub(in crate::engine) async fn live_password(
+    tenant: &LockedTenant,
+    account: &Account,
+    password: &crate::crypto::Sensitive<String>,
+) -> Option<bool> {
+    let hash = account.hash.as_ref()?;
+    match tenant.engine.parts.hash_pool.check(hash, password).await {
+        HashCheck::Fits => Some(true),
+        HashCheck::DoesNotFit => Some(false),
+        HashCheck::CannotTell(_) => None,
+    }
+}
