@@ -1,1 +1,74 @@
-fn main() {}
+//! The plugin binary: composes the parts, serves, and maps the outcome to an exit code.
+
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vault_plugin_secrets_smtp::clock::SystemClock;
+use vault_plugin_secrets_smtp::goplugin::Logging;
+use vault_plugin_secrets_smtp::wire::{Plugin, ServerInfo, serve};
+
+mod placeholder;
+
+const NAME: &str = env!("CARGO_PKG_NAME");
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const HELP: &str = "\
+A secrets engine plugin for HashiCorp Vault and OpenBao. The server starts it; register it with
+`vault plugin register`. By itself it only answers these arguments:
+
+  --version     print the version
+  --audit-keys  print the response fields to exempt from hashing in audit logs
+  --help        print this text
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        [] => match run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => say(std::io::stderr(), &chain(&*error), 1),
+        },
+        ["--version"] => say(std::io::stdout(), &format!("{NAME} {VERSION}\n"), 0),
+        ["--help" | "-h"] => say(std::io::stdout(), HELP, 0),
+        ["--audit-keys"] => say(std::io::stdout(), placeholder::AUDIT_KEYS, 0),
+        _ => say(std::io::stderr(), &format!("unknown argument\n\n{HELP}"), 2),
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    // Two workers: one may be busy encrypting while the other keeps the broker and the connection
+    // alive. More cost throughput, because most of a request's time is the server's.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let served = runtime.block_on(serve(Plugin {
+        version: VERSION,
+        logging: Logging {
+            level_variable: "SMTP_LOG_LEVEL",
+            target: env!("CARGO_CRATE_NAME"),
+        },
+        clock: Arc::new(SystemClock::new()),
+        server: ServerInfo::parse(|name| std::env::var(name).ok()),
+        factory: Arc::new(|_info| Arc::new(placeholder::Placeholder)),
+    }));
+    // A password hash under way must not keep the process alive.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    Ok(served?)
+}
+
+fn say(mut out: impl Write, text: &str, code: u8) -> ExitCode {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::from(code),
+        Err(_closed) => ExitCode::FAILURE,
+    }
+}
+
+fn chain(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause: &&dyn Error| (**cause).source());
+    let texts = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+    format!("{NAME}: {texts}\n")
+}

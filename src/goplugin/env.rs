@@ -1,0 +1,106 @@
+//! What a host tells a plugin through its environment, parsed once.
+
+use std::path::PathBuf;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use super::Error;
+
+/// The `PLUGIN_*` variables.
+///
+/// Left out: `PLUGIN_PROTOCOL_VERSIONS`, because a plugin of one version answers that version
+/// whatever is listed, and the host reports the mismatch; `PLUGIN_MIN_PORT` and `PLUGIN_MAX_PORT`,
+/// because nothing here listens on TCP.
+///
+/// Source: go-plugin `client.go` (`Start`), `server.go` (`Serve`).
+#[derive(Clone, Debug)]
+pub struct HostEnv {
+    /// The host's one-off certificate: its client certificate on the main connection and its
+    /// server certificate on brokered ones.
+    pub host_certificate: CertificateDer<'static>,
+    /// Where the socket is to be made; the system's temporary directory unless the host says.
+    pub socket_dir: PathBuf,
+    /// The group, by number or name, that may connect besides this user.
+    pub socket_group: Option<String>,
+    /// The host would run all connections over one socket, and expects to be told whether it may.
+    pub asks_for_multiplexing: bool,
+}
+
+impl HostEnv {
+    /// Parses the variables; an empty one counts as absent.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMutualTls`] and [`Error::HostCertificate`] for `PLUGIN_CLIENT_CERT`.
+    pub fn parse(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let lookup = |name| lookup(name).filter(|value| !value.is_empty());
+        let pem = lookup("PLUGIN_CLIENT_CERT").ok_or(Error::NoMutualTls)?;
+        Ok(Self {
+            host_certificate: CertificateDer::from_pem_slice(pem.as_bytes())
+                .map_err(Error::HostCertificate)?,
+            socket_dir: lookup("PLUGIN_UNIX_SOCKET_DIR")
+                .map_or_else(std::env::temp_dir, PathBuf::from),
+            socket_group: lookup("PLUGIN_UNIX_SOCKET_GROUP"),
+            asks_for_multiplexing: lookup("PLUGIN_MULTIPLEX_GRPC").is_some(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn parse(variables: &[(&str, &str)]) -> Result<HostEnv, Error> {
+        let variables: BTreeMap<_, _> = variables.iter().copied().collect();
+        HostEnv::parse(|name| variables.get(name).map(|value| (*value).to_owned()))
+    }
+
+    fn pem() -> String {
+        rcgen::generate_simple_self_signed([String::from("localhost")])
+            .unwrap()
+            .cert
+            .pem()
+    }
+
+    #[test]
+    fn a_host_without_mutual_tls_is_refused() {
+        assert!(matches!(parse(&[]), Err(Error::NoMutualTls)));
+        assert!(matches!(
+            parse(&[("PLUGIN_CLIENT_CERT", "")]),
+            Err(Error::NoMutualTls)
+        ));
+        assert!(matches!(
+            parse(&[("PLUGIN_CLIENT_CERT", "not a certificate")]),
+            Err(Error::HostCertificate(_))
+        ));
+    }
+
+    #[test]
+    fn what_the_host_leaves_open_has_defaults() {
+        let env = parse(&[
+            ("PLUGIN_CLIENT_CERT", &pem()),
+            ("PLUGIN_UNIX_SOCKET_GROUP", ""),
+        ])
+        .unwrap();
+        assert_eq!(env.socket_dir, std::env::temp_dir());
+        assert_eq!(env.socket_group, None);
+        assert!(!env.asks_for_multiplexing);
+    }
+
+    #[test]
+    fn what_the_host_says_is_taken() {
+        let env = parse(&[
+            ("PLUGIN_CLIENT_CERT", &pem()),
+            ("PLUGIN_UNIX_SOCKET_DIR", "/run/plugin"),
+            ("PLUGIN_UNIX_SOCKET_GROUP", "1000"),
+            ("PLUGIN_MULTIPLEX_GRPC", "true"),
+        ])
+        .unwrap();
+        assert_eq!(env.socket_dir, PathBuf::from("/run/plugin"));
+        assert_eq!(env.socket_group.as_deref(), Some("1000"));
+        assert!(env.asks_for_multiplexing);
+    }
+}

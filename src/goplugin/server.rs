@@ -1,0 +1,127 @@
+//! A bound plugin server: everything of [`super::serve`] that has no process-wide effect.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tonic::service::Routes;
+use tonic::transport::server::Server as GrpcServer;
+
+use super::broker::{Broker, BrokerService};
+use super::controller::Controller;
+use super::health::Health;
+use super::host_link::{Ending, HostLink};
+use super::listener::Listener;
+use super::stdio::Stdio;
+use super::tls::MutualTls;
+use super::{Error, HostEnv, Protocol, handshake};
+use crate::proto::grpc::health::v1::health_server::HealthServer;
+use crate::proto::plugin::grpc_broker_server::GrpcBrokerServer;
+use crate::proto::plugin::grpc_controller_server::GrpcControllerServer;
+use crate::proto::plugin::grpc_stdio_server::GrpcStdioServer;
+use crate::tasks::Tasks;
+
+/// How long calls under way may take once the end has come. A host that asked for it kills the
+/// process after two seconds.
+const DRAIN: Duration = Duration::from_secs(1);
+/// How long background tasks get after that; they have nothing left to do.
+const STOP: Duration = Duration::from_millis(200);
+
+/// A plugin that is bound to its socket but does not answer yet.
+#[derive(Debug)]
+pub struct Server {
+    version: u32,
+    asks_for_multiplexing: bool,
+    tls: MutualTls,
+    listener: Listener,
+    broker: Broker,
+}
+
+impl Server {
+    /// Makes the certificate and binds the socket.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OwnCertificate`], [`Error::Tls`], [`Error::Random`], [`Error::UnknownGroup`] or
+    /// [`Error::Socket`].
+    pub fn bind(protocol: &Protocol, env: &HostEnv) -> Result<Self, Error> {
+        let tls = MutualTls::new(env.host_certificate.clone())?;
+        let mut name = [0; 8];
+        tls.random(&mut name)?;
+        let listener = Listener::bind(&env.socket_dir, env.socket_group.as_deref(), name)?;
+        Ok(Self {
+            version: protocol.version,
+            asks_for_multiplexing: env.asks_for_multiplexing,
+            broker: Broker::new(tls.clone()),
+            tls,
+            listener,
+        })
+    }
+
+    /// Returns the line that tells the host where and how to connect, with its line end.
+    #[must_use]
+    pub fn handshake_line(&self) -> String {
+        handshake::line(
+            self.version,
+            self.listener.path(),
+            &self.tls.certificate,
+            self.asks_for_multiplexing,
+        )
+    }
+
+    /// Returns the broker, which dials back into the host once [`Server::run`] answers.
+    #[must_use]
+    pub fn broker(&self) -> Broker {
+        self.broker.clone()
+    }
+
+    /// Answers with `services` and go-plugin's own until the host ends it, is gone, or `terminate`
+    /// is ready; then lets calls under way finish, for a second at most.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Server`] or [`Error::Stopped`] if the gRPC server ended by itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cuts calls under way; the socket is unlinked soon after.
+    pub async fn run(
+        self,
+        services: Routes,
+        terminate: impl Future<Output = ()>,
+    ) -> Result<Ending, Error> {
+        let tasks = Tasks::new();
+        let stopping = tasks.cancelled();
+        // A dropped future must stop the accepting task as well.
+        let _stop_on_drop = stopping.clone().drop_guard();
+        let link = HostLink::new();
+        let services = services
+            .add_service(GrpcBrokerServer::new(BrokerService {
+                broker: self.broker,
+                link: link.clone(),
+                tasks: tasks.clone(),
+            }))
+            .add_service(GrpcControllerServer::new(Controller(link.clone())))
+            .add_service(GrpcStdioServer::new(Stdio {
+                stopping: stopping.clone(),
+            }))
+            .add_service(HealthServer::new(Health {
+                stopping: stopping.clone(),
+            }));
+        let connections = self.listener.accept(&self.tls, &link, &tasks);
+        let serving = GrpcServer::builder()
+            .add_routes(services)
+            .serve_with_incoming_shutdown(connections, stopping.clone().cancelled_owned());
+        tokio::pin!(serving);
+
+        let ending = tokio::select! {
+            ended = &mut serving => return Err(ended.map_or_else(Error::Server, |()| Error::Stopped)),
+            ending = link.ended() => ending,
+            () = terminate => Ending::Terminated,
+        };
+        stopping.cancel();
+        // A call that takes longer is cut; the host does not wait for it either.
+        let _ = tokio::time::timeout(DRAIN, serving).await;
+        tasks.stop(STOP).await;
+        Ok(ending)
+    }
+}
