@@ -532,6 +532,25 @@ mod tests {
         assert_eq!(exists("nothing/at/all").await, Ok(None));
     }
 
+    #[tokio::test]
+    async fn help_is_there_for_the_mount_and_every_known_path() {
+        for path in [
+            "",
+            "/",
+            "help",
+            "acme/rotate",
+            "acme/rotate/",
+            "config/audit",
+        ] {
+            let body = json!({"requestResponsePrefix": "smtp"});
+            let answer = ask(Operation::Help, path, body).await.unwrap().unwrap();
+            assert!(answer.data.unwrap().as_map()["help"].is_string(), "{path}");
+            assert!(answer.warnings.is_empty());
+        }
+        let answer = ask(Operation::Help, "no/such/path", json!({})).await;
+        assert_eq!(answer.unwrap_err(), Error::UnsupportedPath);
+    }
+
     #[test]
     fn the_check_finds_each_defect() {
         fn read(operations: &'static [Operation]) -> Vec<Endpoint<Echo>> {
