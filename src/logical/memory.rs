@@ -23,7 +23,7 @@ impl Snapshot {
     }
 }
 
-/// Storage in memory; each call is atomic.
+/// Storage in memory; each call is atomic. A page of at most 0 keys is empty.
 ///
 /// Source for the rules: OpenBao 2.7 and Vault as observed through a plugin (keys with `..` are
 /// refused by Vault, larger values than about 1 MiB by raft).

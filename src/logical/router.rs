@@ -39,6 +39,41 @@ pub enum RouteError {
 ///
 /// Of all patterns that match a path, the one with the leftmost literal wins; the order of the
 /// table means nothing. Ticks and leases are not routed: the engine handles them before.
+///
+/// ```
+/// use std::sync::Arc;
+/// use vault_plugin_secrets_smtp::logical::{
+///     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, Router,
+/// };
+///
+/// struct Engine;
+///
+/// async fn greet(_engine: Arc<Engine>, _mount: Mount, call: Call) -> Reply {
+///     let word = call.fields.text("word").set().unwrap_or("hello").to_owned();
+///     Ok(Some(Response::data(Data::keys(vec![word, call.capture("name").to_owned()]))))
+/// }
+///
+/// let router = Router::new(vec![Route {
+///     pattern: "greet/{name}",
+///     synopsis: "Greets somebody.",
+///     description: "Greets whoever the path names.",
+///     fields: const {
+///         &[
+///             Field::text("name", "Who is greeted."),
+///             Field::text("word", "How.").default("hello"),
+///         ]
+///     },
+///     endpoints: vec![Endpoint {
+///         operations: &[Operation::Update],
+///         summary: "Greet",
+///         answers: &[],
+///         handler: |engine: Arc<Engine>, mount, call| Box::pin(greet(engine, mount, call)),
+///     }],
+///     existence: None,
+/// }])
+/// .with_help("Greets people.");
+/// assert_eq!(router.check(), Ok(()));
+/// ```
 pub struct Router<S> {
     help: &'static str,
     /// In matching order.
@@ -400,6 +435,11 @@ mod tests {
                 })],
             ),
             route(
+                "{tenant}/status",
+                &[TENANT],
+                vec![endpoint(&[Read], |_, _, _| Box::pin(async { Ok(None) }))],
+            ),
+            route(
                 "{tenant}/rotate",
                 &[TENANT, REASON],
                 vec![endpoint(&[Update], |_, _, call| {
@@ -494,6 +534,8 @@ mod tests {
         assert_eq!(answer.unwrap().warnings.len(), 1);
         let answer = ask(Operation::Update, "acme/config", json!({})).await;
         assert!(answer.unwrap().is_none());
+        let answer = ask(Operation::Read, "acme/status", json!({"x": "1"})).await;
+        assert!(answer.unwrap().is_none(), "a 404 must stay one");
         let answer = ask(Operation::List, "", json!({"list": "true"})).await;
         assert!(answer.unwrap().unwrap().warnings.is_empty());
     }
@@ -530,6 +572,15 @@ mod tests {
         assert_eq!(exists("other/config").await, Ok(Some(false)));
         assert_eq!(exists("acme/rotate").await, Ok(None));
         assert_eq!(exists("nothing/at/all").await, Ok(None));
+    }
+
+    #[test]
+    fn its_futures_may_move_between_threads() {
+        fn sent<T: Send>(_future: T) {}
+        let (router, state, mount) = (Router::new(routes()), Arc::new(Echo), mount());
+        let request = Request::new(Operation::Read, "", Data::default());
+        sent(router.handle(&state, &mount, request.clone()));
+        sent(router.exists(&state, &mount, request));
     }
 
     #[tokio::test]
