@@ -221,3 +221,158 @@ fn texts(field: &Field, value: Value) -> Result<Vec<String>, Error> {
         .map(|item| checked(field, item.to_owned()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Patch;
+    use super::*;
+
+    const FIELDS: &[Field] = &[
+        Field::text("tenant", "Name of the tenant."),
+        Field::text("reason", "Why.").max_bytes(16),
+        Field::text("ca_cert", "PEM.").multiline(),
+        Field::secret("password", "The password."),
+        Field::integer("version", "A version."),
+        Field::boolean("hold", "Whether to hold."),
+        Field::duration("wait", "How long."),
+        Field::instant("until", "Until when."),
+        Field::texts("admins", "Who."),
+    ];
+    const REQUIRED: &[Field] = &[
+        Field::text("tenant", "Name of the tenant.").required(),
+        Field::text("reason", "Why.").required(),
+        Field::secret("token", "The token.").required(),
+    ];
+
+    fn data(value: Value) -> Data {
+        match value {
+            Value::Object(fields) => Data::from_map(fields),
+            _ => panic!("not an object"),
+        }
+    }
+
+    fn fields(value: Value) -> Result<Fields, Error> {
+        decode(FIELDS, &["tenant"], data(value)).map(|decoded| decoded.fields)
+    }
+
+    fn refusal(value: Value) -> (&'static str, String) {
+        match fields(value) {
+            Err(Error::User { code, message }) => (code, message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_kind_takes_its_json_and_its_text_form() {
+        for both in [
+            json!({"version": 3, "hold": true, "wait": 90, "admins": ["a@b.test", " c@d.test "]}),
+            json!({"version": "3", "hold": "true", "wait": "90s", "admins": "a@b.test,c@d.test,"}),
+            json!({"version": 3, "hold": 1, "wait": 90.0, "admins": ["a@b.test", "", "c@d.test"]}),
+        ] {
+            let fields = fields(both).unwrap();
+            assert_eq!(fields.integer("version"), Patch::Set(3));
+            assert_eq!(fields.boolean("hold"), Patch::Set(true));
+            assert_eq!(
+                fields.duration("wait"),
+                Patch::Set(std::time::Duration::from_secs(90))
+            );
+            assert_eq!(
+                fields.texts("admins").set().unwrap(),
+                ["a@b.test", "c@d.test"]
+            );
+        }
+        let fields = fields(json!({"reason": 12, "until": "2026-11-21T07:47:00+01:00"})).unwrap();
+        assert_eq!(fields.text("reason"), Patch::Set("12"));
+        let until = fields.instant("until").set().unwrap();
+        assert_eq!(instant::format(&until), "2026-11-21T06:47:00Z");
+    }
+
+    #[test]
+    fn absent_null_and_empty_are_told_apart() {
+        let fields = fields(json!({"wait": null, "reason": ""})).unwrap();
+        assert_eq!(fields.duration("wait"), Patch::Null);
+        assert_eq!(fields.text("reason"), Patch::Set(""));
+        assert!(fields.integer("version").is_absent());
+        assert!(!fields.is_empty());
+    }
+
+    #[test]
+    fn wrong_values_are_refused_without_being_repeated() {
+        for (name, value) in [
+            ("reason", json!(["hunter2"])),
+            ("reason", json!({"a": "hunter2"})),
+            ("reason", json!("a\nhunter2")),
+            ("reason", json!("a\u{85}hunter2")),
+            ("ca_cert", json!("a\u{1b}hunter2")),
+            ("password", json!(12_345)),
+            ("password", json!("hunter2\r")),
+            ("version", json!("hunter2")),
+            ("version", json!(1.5)),
+            ("version", json!(18_446_744_073_709_551_615_u64)),
+            ("hold", json!("hunter2")),
+            ("hold", json!(2)),
+            ("wait", json!("hunter2")),
+            ("wait", json!(-1)),
+            ("wait", json!(1.5)),
+            ("wait", json!(3_155_760_001_u64)),
+            ("wait", json!([1])),
+            ("until", json!("hunter2")),
+            ("until", json!(1_795_243_620)),
+            ("admins", json!([["hunter2"]])),
+            ("admins", json!({"a": 1})),
+            ("admins", json!(["a\nhunter2"])),
+        ] {
+            let shown = value.to_string();
+            let (code, message) = refusal(json!({ name: value }));
+            assert_eq!(code, "invalid_field", "{name} {shown}");
+            assert!(message.starts_with(&format!("`{name}` must ")), "{message}");
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn only_a_multiline_field_takes_line_breaks() {
+        let pem = "-----BEGIN-----\r\n\tx\n";
+        let fields = fields(json!({ "ca_cert": pem })).unwrap();
+        assert_eq!(fields.text("ca_cert"), Patch::Set(pem));
+    }
+
+    #[test]
+    fn the_limit_counts_bytes() {
+        assert!(fields(json!({"reason": "ä".repeat(8)})).is_ok());
+        let (code, message) = refusal(json!({"reason": "ä".repeat(9)}));
+        assert_eq!(code, "too_long");
+        assert!(message.contains("`reason` may have at most 16 bytes"));
+        let (code, _) = refusal(json!({"admins": ",".repeat(1_000)}));
+        assert_eq!(code, "too_long");
+    }
+
+    #[test]
+    fn what_is_required_must_be_named_and_not_empty() {
+        let missing = |value| match decode(REQUIRED, &["tenant"], data(value)) {
+            Err(Error::User {
+                code: "missing_field",
+                message,
+            }) => message.split('`').nth(1).unwrap().to_owned(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(missing(json!({"token": "t"})), "reason");
+        assert_eq!(missing(json!({"token": "t", "reason": ""})), "reason");
+        assert_eq!(missing(json!({"token": "t", "reason": null})), "reason");
+        assert_eq!(missing(json!({"reason": "r", "token": ""})), "token");
+        let complete = data(json!({"reason": "r", "token": "t"}));
+        let fields = decode(REQUIRED, &["tenant"], complete).unwrap().fields;
+        assert_eq!(fields.secret("token").set().unwrap().expose(), "t");
+    }
+
+    #[test]
+    fn the_path_wins_over_the_body_and_unknown_names_are_reported() {
+        let body = data(json!({"zz": 1, "tenant": ["x"], "aa": 1, "hold": false}));
+        let decoded = decode(FIELDS, &["tenant"], body).unwrap();
+        assert_eq!(decoded.ignored, ["aa", "zz"]);
+        assert_eq!(decoded.replaced, ["tenant"]);
+        assert!(decoded.fields.text("tenant").is_absent());
+    }
+}

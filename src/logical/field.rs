@@ -84,7 +84,7 @@ pub enum FieldType {
 
 /// One field of a path or of an answer: a capture, a parameter or an answered value.
 ///
-/// Built in constant tables:
+/// Built in constants, because a route keeps `&'static` tables (in place: `const { &[..] }`):
 ///
 /// ```
 /// use vault_plugin_secrets_smtp::logical::Field;

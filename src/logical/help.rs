@@ -96,3 +96,81 @@ fn indented(out: &mut String, columns: usize, text: &str) {
         let _ = writeln!(out, "{:columns$}{}", "", line.trim_end());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Endpoint, Operation};
+    use super::*;
+
+    const FIELDS: &[Field] = &[
+        Field::text("tenant", "Name of the tenant."),
+        Field::text("reason", "Why it is done.\nFor the audit log.").required(),
+        Field::duration("wait", "How long to wait.").default("8s"),
+    ];
+
+    fn route(pattern: &'static str) -> Route<()> {
+        Route {
+            pattern,
+            synopsis: "Changes the password now.",
+            description: "\nSets a new password in Mailu.\n",
+            fields: FIELDS,
+            endpoints: vec![Endpoint {
+                operations: &[Operation::Update],
+                summary: "Change the password",
+                answers: &[],
+                handler: |_, _, _| Box::pin(async { Ok(None) }),
+            }],
+            existence: None,
+        }
+    }
+
+    fn text(data: &Data) -> &str {
+        data.as_map()["help"].as_str().unwrap()
+    }
+
+    #[test]
+    fn a_path_explains_itself() {
+        let data = of_path("acme/rotate", &route("{tenant}/rotate")).unwrap();
+        assert_eq!(
+            text(&data),
+            "\
+Request:        acme/rotate
+Matching Route: {tenant}/rotate
+
+Changes the password now.
+
+## PARAMETERS
+
+    tenant (string)
+        Name of the tenant.
+
+    reason (string, required)
+        Why it is done.
+        For the audit log.
+
+    wait (duration)
+        How long to wait.
+        Default: 8s
+
+## DESCRIPTION
+
+Sets a new password in Mailu.
+"
+        );
+        assert!(data.as_map()["see_also"].is_null());
+        let paths = &data.as_map()["openapi"]["paths"];
+        assert_eq!(paths.as_object().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_mount_lists_its_paths_in_order() {
+        let routes = [route("{tenant}/rotate"), route(""), route("config")];
+        let data = of_mount("Owns passwords.", routes.iter()).unwrap();
+        let help = text(&data);
+        assert!(help.starts_with("## DESCRIPTION\n\nOwns passwords.\n\n## PATHS\n"));
+        let shown = "    (the mount itself)\n        Changes the password now.\n\n    \
+                     config\n        Changes the password now.\n\n    \
+                     {tenant}/rotate\n        Changes the password now.\n";
+        assert!(help.contains(shown), "{help}");
+    }
+}

@@ -23,7 +23,7 @@ impl Snapshot {
     }
 }
 
-/// Storage in memory; each call is atomic.
+/// Storage in memory; each call is atomic. A page of at most 0 keys is empty.
 ///
 /// Source for the rules: OpenBao 2.7 and Vault as observed through a plugin (keys with `..` are
 /// refused by Vault, larger values than about 1 MiB by raft).
@@ -170,4 +170,108 @@ fn check_key(key: &str) -> Result<(), StorageError> {
 
 fn refused(text: &str) -> StorageError {
     StorageError::Refused(String::from(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn filled() -> MemoryStorage {
+        let storage = MemoryStorage::new();
+        for key in [
+            "st/dir/b", "st/dir/a", "st/a", "st/dir.x", "st/z", "sta", "config",
+        ] {
+            storage
+                .put(StorageEntry::new(key, key.as_bytes().to_vec()))
+                .await
+                .unwrap();
+        }
+        storage
+    }
+
+    #[tokio::test]
+    async fn a_list_is_one_level_sorted_with_folders() {
+        let storage = filled().await;
+        assert_eq!(storage.list("").await.unwrap(), ["config", "st/", "sta"]);
+        // As the host sorts: by the shown name, slash included.
+        assert_eq!(
+            storage.list("st/").await.unwrap(),
+            ["a", "dir.x", "dir/", "z"]
+        );
+        assert_eq!(storage.list("st/dir/").await.unwrap(), ["a", "b"]);
+        assert!(storage.list("none/").await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn pages_follow_each_other_without_gap_or_repetition() {
+        let storage = filled().await;
+        let mut seen = Vec::new();
+        let mut after = String::new();
+        loop {
+            let page = storage.list_page("st/", &after, 3).await.unwrap();
+            let Some(last) = page.last() else { break };
+            after.clone_from(last);
+            seen.extend(page);
+        }
+        assert_eq!(seen, storage.list("st/").await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn compare_and_put_writes_only_over_what_was_expected() {
+        let storage = MemoryStorage::new();
+        let entry = |value: &[u8]| StorageEntry::new("k", value.to_vec());
+        let cas = |value, expected| storage.compare_and_put(entry(value), expected);
+        assert_eq!(cas(b"1", Some(b"0")).await, Err(StorageError::Conflict));
+        assert_eq!(cas(b"1", None).await, Ok(()));
+        assert_eq!(cas(b"2", None).await, Err(StorageError::Conflict));
+        assert_eq!(cas(b"2", Some(b"1")).await, Ok(()));
+        assert_eq!(storage.get("k").await.unwrap().unwrap().value, b"2");
+    }
+
+    #[tokio::test]
+    async fn a_read_only_storage_reads_and_never_writes() {
+        let storage = filled().await;
+        let before = storage.snapshot();
+        storage.set_read_only(true);
+        let entry = StorageEntry::new("config", Vec::new());
+        assert_eq!(
+            storage.put(entry.clone()).await,
+            Err(StorageError::ReadOnly)
+        );
+        let cas = storage.compare_and_put(entry, Some(b"config")).await;
+        assert_eq!(cas, Err(StorageError::ReadOnly));
+        assert_eq!(storage.delete("config").await, Err(StorageError::ReadOnly));
+        assert_eq!(storage.snapshot(), before);
+        assert!(storage.get("config").await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_brings_every_byte_back() {
+        let storage = filled().await;
+        let before = storage.snapshot();
+        storage.delete("config").await.unwrap();
+        storage.delete("config").await.unwrap();
+        storage
+            .put(StorageEntry::new("st/a", vec![1]))
+            .await
+            .unwrap();
+        assert_ne!(storage.snapshot(), before);
+        storage.restore(&before);
+        assert_eq!(storage.snapshot(), before);
+        assert_eq!(before.entries().count(), 7);
+    }
+
+    #[tokio::test]
+    async fn keys_and_values_a_host_would_refuse_are_refused() {
+        let storage = MemoryStorage::new();
+        for key in ["", "/a", "a/", "a//b", "a/../b", "a..b", "./a"] {
+            let put = storage.put(StorageEntry::new(key, Vec::new())).await;
+            assert!(matches!(put, Err(StorageError::Refused(_))), "{key}");
+        }
+        let size = MemoryStorage::MAX_VALUE_BYTES;
+        let put = |size| storage.put(StorageEntry::new("k", vec![0; size]));
+        assert_eq!(put(size).await, Ok(()));
+        assert!(put(size + 1).await.is_err());
+        assert!(storage.list("st").await.is_err());
+    }
 }

@@ -208,3 +208,46 @@ fn parse_segment(segment: &'static str) -> Option<Segment> {
 fn is_segment(part: &str) -> bool {
     !matches!(part, "" | "." | "..") && !part.contains(char::is_control)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(pattern: &'static str, path: &str) -> bool {
+        Pattern::parse(pattern).unwrap().captures_of(path).is_some()
+    }
+
+    #[test]
+    fn a_capture_is_exactly_one_segment() {
+        assert!(matches("{tenant}/rotate", "acme/rotate"));
+        assert!(matches("", ""));
+        for path in [
+            "acme",
+            "acme/rotate/x",
+            "a/b/rotate",
+            "/rotate",
+            "acme/rotate/",
+            "",
+        ] {
+            assert!(!matches("{tenant}/rotate", path), "{path}");
+        }
+    }
+
+    #[test]
+    fn segments_that_could_mislead_match_nothing() {
+        for path in [".", "..", "a\nb", "a\0", "\u{85}"] {
+            assert!(!matches("{tenant}", path), "{path:?}");
+        }
+        assert!(matches("{tenant}", "a..b"));
+        assert!(matches("{tenant}", "{tenant}"));
+    }
+
+    #[test]
+    fn malformed_patterns_do_not_parse() {
+        for pattern in [
+            "/", "/a", "a/", "a//b", "{}", "{a", "a}", "{a}b", "{a{b}}", "..", "{a}/{a}",
+        ] {
+            assert_eq!(Pattern::parse(pattern), None, "{pattern}");
+        }
+    }
+}

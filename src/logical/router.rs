@@ -39,6 +39,41 @@ pub enum RouteError {
 ///
 /// Of all patterns that match a path, the one with the leftmost literal wins; the order of the
 /// table means nothing. Ticks and leases are not routed: the engine handles them before.
+///
+/// ```
+/// use std::sync::Arc;
+/// use vault_plugin_secrets_smtp::logical::{
+///     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, Router,
+/// };
+///
+/// struct Engine;
+///
+/// async fn greet(_engine: Arc<Engine>, _mount: Mount, call: Call) -> Reply {
+///     let word = call.fields.text("word").set().unwrap_or("hello").to_owned();
+///     Ok(Some(Response::data(Data::keys(vec![word, call.capture("name").to_owned()]))))
+/// }
+///
+/// let router = Router::new(vec![Route {
+///     pattern: "greet/{name}",
+///     synopsis: "Greets somebody.",
+///     description: "Greets whoever the path names.",
+///     fields: const {
+///         &[
+///             Field::text("name", "Who is greeted."),
+///             Field::text("word", "How.").default("hello"),
+///         ]
+///     },
+///     endpoints: vec![Endpoint {
+///         operations: &[Operation::Update],
+///         summary: "Greet",
+///         answers: &[],
+///         handler: |engine: Arc<Engine>, mount, call| Box::pin(greet(engine, mount, call)),
+///     }],
+///     existence: None,
+/// }])
+/// .with_help("Greets people.");
+/// assert_eq!(router.check(), Ok(()));
+/// ```
 pub struct Router<S> {
     help: &'static str,
     /// In matching order.
@@ -308,5 +343,310 @@ fn with_warnings(
             ..Response::default()
         }),
         None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::{Endpoint, MemoryStorage, StaticSystemView};
+    use super::*;
+
+    /// Answers which pattern was called with what.
+    #[derive(Debug)]
+    struct Echo;
+
+    const TENANT: Field = Field::text("tenant", "Name of the tenant.");
+    const REASON: Field = Field::text("reason", "Why it is done.").required();
+
+    fn echo(pattern: &'static str, call: &Call) -> Reply {
+        let tenant = match pattern.contains("{tenant}") {
+            true => call.capture("tenant"),
+            false => "",
+        };
+        assert!(call.request.data.as_map().is_empty());
+        let data = Data::from_serialize(&json!({ "pattern": pattern, "tenant": tenant }))?;
+        Ok(Some(Response::data(data)))
+    }
+
+    fn endpoint(
+        operations: &'static [Operation],
+        handler: super::super::Handler<Echo>,
+    ) -> Endpoint<Echo> {
+        Endpoint {
+            operations,
+            summary: "Does it.",
+            answers: &[],
+            handler,
+        }
+    }
+
+    fn route(
+        pattern: &'static str,
+        fields: &'static [Field],
+        endpoints: Vec<Endpoint<Echo>>,
+    ) -> Route<Echo> {
+        Route {
+            pattern,
+            synopsis: "One of the paths.",
+            description: "All about it.",
+            fields,
+            endpoints,
+            existence: None,
+        }
+    }
+
+    fn routes() -> Vec<Route<Echo>> {
+        use Operation::{Delete, List, Read, Update};
+        let mut config = route(
+            "{tenant}/config",
+            &[TENANT],
+            vec![
+                endpoint(&[Read], |_, _, call| {
+                    Box::pin(async move { echo("{tenant}/config", &call) })
+                }),
+                endpoint(&[Update, Delete], |_, _, _| Box::pin(async { Ok(None) })),
+            ],
+        );
+        config.existence =
+            Some(|_, _, call| Box::pin(async move { Ok(Some(call.capture("tenant") == "acme")) }));
+        vec![
+            config,
+            route(
+                "config/audit",
+                &[],
+                vec![endpoint(&[Read], |_, _, call| {
+                    Box::pin(async move { echo("config/audit", &call) })
+                })],
+            ),
+            route(
+                "config/{name}",
+                const { &[Field::text("name", "")] },
+                vec![endpoint(&[Read], |_, _, call| {
+                    Box::pin(async move { echo("config/{name}", &call) })
+                })],
+            ),
+            route(
+                "",
+                &[],
+                vec![endpoint(&[List], |_, _, call| {
+                    Box::pin(async move { echo("", &call) })
+                })],
+            ),
+            route(
+                "{tenant}/status",
+                &[TENANT],
+                vec![endpoint(&[Read], |_, _, _| Box::pin(async { Ok(None) }))],
+            ),
+            route(
+                "{tenant}/rotate",
+                &[TENANT, REASON],
+                vec![endpoint(&[Update], |_, _, call| {
+                    Box::pin(async move { echo("{tenant}/rotate", &call) })
+                })],
+            ),
+        ]
+    }
+
+    fn mount() -> Mount {
+        Mount {
+            storage: Arc::new(MemoryStorage::new()),
+            system: Arc::new(StaticSystemView::default()),
+        }
+    }
+
+    async fn ask(operation: Operation, path: &str, body: Value) -> Reply {
+        let Value::Object(body) = body else {
+            panic!("not an object")
+        };
+        let request = Request::new(operation, path, Data::from_map(body));
+        let router = Router::new(routes());
+        router.handle(&Arc::new(Echo), &mount(), request).await
+    }
+
+    async fn pattern_of(operation: Operation, path: &str) -> Result<String, Error> {
+        let answer = ask(operation, path, json!({"reason": "x"})).await?.unwrap();
+        let data = answer.data.unwrap();
+        Ok(data.as_map()["pattern"].as_str().unwrap().to_owned())
+    }
+
+    #[tokio::test]
+    async fn the_leftmost_literal_wins_in_any_order_of_the_table() {
+        let read = |path| pattern_of(Operation::Read, path);
+        assert_eq!(read("config/audit").await.unwrap(), "config/audit");
+        assert_eq!(read("config/config").await.unwrap(), "config/{name}");
+        assert_eq!(read("acme/config").await.unwrap(), "{tenant}/config");
+        let order = |routes: Vec<Route<Echo>>| -> Vec<&'static str> {
+            let router = Router::new(routes);
+            router.routes().map(|route| route.pattern).collect()
+        };
+        let reversed = routes().into_iter().rev().collect();
+        assert_eq!(order(routes()), order(reversed));
+    }
+
+    #[tokio::test]
+    async fn only_lists_may_end_in_a_slash() {
+        for path in ["", "/"] {
+            assert_eq!(pattern_of(Operation::List, path).await.unwrap(), "");
+        }
+        for (operation, path) in [
+            (Operation::Read, "acme/config/"),
+            (Operation::Update, "acme/rotate/"),
+            (Operation::List, "//"),
+            (Operation::Read, "acme//config"),
+            (Operation::Read, "../config"),
+            (Operation::Read, "nothing"),
+        ] {
+            let answer = pattern_of(operation, path).await;
+            assert_eq!(answer, Err(Error::UnsupportedPath), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_known_path_without_the_operation_is_told_apart() {
+        for operation in [Operation::Delete, Operation::Rollback, Operation::List] {
+            let answer = ask(operation, "acme/rotate", json!({})).await;
+            assert_eq!(answer.unwrap_err(), Error::UnsupportedOperation);
+        }
+    }
+
+    #[tokio::test]
+    async fn unknown_and_replaced_parameters_become_warnings() {
+        let body = json!({"reason": "x", "tenant": "evil", "b": 1, "a\nb": 1});
+        let answer = ask(Operation::Update, "acme/rotate", body).await.unwrap();
+        let answer = answer.unwrap();
+        assert_eq!(
+            answer.warnings,
+            [
+                "Endpoint ignored these unrecognized parameters: [a?b b]",
+                "Endpoint replaced the value of these parameters with the values captured from \
+                 the endpoint's path: [tenant]",
+            ]
+        );
+        assert_eq!(answer.data.unwrap().as_map()["tenant"], "acme");
+    }
+
+    #[tokio::test]
+    async fn a_write_without_answer_still_warns_and_a_silent_one_stays_silent() {
+        let body = json!({"reasn": "x"});
+        let answer = ask(Operation::Update, "acme/config", body).await.unwrap();
+        assert_eq!(answer.unwrap().warnings.len(), 1);
+        let answer = ask(Operation::Update, "acme/config", json!({})).await;
+        assert!(answer.unwrap().is_none());
+        let answer = ask(Operation::Read, "acme/status", json!({"x": "1"})).await;
+        assert!(answer.unwrap().is_none(), "a 404 must stay one");
+        let answer = ask(Operation::List, "", json!({"list": "true"})).await;
+        assert!(answer.unwrap().unwrap().warnings.is_empty());
+    }
+
+    #[tokio::test]
+    async fn endless_names_are_cut() {
+        let body: serde_json::Map<String, Value> = (0..100)
+            .map(|n| (format!("{n:03}{}", "x".repeat(1_000)), json!(1)))
+            .collect();
+        let answer = ask(Operation::Update, "acme/config", Value::Object(body)).await;
+        let warning = answer.unwrap().unwrap().warnings.remove(0);
+        assert!(warning.len() < 64 * 20 + 100, "{}", warning.len());
+    }
+
+    #[tokio::test]
+    async fn missing_fields_are_refused_before_the_handler() {
+        let answer = ask(Operation::Update, "acme/rotate", json!({})).await;
+        let Err(Error::User { code, .. }) = answer else {
+            panic!("{answer:?}")
+        };
+        assert_eq!(code, "missing_field");
+    }
+
+    #[tokio::test]
+    async fn the_existence_check_decodes_nothing_and_knows_its_limits() {
+        let router = Router::new(routes());
+        let (state, mount) = (Arc::new(Echo), mount());
+        let exists = async |path| {
+            let body = serde_json::Map::from_iter([(String::from("tenant"), json!([1]))]);
+            let request = Request::new(Operation::Update, path, Data::from_map(body));
+            router.exists(&state, &mount, request).await
+        };
+        assert_eq!(exists("acme/config").await, Ok(Some(true)));
+        assert_eq!(exists("other/config").await, Ok(Some(false)));
+        assert_eq!(exists("acme/rotate").await, Ok(None));
+        assert_eq!(exists("nothing/at/all").await, Ok(None));
+    }
+
+    #[test]
+    fn its_futures_may_move_between_threads() {
+        fn sent<T: Send>(_future: T) {}
+        let (router, state, mount) = (Router::new(routes()), Arc::new(Echo), mount());
+        let request = Request::new(Operation::Read, "", Data::default());
+        sent(router.handle(&state, &mount, request.clone()));
+        sent(router.exists(&state, &mount, request));
+    }
+
+    #[tokio::test]
+    async fn help_is_there_for_the_mount_and_every_known_path() {
+        for path in [
+            "",
+            "/",
+            "help",
+            "acme/rotate",
+            "acme/rotate/",
+            "config/audit",
+        ] {
+            let body = json!({"requestResponsePrefix": "smtp"});
+            let answer = ask(Operation::Help, path, body).await.unwrap().unwrap();
+            assert!(answer.data.unwrap().as_map()["help"].is_string(), "{path}");
+            assert!(answer.warnings.is_empty());
+        }
+        let answer = ask(Operation::Help, "no/such/path", json!({})).await;
+        assert_eq!(answer.unwrap_err(), Error::UnsupportedPath);
+    }
+
+    #[test]
+    fn the_check_finds_each_defect() {
+        fn read(operations: &'static [Operation]) -> Vec<Endpoint<Echo>> {
+            vec![endpoint(operations, |_, _, _| Box::pin(async { Ok(None) }))]
+        }
+        const READ: &[Operation] = &[Operation::Read];
+        let with = |added: Route<Echo>| {
+            let mut all = routes();
+            all.push(added);
+            Router::new(all).check()
+        };
+        assert_eq!(Router::new(routes()).check(), Ok(()));
+        assert_eq!(
+            with(route("a//b", &[], read(READ))),
+            Err(RouteError::Pattern("a//b"))
+        );
+        assert_eq!(
+            with(route(
+                "{x}/rotate",
+                const { &[Field::text("x", "")] },
+                read(READ)
+            )),
+            Err(RouteError::Ambiguous("{tenant}/rotate", "{x}/rotate"))
+        );
+        assert_eq!(
+            with(route("a/{x}", &[], read(READ))),
+            Err(RouteError::Capture("a/{x}", "x"))
+        );
+        let twice = &[Operation::Read, Operation::Read];
+        assert_eq!(
+            with(route("a", &[], read(twice))),
+            Err(RouteError::Operation("a", Operation::Read))
+        );
+        assert_eq!(
+            with(route("a", &[], read(&[Operation::Rollback]))),
+            Err(RouteError::Operation("a", Operation::Rollback))
+        );
+        assert_eq!(
+            with(route("a", &[TENANT, TENANT], read(READ))),
+            Err(RouteError::Field("a", "tenant"))
+        );
+        let bad = const { &[Field::duration("wait", "").default("8 seconds")] };
+        assert_eq!(
+            with(route("a", bad, read(READ))),
+            Err(RouteError::Field("a", "wait"))
+        );
     }
 }
