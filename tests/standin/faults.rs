@@ -1,5 +1,6 @@
 //! Failures to order: which requests they meet, how often, and what happens.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -137,7 +138,9 @@ pub struct Faults {
     rules: Mutex<Vec<Rule>>,
     /// How often the held requests were released.
     releases: watch::Sender<u64>,
-    held: watch::Sender<usize>,
+    /// How many requests wait, by the number of releases they saw: a release answers only for
+    /// those that came before it.
+    held: watch::Sender<BTreeMap<u64, usize>>,
 }
 
 impl Default for Faults {
@@ -145,7 +148,7 @@ impl Default for Faults {
         Self {
             rules: Mutex::default(),
             releases: watch::Sender::new(0),
-            held: watch::Sender::new(0),
+            held: watch::Sender::default(),
         }
     }
 }
@@ -178,31 +181,42 @@ impl Faults {
 
     /// Counts a request as held until the returned guard is dropped.
     pub fn hold(&self) -> Held {
-        self.held.send_modify(|held| *held += 1);
+        let mut releases = self.releases.subscribe();
+        let seen = *releases.borrow_and_update();
+        self.held
+            .send_modify(|held| *held.entry(seen).or_default() += 1);
         Held {
             held: self.held.clone(),
-            releases: self.releases.subscribe(),
+            releases,
+            seen,
         }
     }
 
     /// Lets every held request go on and waits until each is done with its write.
     pub async fn release(&self) {
-        self.releases.send_modify(|count| *count += 1);
-        self.wait_held(|held| held == 0).await;
+        let mut count = 0;
+        self.releases.send_modify(|releases| {
+            *releases += 1;
+            count = *releases;
+        });
+        let is_done = |held: &BTreeMap<u64, usize>| held.range(..count).all(|(_, n)| *n == 0);
+        // The sender lives in `self`, so the channel cannot close under the wait.
+        let _ = self.held.subscribe().wait_for(is_done).await;
     }
 
-    /// Waits until the number of held requests satisfies `enough`.
-    pub async fn wait_held(&self, enough: impl Fn(usize) -> bool) {
-        // The sender lives in `self`, so the channel cannot close under the wait.
-        let _ = self.held.subscribe().wait_for(|held| enough(*held)).await;
+    /// Waits until at least `count` requests are held.
+    pub async fn wait_held(&self, count: usize) {
+        let is_enough = |held: &BTreeMap<u64, usize>| held.values().sum::<usize>() >= count;
+        let _ = self.held.subscribe().wait_for(is_enough).await;
     }
 }
 
 /// A request that waits.
 #[derive(Debug)]
 pub struct Held {
-    held: watch::Sender<usize>,
+    held: watch::Sender<BTreeMap<u64, usize>>,
     releases: watch::Receiver<u64>,
+    seen: u64,
 }
 
 impl Held {
@@ -224,6 +238,10 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.held.send_modify(|held| *held -= 1);
+        self.held.send_modify(|held| {
+            if let Some(count) = held.get_mut(&self.seen) {
+                *count -= 1;
+            }
+        });
     }
 }

@@ -153,7 +153,7 @@ impl MailuStandin {
 
     /// Waits until `count` requests are held by faults.
     pub async fn wait_held(&self, count: usize) {
-        self.shared.faults.wait_held(|held| held >= count).await;
+        self.shared.faults.wait_held(count).await;
     }
 
     /// Lets held requests go on, applies late writes, and returns when all of them are done.
