@@ -7,6 +7,12 @@
 //! reach the host's audit log in clear and Mailu's validation errors echo the password.
 
 mod error;
+mod hash;
+mod mailu;
+pub mod marker;
+mod network;
+mod registry;
+mod tls;
 
 use std::fmt;
 
@@ -15,6 +21,13 @@ use async_trait::async_trait;
 use crate::crypto::Sensitive;
 
 pub use error::{Refusal, Trouble};
+pub use hash::{HashCheck, HashPool, NoVerdict, StoredHash};
+pub use network::{
+    AddressRefusal, AddressRule, AddressRuleError, EndpointError, EndpointUrl, NetworkPolicy,
+    Scheme, SmtpAddress, SmtpAddressError,
+};
+pub use registry::{ConnectError, Connector, MailuConfig, ProviderConfig, connector};
+pub use tls::{CaError, ServerNameError, parse_ca, parse_server_name};
 
 /// What became of a call that changes something.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +55,7 @@ pub enum ReadError {
 #[derive(Clone, Debug)]
 pub struct Account {
     /// The stored password hash; `None` if the server does not tell it.
-    pub hash: Option<String>,
+    pub hash: Option<StoredHash>,
     /// Whether the account may log in.
     pub enabled: bool,
     /// The free text an administrator sees; carries the engine's marker.

@@ -1,0 +1,505 @@
+//! The addresses an operator writes: the URL of a Mailu API and the address of its SMTP service.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use url::{Host, Url};
+
+use super::policy::{AddressRefusal, NetworkPolicy};
+use super::rules::host_name;
+
+/// Longest URL accepted, in bytes.
+const MAX_URL: usize = 2_048;
+
+/// The port that speaks TLS from the first byte. Source: RFC 8314, section 7.3.
+const SUBMISSIONS: u16 = 465;
+
+/// How an endpoint is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// TLS; the only one outside development.
+    Https,
+    /// Plain text; development only.
+    Http,
+}
+
+impl Scheme {
+    /// Returns the scheme as a URL begins with it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Https => "https",
+            Self::Http => "http",
+        }
+    }
+
+    /// Returns the port that a URL of this scheme need not name.
+    #[must_use]
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Https => 443,
+            Self::Http => 80,
+        }
+    }
+}
+
+/// The checked URL of one Mailu server, in one canonical spelling.
+///
+/// The API lies at `<url>/api/v1`. A URL that already ends in `/api` or `/api/v1` means the same
+/// server as one without; one that ends in another `/v1` is the API itself, for servers with their
+/// own `WEB_API`.
+///
+/// ```
+/// use vault_plugin_secrets_smtp::provider::{EndpointUrl, NetworkPolicy};
+///
+/// let policy = NetworkPolicy::default();
+/// let url = EndpointUrl::parse("https://Mail.Acme.example:443/api/v1/", &policy).unwrap();
+/// assert_eq!(url.as_str(), "https://mail.acme.example");
+/// assert!(EndpointUrl::parse("http://mail.acme.example", &policy).is_err());
+/// assert!(EndpointUrl::parse("https://127.0.0.1", &policy).is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointUrl {
+    text: String,
+    scheme: Scheme,
+    host: String,
+    ip: Option<IpAddr>,
+    port: u16,
+    prefix: String,
+}
+
+/// The text is no URL of a Mailu server that may be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum EndpointError {
+    /// More than 2,048 bytes.
+    #[error("a URL has at most 2048 bytes")]
+    TooLong,
+    /// Not an absolute URL, or with spaces, control characters, backslashes or dot segments.
+    #[error("not a URL of the form https://host[:port][/path]")]
+    Malformed,
+    /// Not https.
+    #[error("the URL must begin with https://")]
+    Scheme,
+    /// Credentials in the URL, which would be stored and logged as if they were none.
+    #[error("the URL must not contain a user name or password")]
+    UserInfo,
+    /// A `?` or a `#`.
+    #[error("the URL must not contain a query or a fragment")]
+    Query,
+    /// Neither an address nor a host name.
+    #[error("the URL's host is neither an address nor a host name")]
+    Host,
+    /// The address rules forbid the host whatever it resolves to.
+    #[error("{0}")]
+    Address(#[from] AddressRefusal),
+}
+
+impl EndpointUrl {
+    /// Parses and canonicalises a URL: lower-case host, no default port, no trailing slash, no
+    /// `/api/v1`.
+    ///
+    /// # Errors
+    ///
+    /// [`EndpointError`]; addresses that `policy` forbids are refused here, before any network.
+    pub fn parse(text: &str, policy: &NetworkPolicy) -> Result<Self, EndpointError> {
+        if text.len() > MAX_URL {
+            return Err(EndpointError::TooLong);
+        }
+        // The URL standard repairs all of these; a typing error should not be repaired silently.
+        let odd = |character: char| {
+            character.is_control() || character.is_whitespace() || character == '\\'
+        };
+        if text.contains(odd) || has_dot_segment(text) {
+            return Err(EndpointError::Malformed);
+        }
+        let scheme = scheme_of(text)?;
+        if scheme == Scheme::Http && !policy.dev_loopback {
+            return Err(EndpointError::Scheme);
+        }
+        if text.contains(['?', '#']) {
+            return Err(EndpointError::Query);
+        }
+        let url = Url::parse(text).map_err(|error| match error {
+            url::ParseError::EmptyHost
+            | url::ParseError::IdnaError
+            | url::ParseError::InvalidIpv4Address
+            | url::ParseError::InvalidIpv6Address
+            | url::ParseError::InvalidDomainCharacter => EndpointError::Host,
+            _ => EndpointError::Malformed,
+        })?;
+        let user = !url.username().is_empty() || url.password().is_some();
+        if user || url.authority().contains('@') {
+            return Err(EndpointError::UserInfo);
+        }
+        let (host, ip) = host_of(&url)?;
+        let port = url.port().unwrap_or(scheme.default_port());
+        if port == 0 {
+            return Err(EndpointError::Malformed);
+        }
+        policy.check_literal(&host, port)?;
+        let prefix = prefix_of(url.path());
+        let authority = authority(&host, port, scheme);
+        Ok(Self {
+            text: format!("{}://{authority}{prefix}", scheme.as_str()),
+            scheme,
+            host,
+            ip,
+            port,
+            prefix,
+        })
+    }
+
+    /// Returns the canonical spelling, the same for every spelling of one endpoint.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns the scheme.
+    #[must_use]
+    pub const fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Returns the lower-case host name, or the address without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Returns the port, the scheme's own if the URL names none.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Reports whether the host is an address.
+    #[must_use]
+    pub const fn is_literal(&self) -> bool {
+        self.ip.is_some()
+    }
+
+    /// Returns `host[:port]` as the `Host` header carries it.
+    pub(in crate::provider) fn authority(&self) -> String {
+        authority(&self.host, self.port, self.scheme)
+    }
+
+    /// Returns the API's base URL without a trailing slash, with `name` in the place of the host.
+    pub(in crate::provider) fn api_base(&self, name: Option<&str>) -> String {
+        let host = name.unwrap_or(&self.host);
+        let authority = authority(host, self.port, self.scheme);
+        let path = if ends_in_segment(&self.prefix, "v1") {
+            ""
+        } else {
+            "/api/v1"
+        };
+        format!(
+            "{}://{authority}{}{path}",
+            self.scheme.as_str(),
+            self.prefix
+        )
+    }
+}
+
+impl fmt::Display for EndpointUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn scheme_of(text: &str) -> Result<Scheme, EndpointError> {
+    let (scheme, rest) = text.split_once("://").ok_or(EndpointError::Malformed)?;
+    if rest.starts_with('/') {
+        return Err(EndpointError::Malformed);
+    }
+    match scheme.to_ascii_lowercase().as_str() {
+        "https" => Ok(Scheme::Https),
+        "http" => Ok(Scheme::Http),
+        _ => Err(EndpointError::Scheme),
+    }
+}
+
+fn has_dot_segment(text: &str) -> bool {
+    text.split('/').any(|segment| {
+        let plain = segment.to_ascii_lowercase().replace("%2e", ".");
+        plain == "." || plain == ".."
+    })
+}
+
+fn host_of(url: &Url) -> Result<(String, Option<IpAddr>), EndpointError> {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => Ok((ip.to_string(), Some(IpAddr::V4(ip)))),
+        Some(Host::Ipv6(ip)) => Ok((ip.to_string(), Some(IpAddr::V6(ip)))),
+        Some(Host::Domain(name)) => host_name(name)
+            .map(|name| (name, None))
+            .ok_or(EndpointError::Host),
+        None => Err(EndpointError::Host),
+    }
+}
+
+/// Cuts trailing slashes and the part of the path that every Mailu has.
+fn prefix_of(path: &str) -> String {
+    let mut path = path.trim_end_matches('/');
+    for known in ["/api/v1", "/api"] {
+        if let Some(before) = path.strip_suffix(known) {
+            path = before.trim_end_matches('/');
+            break;
+        }
+    }
+    path.to_owned()
+}
+
+fn ends_in_segment(path: &str, segment: &str) -> bool {
+    path.rsplit('/').next() == Some(segment)
+}
+
+fn authority(host: &str, port: u16, scheme: Scheme) -> String {
+    let host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    };
+    if port == scheme.default_port() {
+        host
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+/// The address of an SMTP submission service.
+///
+/// Port 465 speaks TLS from the first byte, any other must offer STARTTLS.
+///
+/// ```
+/// use vault_plugin_secrets_smtp::provider::SmtpAddress;
+///
+/// assert!(SmtpAddress::parse("mail.acme.example:465").unwrap().implicit_tls());
+/// assert!(!SmtpAddress::parse("[2001:db8::1]:587").unwrap().implicit_tls());
+/// assert!(SmtpAddress::parse("mail.acme.example").is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SmtpAddress {
+    host: String,
+    port: u16,
+}
+
+/// The text is no `host:port`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[error("not an SMTP address of the form host:port, such as mail.acme.example:465")]
+pub struct SmtpAddressError;
+
+impl SmtpAddress {
+    /// Parses `host:port`; IPv6 addresses stand in brackets.
+    ///
+    /// # Errors
+    ///
+    /// [`SmtpAddressError`] for anything else.
+    pub fn parse(text: &str) -> Result<Self, SmtpAddressError> {
+        let (host, port) = text.rsplit_once(':').ok_or(SmtpAddressError)?;
+        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let port: u16 = port.parse().unwrap_or(0);
+        if port == 0 || !digits {
+            return Err(SmtpAddressError);
+        }
+        let bracketed = host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'));
+        let host = match (bracketed, host.parse::<IpAddr>()) {
+            (Some(inside), _) => match inside.parse() {
+                Ok(IpAddr::V6(ip)) => ip.to_string(),
+                _ => return Err(SmtpAddressError),
+            },
+            (None, Ok(IpAddr::V4(ip))) => ip.to_string(),
+            (None, Ok(IpAddr::V6(_))) => return Err(SmtpAddressError),
+            (None, Err(_)) => host_name(host).ok_or(SmtpAddressError)?,
+        };
+        Ok(Self { host, port })
+    }
+
+    /// Returns the lower-case host name, or the address without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Returns the port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Reports whether TLS begins with the first byte; otherwise STARTTLS is required.
+    #[must_use]
+    pub const fn implicit_tls(&self) -> bool {
+        self.port == SUBMISSIONS
+    }
+}
+
+impl fmt::Display for SmtpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<EndpointUrl, EndpointError> {
+        EndpointUrl::parse(text, &NetworkPolicy::default())
+    }
+
+    #[test]
+    fn spellings_of_one_server_are_one_endpoint() {
+        for text in [
+            "https://mail.acme.example",
+            "https://mail.acme.example/",
+            "HTTPS://MAIL.ACME.EXAMPLE:443",
+            "https://mail.acme.example/api",
+            "https://mail.acme.example/api/v1/",
+        ] {
+            let url = parse(text).unwrap();
+            assert_eq!(url.as_str(), "https://mail.acme.example", "{text}");
+            assert_eq!(url.port(), 443);
+            assert_eq!(
+                url.api_base(None),
+                "https://mail.acme.example/api/v1",
+                "{text}"
+            );
+            assert_eq!(parse(url.as_str()).unwrap(), url, "stable");
+        }
+    }
+
+    #[test]
+    fn prefixes_ports_and_names_of_their_own_are_kept() {
+        for (text, canonical, base) in [
+            (
+                "https://m.example:8443/mail/",
+                "https://m.example:8443/mail",
+                "https://m.example:8443/mail/api/v1",
+            ),
+            (
+                "https://m.example/secret/v1",
+                "https://m.example/secret/v1",
+                "https://m.example/secret/v1",
+            ),
+            (
+                "https://[2606:4700::1]:8443",
+                "https://[2606:4700::1]:8443",
+                "https://[2606:4700::1]:8443/api/v1",
+            ),
+            (
+                "https://müller.example",
+                "https://xn--mller-kva.example",
+                "https://xn--mller-kva.example/api/v1",
+            ),
+        ] {
+            let url = parse(text).unwrap();
+            assert_eq!(url.as_str(), canonical);
+            assert_eq!(url.api_base(None), base);
+            assert_eq!(parse(canonical).unwrap(), url);
+        }
+        let url = parse("https://1.1.1.1:8443").unwrap();
+        assert_eq!(
+            url.api_base(Some("m.example")),
+            "https://m.example:8443/api/v1"
+        );
+        assert_eq!(url.authority(), "1.1.1.1:8443");
+        assert!(url.is_literal());
+    }
+
+    #[test]
+    fn what_is_no_endpoint_is_refused_by_kind() {
+        let long = format!("https://m.example/{}", "a".repeat(2_048));
+        for (text, why) in [
+            (long.as_str(), EndpointError::TooLong),
+            ("", EndpointError::Malformed),
+            ("mail.acme.example", EndpointError::Malformed),
+            ("https:mail.acme.example", EndpointError::Malformed),
+            ("https:///mail.acme.example", EndpointError::Malformed),
+            ("https://m.example\\@evil.example", EndpointError::Malformed),
+            ("https://m.ex\tample", EndpointError::Malformed),
+            (" https://m.example", EndpointError::Malformed),
+            ("https://m.example/a/../b", EndpointError::Malformed),
+            ("https://m.example/%2E%2e/b", EndpointError::Malformed),
+            ("https://m.example:0", EndpointError::Malformed),
+            ("https://m.example:99999", EndpointError::Malformed),
+            ("http://m.example", EndpointError::Scheme),
+            ("ftp://m.example", EndpointError::Scheme),
+            ("https://user@m.example", EndpointError::UserInfo),
+            ("https://:secret@m.example", EndpointError::UserInfo),
+            ("https://m.example/?a=b", EndpointError::Query),
+            ("https://m.example/#a", EndpointError::Query),
+            ("https://m.example./", EndpointError::Host),
+            ("https://m_.-.example", EndpointError::Host),
+            ("https://1.2.3.4.5", EndpointError::Host),
+        ] {
+            assert_eq!(parse(text), Err(why), "{text}");
+        }
+    }
+
+    #[test]
+    fn forbidden_literals_are_refused_in_every_spelling() {
+        for text in [
+            "https://127.0.0.1",
+            "https://127.1",
+            "https://0x7f000001",
+            "https://2130706433",
+            "https://0177.0.0.1",
+            "https://[::1]",
+            "https://[::ffff:127.0.0.1]",
+            "https://[::ffff:a9fe:a9fe]",
+            "https://169.254.169.254",
+            "https://localhost",
+            "https://api.localhost",
+            "https://0.0.0.0",
+        ] {
+            assert_eq!(
+                parse(text),
+                Err(EndpointError::Address(AddressRefusal::Never)),
+                "{text}"
+            );
+        }
+        assert_eq!(
+            parse("https://10.0.0.1"),
+            Err(EndpointError::Address(AddressRefusal::Private))
+        );
+    }
+
+    #[test]
+    fn plain_http_is_for_development() {
+        let policy = NetworkPolicy {
+            dev_loopback: true,
+            ..NetworkPolicy::default()
+        };
+        let url = EndpointUrl::parse("http://127.0.0.1:8080", &policy).unwrap();
+        assert_eq!(url.as_str(), "http://127.0.0.1:8080");
+        assert_eq!(url.scheme(), Scheme::Http);
+    }
+
+    #[test]
+    fn smtp_addresses_survive_their_text() {
+        for text in ["m.example:465", "1.1.1.1:587", "[2606:4700::1]:465"] {
+            let address = SmtpAddress::parse(text).unwrap();
+            assert_eq!(address.to_string(), text);
+        }
+        for text in [
+            "",
+            "m.example",
+            "m.example:",
+            "m.example:0",
+            "m.example:+25",
+            "m.example:99999",
+            "2606:4700::1:465",
+            "[1.1.1.1]:465",
+            "user@m.example:465",
+            "m example:465",
+        ] {
+            assert!(SmtpAddress::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! [`NetworkPolicy`]: which addresses may be connected to, and the resolution that obeys it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::ranges::{Reach, reach};
+use super::rules::AddressRule;
+use crate::provider::Trouble;
+
+/// The rules for every outgoing connection.
+///
+/// With an empty `allowed` list, public addresses are allowed. With a list, only what it names is,
+/// and what it names may be private. Loopback, link-local, multicast, unspecified addresses and
+/// the `refused` ones are never allowed, in any spelling; `dev_loopback` lifts this for loopback
+/// alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkPolicy {
+    /// The mount's `allowed_hosts`.
+    pub allowed: Vec<AddressRule>,
+    /// Allows loopback and plain http: only where the process was started for development.
+    pub dev_loopback: bool,
+    /// Addresses that no list can allow: the host's own API.
+    pub refused: Vec<SocketAddr>,
+}
+
+/// Why an address may not be connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum AddressRefusal {
+    /// Loopback, link-local, multicast, unspecified or the host's own API.
+    #[error("loopback, link-local, multicast and the host's own addresses are never called")]
+    Never,
+    /// A private or reserved range that `allowed_hosts` does not list.
+    #[error("a private address must be listed in allowed_hosts")]
+    Private,
+    /// `allowed_hosts` is set and lists neither the name nor the address.
+    #[error("allowed_hosts does not list this host")]
+    NotListed,
+}
+
+impl NetworkPolicy {
+    /// Decides about one address of `host`, the name or literal the operator gave.
+    ///
+    /// # Errors
+    ///
+    /// [`AddressRefusal`] if nothing may be sent there.
+    pub fn check(&self, host: &str, address: SocketAddr) -> Result<(), AddressRefusal> {
+        let ip = address.ip().to_canonical();
+        if self
+            .refused
+            .iter()
+            .any(|one| one.ip().to_canonical() == ip && one.port() == address.port())
+        {
+            return Err(AddressRefusal::Never);
+        }
+        let reach = reach(ip);
+        match reach {
+            // Only the address itself: a translated one would leave this machine.
+            Reach::Loopback if self.dev_loopback && ip.is_loopback() => return Ok(()),
+            Reach::Loopback | Reach::Never => return Err(AddressRefusal::Never),
+            Reach::Public | Reach::Private => {}
+        }
+        let listed = self.allowed.iter().any(|rule| rule.lists(host, ip));
+        match reach {
+            _ if listed => Ok(()),
+            Reach::Public if self.allowed.is_empty() => Ok(()),
+            Reach::Private if self.allowed.is_empty() => Err(AddressRefusal::Private),
+            _ => Err(AddressRefusal::NotListed),
+        }
+    }
+
+    /// Decides, without any network, what can be decided about a host as it is written: a literal
+    /// address entirely, a name only if no address could make it allowed.
+    ///
+    /// # Errors
+    ///
+    /// [`AddressRefusal`] if no connection to this host can be allowed.
+    pub fn check_literal(&self, host: &str, port: u16) -> Result<(), AddressRefusal> {
+        if let Some(ip) = literal(host) {
+            return self.check(host, SocketAddr::new(ip, port));
+        }
+        let local = host.eq_ignore_ascii_case("localhost")
+            || host.to_ascii_lowercase().ends_with(".localhost");
+        if local {
+            return if self.dev_loopback {
+                Ok(())
+            } else {
+                Err(AddressRefusal::Never)
+            };
+        }
+        let possible = self.dev_loopback
+            || self.allowed.is_empty()
+            || self
+                .allowed
+                .iter()
+                .any(|rule| rule.is_network() || rule.lists_name(host));
+        if possible {
+            Ok(())
+        } else {
+            Err(AddressRefusal::NotListed)
+        }
+    }
+
+    /// Resolves `host` and keeps the addresses that may be connected to, in the resolver's order.
+    ///
+    /// The caller must connect to one of these addresses and not resolve again.
+    ///
+    /// # Errors
+    ///
+    /// [`Trouble::Unresolved`] if the name has no address, [`Trouble::AddressRefused`] if it has
+    /// only forbidden ones.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is kept; dropping the future only wastes the look-up.
+    pub async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Trouble> {
+        let found: Vec<SocketAddr> = match literal(host) {
+            Some(ip) => vec![SocketAddr::new(ip, port)],
+            None => tokio::net::lookup_host((host, port))
+                .await
+                .map_err(|_no_text| Trouble::Unresolved)?
+                .collect(),
+        };
+        if found.is_empty() {
+            return Err(Trouble::Unresolved);
+        }
+        let allowed: Vec<SocketAddr> = found
+            .into_iter()
+            .filter(|address| self.check(host, *address).is_ok())
+            .collect();
+        if allowed.is_empty() {
+            Err(Trouble::AddressRefused)
+        } else {
+            Ok(allowed)
+        }
+    }
+}
+
+/// Reads a host that is an address, with or without the brackets of a URL.
+fn literal(host: &str) -> Option<IpAddr> {
+    host.strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host)
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(rules: &[&str]) -> NetworkPolicy {
+        NetworkPolicy {
+            allowed: rules
+                .iter()
+                .map(|rule| AddressRule::parse(rule).unwrap())
+                .collect(),
+            ..NetworkPolicy::default()
+        }
+    }
+
+    fn check(policy: &NetworkPolicy, host: &str, ip: &str) -> Result<(), AddressRefusal> {
+        policy.check(host, SocketAddr::new(ip.parse().unwrap(), 443))
+    }
+
+    #[test]
+    fn an_empty_list_means_public_addresses() {
+        let policy = policy(&[]);
+        assert_eq!(check(&policy, "m.example", "1.1.1.1"), Ok(()));
+        assert_eq!(
+            check(&policy, "m.example", "10.0.0.1"),
+            Err(AddressRefusal::Private)
+        );
+        assert_eq!(
+            check(&policy, "m.example", "127.0.0.1"),
+            Err(AddressRefusal::Never)
+        );
+    }
+
+    #[test]
+    fn a_list_allows_what_it_names_and_nothing_else() {
+        let policy = policy(&["10.0.0.0/8", "*.mail.internal"]);
+        assert_eq!(check(&policy, "m.example", "10.9.9.9"), Ok(()));
+        assert_eq!(check(&policy, "a.mail.internal", "192.168.0.1"), Ok(()));
+        assert_eq!(check(&policy, "a.mail.internal", "1.1.1.1"), Ok(()));
+        assert_eq!(
+            check(&policy, "m.example", "1.1.1.1"),
+            Err(AddressRefusal::NotListed)
+        );
+        assert_eq!(
+            check(&policy, "m.example", "192.168.0.1"),
+            Err(AddressRefusal::NotListed)
+        );
+    }
+
+    #[test]
+    fn no_list_reaches_loopback_metadata_or_the_host() {
+        let mut policy = policy(&["0.0.0.0/0", "::/0", "*.mail.internal"]);
+        policy.refused = vec!["10.0.0.5:8200".parse().unwrap()];
+        for ip in [
+            "127.0.0.1",
+            "::1",
+            "::ffff:127.0.0.1",
+            "169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "0.0.0.0",
+        ] {
+            assert_eq!(
+                check(&policy, "a.mail.internal", ip),
+                Err(AddressRefusal::Never),
+                "{ip}"
+            );
+        }
+        for own in ["10.0.0.5:8200", "[::ffff:10.0.0.5]:8200"] {
+            assert_eq!(
+                policy.check("a.mail.internal", own.parse().unwrap()),
+                Err(AddressRefusal::Never)
+            );
+        }
+        assert_eq!(check(&policy, "a.mail.internal", "10.0.0.5"), Ok(()));
+    }
+
+    #[test]
+    fn the_development_policy_adds_loopback_and_nothing_else() {
+        let mut policy = policy(&["mail.internal"]);
+        policy.dev_loopback = true;
+        assert_eq!(check(&policy, "127.0.0.1", "127.0.0.1"), Ok(()));
+        assert_eq!(check(&policy, "localhost", "::1"), Ok(()));
+        for ip in ["169.254.169.254", "0.0.0.0", "64:ff9b::7f00:1"] {
+            assert_eq!(check(&policy, "x", ip), Err(AddressRefusal::Never), "{ip}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_decided_without_a_network() {
+        let open = policy(&[]);
+        assert_eq!(open.check_literal("[::1]", 443), Err(AddressRefusal::Never));
+        assert_eq!(
+            open.check_literal("10.0.0.1", 443),
+            Err(AddressRefusal::Private)
+        );
+        assert_eq!(
+            open.check_literal("a.localhost", 443),
+            Err(AddressRefusal::Never)
+        );
+        assert_eq!(open.check_literal("mail.acme.example", 443), Ok(()));
+        let named = policy(&["mail.internal"]);
+        assert_eq!(
+            named.check_literal("mail.acme.example", 443),
+            Err(AddressRefusal::NotListed)
+        );
+        let networks = policy(&["10.0.0.0/8"]);
+        assert_eq!(networks.check_literal("mail.acme.example", 443), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_name_is_resolved_to_checked_addresses_only() {
+        let mut policy = policy(&[]);
+        assert_eq!(
+            policy.resolve("localhost", 443).await,
+            Err(Trouble::AddressRefused)
+        );
+        assert_eq!(
+            policy.resolve("169.254.169.254", 80).await,
+            Err(Trouble::AddressRefused)
+        );
+        policy.dev_loopback = true;
+        let found = policy.resolve("localhost", 443).await.unwrap();
+        assert!(
+            found
+                .iter()
+                .all(|one| one.ip().is_loopback() && one.port() == 443)
+        );
+    }
+}

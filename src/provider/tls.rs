@@ -1,0 +1,103 @@
+//! TLS towards mail servers: which certificates are believed, and for which name.
+//!
+//! The crypto provider is named explicitly; no process-wide default is read or installed. A given
+//! CA replaces the public roots: who runs a private CA does not want a public one to vouch for
+//! the same name.
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::pki_types::pem::{PemObject, SectionKind};
+use rustls::pki_types::{CertificateDer, DnsName};
+use rustls::{ClientConfig, RootCertStore};
+
+/// Largest CA bundle accepted, in bytes.
+const MAX_CA: usize = 64 * 1024;
+
+/// Why a PEM text is no CA bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum CaError {
+    /// More than 64 KiB.
+    #[error("the CA certificate has more than 64 KiB")]
+    TooLarge,
+    /// No certificate in it.
+    #[error("the CA certificate holds no PEM certificate")]
+    Empty,
+    /// Not PEM, or not a certificate in it.
+    #[error("the CA certificate is not valid PEM")]
+    Malformed,
+    /// A private key, which must not be stored as if it were public.
+    #[error("the CA certificate holds a private key; give the certificates only")]
+    PrivateKey,
+}
+
+/// The text is no name that a certificate can be checked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[error("the TLS server name must be a host name")]
+pub struct ServerNameError;
+
+/// The public roots, shared by all clients.
+static PUBLIC_ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
+    Arc::new(RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    })
+});
+
+/// Parses a bundle of CA certificates in PEM form, up to 64 KiB.
+///
+/// # Errors
+///
+/// [`CaError`] for an empty, broken or too large bundle, and for one with a private key in it.
+pub fn parse_ca(pem: &str) -> Result<Arc<RootCertStore>, CaError> {
+    if pem.len() > MAX_CA {
+        return Err(CaError::TooLarge);
+    }
+    // Said first: the parser skips what it does not know, and a broken key is still a key.
+    if pem.contains("PRIVATE KEY") {
+        return Err(CaError::PrivateKey);
+    }
+    let mut roots = RootCertStore::empty();
+    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem.as_bytes()) {
+        match section {
+            Ok((SectionKind::Certificate, der)) => roots
+                .add(CertificateDer::from(der))
+                .map_err(|_no_text| CaError::Malformed)?,
+            Ok(_) | Err(_) => return Err(CaError::Malformed),
+        }
+    }
+    match (roots.is_empty(), pem.trim().is_empty()) {
+        (false, _) => Ok(Arc::new(roots)),
+        (true, true) => Err(CaError::Empty),
+        (true, false) => Err(CaError::Malformed),
+    }
+}
+
+/// Checks a `tls_server_name` and returns its lower-case form. An address is refused: it would be
+/// connected to instead of being verified.
+///
+/// # Errors
+///
+/// [`ServerNameError`] for anything but a host name.
+pub fn parse_server_name(text: &str) -> Result<String, ServerNameError> {
+    let name = DnsName::try_from(text).map_err(|_no_text| ServerNameError)?;
+    let last = text.rsplit('.').next().unwrap_or_default();
+    if text.ends_with('.') || last.starts_with(|first: char| first.is_ascii_digit()) {
+        return Err(ServerNameError);
+    }
+    Ok(name.as_ref().to_ascii_lowercase())
+}
+
+/// Builds the TLS side of a client: TLS 1.2 and 1.3, the given roots or the public ones.
+pub(super) fn client_config(ca_cert: Option<&str>) -> Result<ClientConfig, CaError> {
+    let roots = match ca_cert {
+        Some(pem) => parse_ca(pem)?,
+        None => Arc::clone(&PUBLIC_ROOTS),
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        // Cannot happen: the provider has suites for both versions.
+        .map_err(|_no_text| CaError::Malformed)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}
