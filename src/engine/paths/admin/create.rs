@@ -1,0 +1,184 @@
+//! Creating a credential: with a generated password, or importing an existing one.
+
+use chrono::{DateTime, Utc};
+
+use super::input::Input;
+use super::output::Written;
+use super::super::super::error::Error;
+use super::super::super::locked::LockedTenant;
+use super::super::super::rotation::{self, Change};
+use super::super::super::storage::record::{Credential, Proof, RotationPolicy, Version};
+use super::super::super::{mail, schedule};
+use crate::audit::{EventName, NewEvent};
+use crate::crypto::Sensitive;
+use crate::provider::EmailAddress;
+
+pub(super) async fn create(
+    mut locked: LockedTenant,
+    input: Input,
+    change: Change,
+) -> Result<Written, Error> {
+    if input.cas.is_some_and(|cas| cas != 0) {
+        return Err(Error::conflict(
+            "cas_mismatch",
+            "`cas` names a version, but the credential does not exist.",
+        ));
+    }
+    let username = input.username.clone().ok_or_else(|| {
+        Error::invalid(
+            "missing_field",
+            "`username` is required to create the credential, for example admin@acme.example.",
+        )
+    })?;
+    let now = locked.engine.clock().now();
+    if input.password.is_none() && locked.record.server.is_none() {
+        return Err(mail::no_server());
+    }
+    locked.record.credential = Some(credential(&username, &input, now));
+    locked.claim_account().await?;
+    match input.password {
+        Some(password) => {
+            import(locked, &username, password, input.last_rotated.unwrap_or(now), change).await
+        }
+        None => {
+            let committed = rotation::first_password(locked, change).await?;
+            Written::new(&committed.tenant, Some(&committed.event), committed.warnings)
+        }
+    }
+}
+
+fn credential(username: &EmailAddress, input: &Input, now: DateTime<Utc>) -> Credential {
+    Credential {
+        username: username.as_str().to_owned(),
+        webmail_url: input.webmail_url.clone().set().filter(|url| !url.is_empty()),
+        admin_emails: input.admin_emails.clone().set().unwrap_or_default(),
+        rotation_policy: input.rotation_policy.clone().set().unwrap_or(RotationPolicy::Mount),
+        created_at: now,
+        last_rotated: now,
+        next_rotation: None,
+        notice_sent_at: None,
+        current: None,
+        versions: Vec::new(),
+        drift: None,
+        hold: None,
+        rotate_at: None,
+        deleted: None,
+        app_tokens: None,
+    }
+}
+
+async fn import(
+    mut locked: LockedTenant,
+    username: &EmailAddress,
+    password: Sensitive<String>,
+    last_rotated: DateTime<Utc>,
+    change: Change,
+) -> Result<Written, Error> {
+    let checked = check(&locked, username, &password).await?;
+    let event = add_version(&mut locked, &password, &checked, last_rotated, change)?;
+    let event = locked.record_event(event(EventName::Imported))?;
+    locked.store().await?;
+    Written::new(&locked, Some(&event), checked.warnings)
+}
+
+/// What Mailu said of a given password.
+pub(super) struct Checked {
+    pub(super) proof: Proof,
+    pub(super) fingerprint: Option<String>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Asks Mailu whether a given password is live.
+///
+/// # Errors
+///
+/// A 400 `password_not_live` if Mailu can be asked and says no. Not being able to ask is no error:
+/// the password may be the only one there is.
+pub(super) async fn check(
+    locked: &LockedTenant,
+    username: &EmailAddress,
+    password: &Sensitive<String>,
+) -> Result<Checked, Error> {
+    let unchecked = |why: &str| Checked {
+        proof: Proof::Imported,
+        fingerprint: None,
+        warnings: vec![format!(
+            "the password was stored without a check: {why}. Write <tenant>/verify to check it."
+        )],
+    };
+    if locked.record.server.is_none() {
+        return Ok(unchecked("the tenant has no Mailu server yet"));
+    }
+    let not_live = || {
+        Error::invalid(
+            "password_not_live",
+            "Mailu says that this is not the account's password. Nothing was stored. Check the \
+             username and the password, or leave `password` out to have a new one set.",
+        )
+    };
+    let account = match rotation::read_account(locked, username).await {
+        Ok(account) => account.ok_or_else(not_live)?,
+        Err(Error::Refused(refusal)) => return Ok(unchecked(&refusal.to_string())),
+        Err(Error::Unreachable(trouble)) => return Ok(unchecked(&trouble.to_string())),
+        Err(other) => return Err(other),
+    };
+    match rotation::live_password(locked, &account, password).await {
+        Some(true) => Ok(Checked {
+            proof: Proof::Hash,
+            fingerprint: account.hash.as_ref().map(|hash| hash.fingerprint()),
+            warnings: Vec::new(),
+        }),
+        Some(false) => Err(not_live()),
+        None => Ok(unchecked("Mailu shows no password hash that can be checked")),
+    }
+}
+
+/// Adds a given password as the new current version, in memory; returns how to make its event.
+pub(super) fn add_version(
+    locked: &mut LockedTenant,
+    password: &Sensitive<String>,
+    checked: &Checked,
+    last_rotated: DateTime<Utc>,
+    change: Change,
+) -> Result<impl FnOnce(EventName) -> NewEvent + use<>, Error> {
+    let now = locked.engine.clock().now();
+    let number = locked.record.last_version + 1;
+    let sealed = locked.seal_password(number, password)?;
+    locked.record.last_version = number;
+    let config = std::sync::Arc::clone(&locked.config);
+    let credential =
+        locked.record.credential.as_mut().ok_or(Error::Defect("no credential to add to"))?;
+    let previous_version = credential.current;
+    let previous_rotation = previous_version.map(|_| credential.last_rotated);
+    credential.versions.push(Version {
+        number,
+        password: sealed,
+        created_at: now,
+        created_by: change.actor.clone(),
+        rotation_type: None,
+        request_id: change.request_id.clone(),
+        attempt: String::new(),
+        proof: checked.proof,
+        verified_at: (checked.proof == Proof::Hash).then_some(now),
+        hash_fingerprint: checked.fingerprint.clone(),
+        last_sent_at: None,
+        doubtful: false,
+        login_tried: false,
+        abandoned: false,
+        compromised: None,
+    });
+    credential.current = Some(number);
+    credential.drift = None;
+    credential.last_rotated = last_rotated;
+    credential.notice_sent_at = None;
+    credential.next_rotation =
+        schedule::next_rotation(credential.rotation_policy, &config, last_rotated);
+    Ok(move |name| {
+        let mut event = NewEvent::new(name, change.actor, now);
+        event.version = Some(number);
+        event.previous_version = previous_version;
+        event.previous_rotation = previous_rotation;
+        event.request_id = change.request_id;
+        event
+    })
+}

@@ -1,0 +1,95 @@
+//! What a write of the credential asks for, checked before anything is touched.
+
+use chrono::{DateTime, Utc};
+
+use super::super::super::error::Error;
+use super::super::super::storage::record::RotationPolicy;
+use crate::crypto::Sensitive;
+use crate::logical::{Call, Patch};
+use crate::provider::EmailAddress;
+
+const MOST_ADMIN_EMAILS: usize = 10;
+
+/// A checked request.
+#[derive(Debug)]
+pub(super) struct Input {
+    pub(super) username: Option<EmailAddress>,
+    pub(super) webmail_url: Patch<String>,
+    pub(super) rotation_policy: Patch<RotationPolicy>,
+    pub(super) admin_emails: Patch<Vec<String>>,
+    pub(super) password: Option<Sensitive<String>>,
+    pub(super) last_rotated: Option<DateTime<Utc>>,
+    pub(super) cas: Option<u64>,
+}
+
+impl Input {
+    pub(super) fn parse(call: &Call, now: DateTime<Utc>) -> Result<Self, Error> {
+        let fields = &call.fields;
+        let username = fields.text("username").try_map(|text| {
+            EmailAddress::parse(text).map_err(|error| {
+                Error::invalid("invalid_field", format!("`username` is {error}."))
+            })
+        })?;
+        let password = fields.secret("password").set();
+        if password.as_ref().is_some_and(|password| password.expose().is_empty()) {
+            return Err(Error::invalid(
+                "invalid_field",
+                "`password` is empty. Leave it out to have one generated.",
+            ));
+        }
+        let last_rotated = fields.instant("last_rotated").set();
+        if last_rotated.is_some() && password.is_none() {
+            return Err(Error::invalid(
+                "invalid_field",
+                "`last_rotated` belongs to an imported `password`. Leave it out.",
+            ));
+        }
+        if last_rotated.is_some_and(|instant| instant > now) {
+            return Err(Error::invalid("invalid_field", "`last_rotated` is in the future."));
+        }
+        let cas = fields.integer("cas").set().map(u64::try_from).transpose().map_err(|_range| {
+            Error::invalid("invalid_field", "`cas` must be 0 or a version number.")
+        })?;
+        Ok(Self {
+            username: username.set(),
+            webmail_url: fields.text("webmail_url").try_map(webmail_url)?,
+            rotation_policy: fields.text("rotation_policy").try_map(RotationPolicy::parse)?,
+            admin_emails: fields.texts("admin_emails").try_map(admin_emails)?,
+            password,
+            last_rotated,
+            cas,
+        })
+    }
+}
+
+fn webmail_url(text: &str) -> Result<String, Error> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    let usable = url::Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "https" | "http")
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+    });
+    if usable {
+        Ok(text.to_owned())
+    } else {
+        Err(Error::invalid(
+            "invalid_field",
+            "`webmail_url` must be an http or https URL without user name or password.",
+        ))
+    }
+}
+
+fn admin_emails(emails: Vec<String>) -> Result<Vec<String>, Error> {
+    let valid = emails.iter().all(|email| EmailAddress::parse(email).is_ok());
+    if valid && emails.len() <= MOST_ADMIN_EMAILS {
+        Ok(emails)
+    } else {
+        Err(Error::invalid(
+            "invalid_field",
+            "`admin_emails` takes at most 10 mail addresses of the form name@domain.",
+        ))
+    }
+}

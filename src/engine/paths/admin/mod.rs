@@ -1,0 +1,182 @@
+//! `<tenant>/admin`: the credential itself.
+
+mod create;
+mod input;
+mod output;
+mod update;
+
+use std::sync::Arc;
+
+use super::super::error::Error;
+use super::super::{Engine, locked};
+use super::{actor, tenant};
+use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
+use input::Input;
+use output::{Read, Written};
+
+const USERNAME: Field =
+    Field::text("username", "Mail address of the admin account; fixed once created.")
+        .max_bytes(254)
+        .example("admin@acme.example");
+const WEBMAIL_URL: Field = Field::text("webmail_url", "Where humans log in.")
+    .max_bytes(2048)
+    .example("https://mail.acme.example/webmail");
+const ROTATION_POLICY: Field = Field::text(
+    "rotation_policy",
+    "When to change the password: a duration such as 180_days, or manual. Default: the mount's \
+     rotation_period.",
+)
+.example("180_days");
+const VERSION: Field = Field::integer("version", "The version answered.").example("3");
+const STATE: Field = Field::text(
+    "state",
+    "settled: the password was proven live and nothing was sent since. uncertain: something was \
+     sent whose outcome is open; use `candidates` as well. drift: Mailu holds another password.",
+)
+.example("settled");
+const PROOF: Field = Field::text(
+    "proof",
+    "How well it is known: hash, login, acknowledged, or imported (not checked yet).",
+)
+.example("hash");
+const NEXT_ROTATION: Field =
+    Field::instant("next_rotation", "When the schedule changes the password next.");
+
+const FIELDS: &[Field] = &[
+    super::TENANT,
+    USERNAME,
+    WEBMAIL_URL,
+    ROTATION_POLICY,
+    Field::texts("admin_emails", "Who is told about changes; at most 10.")
+        .max_bytes(254)
+        .example("ops@acme.example"),
+    Field::secret(
+        "password",
+        "Imports an existing password instead of generating one; checked against Mailu.",
+    )
+    .max_bytes(500),
+    Field::instant("last_rotated", "When an imported password was last changed."),
+    Field::integer("cas", "0: only create. n: only if the current version is n."),
+];
+
+const READ_ANSWERS: &[Field] = &[
+    USERNAME,
+    Field::secret("password", "The password to use."),
+    WEBMAIL_URL,
+    Field::instant("created_at", "When the credential was created."),
+    Field::instant("last_rotated", "When the password last changed."),
+    Field::instant("last_vault_rotation", "The same instant as last_rotated."),
+    ROTATION_POLICY,
+    Field::duration("rotation_period", "The policy in seconds; 0 for manual."),
+    NEXT_ROTATION,
+    Field::duration("ttl", "When to read again; never 0."),
+    VERSION,
+    STATE,
+    PROOF,
+    Field::instant("verified_at", "When that was last established."),
+    Field::integer("live_version", "In drift: the stored version that is live, or null."),
+];
+
+const WRITE_ANSWERS: &[Field] = &[VERSION, STATE, PROOF, NEXT_ROTATION];
+
+pub(super) fn route() -> Route<Engine> {
+    Route {
+        pattern: "{tenant}/admin",
+        synopsis: "The tenant's SMTP admin credential.",
+        description: "Creates, reads, updates or deletes the credential. Without `password` one \
+                      is generated and set in Mailu (which needs <tenant>/config); with it, an \
+                      existing one is imported after a check against Mailu. A write keeps what it \
+                      does not name; null restores a default. Delete is soft: the passwords are \
+                      kept for the mount's deleted_retention.",
+        fields: FIELDS,
+        endpoints: vec![
+            Endpoint {
+                operations: &[Operation::Read],
+                summary: "Read the credential with its password.",
+                answers: READ_ANSWERS,
+                handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
+            },
+            Endpoint {
+                operations: &[Operation::Create, Operation::Update, Operation::Patch],
+                summary: "Create or update the credential.",
+                answers: WRITE_ANSWERS,
+                handler: |engine, mount, call| Box::pin(write(engine, mount, call)),
+            },
+            Endpoint {
+                operations: &[Operation::Delete],
+                summary: "Delete the credential softly.",
+                answers: &[],
+                handler: |engine, mount, call| {
+                    Box::pin(super::deletion::delete(engine, mount, call))
+                },
+            },
+        ],
+        existence: Some(|engine, mount, call| Box::pin(exists(engine, mount, call))),
+    }
+}
+
+async fn exists(
+    engine: Arc<Engine>,
+    mount: Mount,
+    call: Call,
+) -> Result<Option<bool>, crate::logical::Error> {
+    // An invalid name is for the handler to refuse, with its text.
+    let Ok(name) = tenant(&call) else { return Ok(Some(false)) };
+    let record = engine.read_tenant(&mount, &name).await?;
+    Ok(Some(record.is_some_and(|record| record.live_credential().is_some())))
+}
+
+async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    let name = tenant(&call)?;
+    let Some(record) = engine.read_tenant(&mount, &name).await? else { return Ok(None) };
+    let Some(credential) = record.live_credential() else { return Ok(None) };
+    if credential.hold.is_some() {
+        return Err(crate::logical::Error::status(
+            403,
+            "on_hold",
+            "an emergency reset holds this credential back. Ask a platform administrator to \
+             release it.",
+        ));
+    }
+    let Some(reading) = super::super::state::read(&record, credential) else { return Ok(None) };
+    let config = engine.config(&mount).await?;
+    let keyring = engine.keyring(&mount).await?;
+    let open = |number, sealed| locked::open_password(&keyring, &record, number, sealed);
+    let now = engine.clock().now();
+    let output = Read::new(credential, &reading, &config, now, open)?;
+    Ok(Some(Response::data(Data::from_serialize(&output)?)))
+}
+
+async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    let name = tenant(&call)?;
+    let input = Input::parse(&call, engine.clock().now())?;
+    engine.require_active(&mount).await?;
+    let config = engine.config(&mount).await?;
+    let worker = Arc::clone(&engine);
+    let work = async move {
+        let locked = worker.lock_tenant(&mount, &name).await?;
+        let deleted = locked.record.credential.as_ref().and_then(|kept| kept.deleted.as_ref());
+        if deleted.is_some() {
+            return Err(Error::conflict(
+                "deleted",
+                "the credential was deleted and is still kept. Bring it back with \
+                 <tenant>/undelete, or remove it for good with <tenant>/destroy.",
+            ));
+        }
+        let change = super::super::rotation::Change {
+            rotation_type: None,
+            actor: actor(&call.request),
+            reason: None,
+            request_id: call.request.id.as_str().to_owned(),
+        };
+        if locked.record.credential.is_some() {
+            update::update(locked, input, change).await
+        } else if call.request.operation == Operation::Patch {
+            Err(Error::UnknownTenant)
+        } else {
+            create::create(locked, input, change).await
+        }
+    };
+    let Written { data, warnings } = engine.finish(&config, work).await?;
+    Ok(Some(Response { data: Some(data), warnings, ..Response::default() }))
+}

@@ -1,0 +1,170 @@
+//! Updating a credential: settings, and the adoption of a password that was set elsewhere.
+
+use chrono::TimeDelta;
+
+use super::create;
+use super::input::Input;
+use super::output::Written;
+use super::super::super::error::Error;
+use super::super::super::locked::LockedTenant;
+use super::super::super::rotation::{self, Change, InDrift, Settled};
+use super::super::super::storage::record::RotationPolicy;
+use super::super::super::{mail, schedule};
+use crate::audit::{Event, EventName, NewEvent};
+use crate::crypto::Sensitive;
+
+pub(super) async fn update(
+    locked: LockedTenant,
+    input: Input,
+    change: Change,
+) -> Result<Written, Error> {
+    let (mut locked, settled) = match rotation::settle(locked, InDrift::Stop).await? {
+        Settled::Free(locked) => (locked, None),
+        Settled::Committed(committed) => (committed.tenant, Some(committed.event)),
+    };
+    let Some(credential) = &locked.record.credential else {
+        // Settling found that the first password never came into being.
+        return create::create(locked, input, change).await;
+    };
+    if input.username.as_ref().is_some_and(|wanted| {
+        !wanted.as_str().eq_ignore_ascii_case(&credential.username)
+    }) {
+        return Err(Error::invalid(
+            "username_fixed",
+            "the username of a credential cannot be changed. Create another tenant for another \
+             account.",
+        ));
+    }
+    if input.cas.is_some_and(|cas| Some(cas) != credential.current) {
+        return Err(Error::conflict(
+            "cas_mismatch",
+            format!(
+                "the current version is {}. Read the credential and decide again.",
+                credential.current.unwrap_or(0)
+            ),
+        ));
+    }
+    let mut warnings = Vec::new();
+    let mut event = settled;
+    if let Some(adopted) = adopt(&mut locked, &input, &change, &mut warnings).await? {
+        event = Some(adopted);
+    }
+    if let Some(changed) = apply_settings(&mut locked, input, change)? {
+        event.get_or_insert(changed);
+    }
+    locked.store_if_changed().await?;
+    Written::new(&locked, event.as_ref(), warnings)
+}
+
+/// Takes a given password over as a new version, in memory.
+async fn adopt(
+    locked: &mut LockedTenant,
+    input: &Input,
+    change: &Change,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Event>, Error> {
+    let Some(password) = &input.password else { return Ok(None) };
+    match same_as_stored(locked, password)? {
+        Some(Stored::Compromised) => {
+            return Err(Error::invalid(
+                "version_compromised",
+                "this password belongs to a compromised version and is never used again.",
+            ));
+        }
+        Some(Stored::Current) => {
+            warnings.push(String::from("`password` is the current one; it was ignored."));
+            return Ok(None);
+        }
+        Some(Stored::Earlier) if input.cas.is_none() => {
+            warnings.push(String::from(
+                "`password` is that of an earlier version; it was ignored. A repeated import must \
+                 not undo a rotation.",
+            ));
+            return Ok(None);
+        }
+        Some(Stored::Earlier) | None => {}
+    }
+    if input.cas.is_none() {
+        return Err(Error::invalid(
+            "password_needs_cas",
+            "the credential has a password. To take over one that was set elsewhere, name the \
+             current version in `cas`; to have a new one set, write <tenant>/rotate.",
+        ));
+    }
+    let username = locked.record.credential.as_ref().map(|kept| kept.username.clone());
+    let address = mail::address(&username.ok_or(Error::UnknownTenant)?)?;
+    let checked = create::check(locked, &address, password).await?;
+    let last_rotated = input.last_rotated.unwrap_or_else(|| locked.engine.clock().now());
+    let event =
+        create::add_version(locked, password, &checked, last_rotated, change.clone())?;
+    warnings.extend(checked.warnings);
+    locked.record_event(event(EventName::Adopted)).map(Some)
+}
+
+enum Stored {
+    Current,
+    Earlier,
+    Compromised,
+}
+
+fn same_as_stored(
+    locked: &LockedTenant,
+    password: &Sensitive<String>,
+) -> Result<Option<Stored>, Error> {
+    let Some(credential) = &locked.record.credential else { return Ok(None) };
+    let mut found = None;
+    for version in &credential.versions {
+        if locked.open_password(version.number, &version.password)? != *password {
+            continue;
+        }
+        if version.compromised.is_some() {
+            return Ok(Some(Stored::Compromised));
+        }
+        if Some(version.number) == credential.current {
+            found = Some(Stored::Current);
+        } else if found.is_none() {
+            found = Some(Stored::Earlier);
+        }
+    }
+    Ok(found)
+}
+
+/// Applies the settings a request names, in memory; the event if any of them changed.
+fn apply_settings(
+    locked: &mut LockedTenant,
+    input: Input,
+    change: Change,
+) -> Result<Option<Event>, Error> {
+    let now = locked.engine.clock().now();
+    let config = std::sync::Arc::clone(&locked.config);
+    let Some(credential) = locked.record.credential.as_mut() else { return Ok(None) };
+    let before =
+        (credential.webmail_url.clone(), credential.rotation_policy, credential.admin_emails.clone());
+    input
+        .webmail_url
+        .map(|url| Some(url).filter(|url| !url.is_empty()))
+        .apply(&mut credential.webmail_url, None);
+    input.rotation_policy.apply(&mut credential.rotation_policy, RotationPolicy::Mount);
+    input.admin_emails.apply(&mut credential.admin_emails, Vec::new());
+    if before
+        == (
+            credential.webmail_url.clone(),
+            credential.rotation_policy,
+            credential.admin_emails.clone(),
+        )
+    {
+        return Ok(None);
+    }
+    if before.1 != credential.rotation_policy {
+        // A shorter period must not rotate the tenant by accident right away.
+        let spread = TimeDelta::try_seconds(i64::try_from(config.spread).unwrap_or(0));
+        let earliest = now + spread.unwrap_or_default();
+        credential.next_rotation =
+            schedule::next_rotation(credential.rotation_policy, &config, credential.last_rotated)
+                .map(|next| next.max(earliest));
+        credential.notice_sent_at = None;
+    }
+    let mut event = NewEvent::new(EventName::TenantConfigChanged, change.actor, now);
+    event.request_id = change.request_id;
+    locked.record_event(event).map(Some)
+}

@@ -1,0 +1,172 @@
+//! Soft deletion of a credential, its reversal, and its end.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+
+use super::super::Engine;
+use super::super::error::Error;
+use super::super::locked::LockedTenant;
+use super::super::storage::record::Deletion;
+use super::{actor, optional_text, tenant};
+use crate::audit::{EventName, NewEvent, Severity};
+use crate::crypto;
+use crate::logical::{Call, Endpoint, Field, Mount, Operation, Reply, Route};
+
+pub(super) fn routes() -> [Route<Engine>; 2] {
+    [
+        Route {
+            pattern: "{tenant}/undelete",
+            synopsis: "Bring a deleted credential back.",
+            description: "Undoes a soft delete within the mount's deleted_retention. Mailu was \
+                          never touched, so the password is what it was.",
+            fields: &[super::TENANT, super::REASON],
+            endpoints: vec![Endpoint {
+                operations: &[Operation::Create, Operation::Update],
+                summary: "Bring a deleted credential back.",
+                answers: &[],
+                handler: |engine, mount, call| Box::pin(undelete(engine, mount, call)),
+            }],
+            existence: None,
+        },
+        Route {
+            pattern: "{tenant}/destroy",
+            synopsis: "Remove a credential's passwords for good.",
+            description: "Removes every stored password of the tenant; nothing brings them back. \
+                          Mailu is not touched: whoever knows the live password can still log in. \
+                          Version numbers and events go on if the tenant is created again.",
+            fields: &[
+                super::TENANT,
+                Field::text("reason", "Why this is done; kept in the event.")
+                    .required()
+                    .max_bytes(512)
+                    .example("customer left"),
+                Field::text("confirm", "The tenant's name again.").required().example("acme"),
+            ],
+            endpoints: vec![Endpoint {
+                operations: &[Operation::Create, Operation::Update],
+                summary: "Remove a credential's passwords for good.",
+                answers: &[],
+                handler: |engine, mount, call| Box::pin(destroy(engine, mount, call)),
+            }],
+            existence: None,
+        },
+    ]
+}
+
+pub(super) async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    change(engine, mount, call, |locked, event| {
+        let now = event.timestamp;
+        let retention = i64::try_from(locked.config.deleted_retention).unwrap_or(i64::MAX);
+        let retention = TimeDelta::try_seconds(retention).unwrap_or(TimeDelta::MAX);
+        refuse_unsettled(locked)?;
+        let Some(credential) = locked.record.credential.as_mut() else { return Ok(false) };
+        if credential.deleted.is_some() {
+            return Ok(false);
+        }
+        credential.deleted = Some(Deletion {
+            at: now,
+            by: event.actor.clone(),
+            kept_until: now.checked_add_signed(retention).unwrap_or(now),
+        });
+        event.event = EventName::Deleted;
+        event.severity = Severity::Warning;
+        event.version = credential.current;
+        Ok(true)
+    })
+    .await
+}
+
+async fn undelete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    change(engine, mount, call, |locked, event| {
+        let Some(credential) = locked.record.credential.as_mut() else {
+            return Err(Error::UnknownTenant);
+        };
+        if credential.deleted.take().is_none() {
+            return Ok(false);
+        }
+        event.event = EventName::Undeleted;
+        event.version = credential.current;
+        Ok(true)
+    })
+    .await
+}
+
+async fn destroy(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    let name = tenant(&call)?;
+    if call.fields.text("confirm").set() != Some(name.as_str()) {
+        return Err(crate::logical::Error::user(
+            "confirm_mismatch",
+            "`confirm` must repeat the tenant's name: this cannot be undone.",
+        ));
+    }
+    change(engine, mount, call, |locked, event| {
+        refuse_unsettled(locked)?;
+        let Some(credential) = locked.record.credential.take() else {
+            return Err(Error::UnknownTenant);
+        };
+        event.event = EventName::Destroyed;
+        event.severity = Severity::Warning;
+        event.version = credential.current;
+        locked.record.pause = None;
+        locked.record.last_error = None;
+        locked.record.open.confirm_at.clear();
+        locked.record.open.retry_at = None;
+        // A new life: nothing that was encrypted before opens in it. The server's token is
+        // encrypted anew, versions and events keep counting.
+        let server = locked.record.server.take();
+        let token = match &server {
+            Some(kept) => {
+                locked.record.server.clone_from(&server);
+                Some(locked.open_token(&kept.api_token)?)
+            }
+            None => None,
+        };
+        locked.record.incarnation = crypto::random_id()?;
+        if let Some(token) = token {
+            let sealed = locked.seal_token(&token)?;
+            if let Some(server) = &mut locked.record.server {
+                server.api_token = sealed;
+            }
+        }
+        Ok(true)
+    })
+    .await
+}
+
+/// Runs one change of the record that needs no Mailu. `apply` fills in the event and says whether
+/// anything changed.
+async fn change<F>(engine: Arc<Engine>, mount: Mount, call: Call, apply: F) -> Reply
+where
+    F: FnOnce(&mut LockedTenant, &mut NewEvent) -> Result<bool, Error> + Send + 'static,
+{
+    let name = tenant(&call)?;
+    engine.require_active(&mount).await?;
+    let config = engine.config(&mount).await?;
+    let worker = Arc::clone(&engine);
+    let work = async move {
+        let mut locked = worker.lock_tenant(&mount, &name).await?;
+        let now = worker.clock().now();
+        let mut event = NewEvent::new(EventName::Deleted, actor(&call.request), now);
+        event.request_id = call.request.id.as_str().to_owned();
+        event.reason = optional_text(&call, "reason");
+        if apply(&mut locked, &mut event)? {
+            locked.record_event(event)?;
+            locked.store().await?;
+        }
+        Ok(())
+    };
+    engine.finish(&config, work).await?;
+    Ok(None)
+}
+
+fn refuse_unsettled(locked: &LockedTenant) -> Result<(), Error> {
+    if locked.record.sent_intent().is_none() {
+        return Ok(());
+    }
+    Err(Error::conflict(
+        "unsettled",
+        "a change of the password is open: its outcome at Mailu is not known. Settle it first by \
+         writing <tenant>/verify or <tenant>/rotate.",
+    ))
+}

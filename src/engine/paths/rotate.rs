@@ -1,0 +1,97 @@
+//! `<tenant>/rotate`: change the password now.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::super::error::Error;
+use super::super::joined::join_key;
+use super::super::rotation::{self, Change, Changed};
+use super::super::Engine;
+use super::{actor, optional_text, tenant};
+use crate::audit::{EventName, RotationType};
+use crate::logical::{
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
+};
+
+const FIELDS: &[Field] = &[super::TENANT, super::REASON];
+
+const ANSWERS: &[Field] = &[
+    super::TENANT,
+    Field::integer("version", "The new version.").example("4"),
+    Field::integer("previous_version", "The version that was current before.").example("3"),
+    Field::instant("last_rotated", "When the new password became current."),
+    Field::instant("next_rotation", "When the schedule changes the password next."),
+    Field::text("event", "The name of the event.").example("smtp_credentials_rotated"),
+    Field::text("event_id", "The identifier of the event."),
+    Field::integer("seq", "The number of the event within the tenant."),
+];
+
+pub(super) fn route() -> Route<Engine> {
+    Route {
+        pattern: "{tenant}/rotate",
+        synopsis: "Change the tenant's password now.",
+        description: "Generates a password, stores it, sets it in Mailu, proves it and makes it \
+                      the current version, in this order. The old password stops working at once. \
+                      If an earlier change is still open, that one is settled and answered \
+                      instead. The answer never holds a password: read <tenant>/admin.",
+        fields: FIELDS,
+        endpoints: vec![Endpoint {
+            operations: &[Operation::Create, Operation::Update],
+            summary: "Change the tenant's password now.",
+            answers: ANSWERS,
+            handler: |engine, mount, call| Box::pin(rotate(engine, mount, call)),
+        }],
+        existence: None,
+    }
+}
+
+#[derive(Serialize)]
+struct Output {
+    tenant: String,
+    version: u64,
+    previous_version: Option<u64>,
+    #[serde(serialize_with = "instant::serialize")]
+    last_rotated: DateTime<Utc>,
+    #[serde(serialize_with = "instant::serialize")]
+    next_rotation: Option<DateTime<Utc>>,
+    event: Option<EventName>,
+    event_id: Option<String>,
+    seq: Option<u64>,
+}
+
+async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    let name = tenant(&call)?;
+    let change = Change {
+        rotation_type: Some(RotationType::Manual),
+        actor: actor(&call.request),
+        reason: optional_text(&call, "reason"),
+        request_id: call.request.id.as_str().to_owned(),
+    };
+    engine.require_active(&mount).await?;
+    let config = engine.config(&mount).await?;
+    let key = join_key("rotate", name.as_str(), &change.actor);
+    let worker = Arc::clone(&engine);
+    let work = async move {
+        let locked = worker.lock_tenant(&mount, &name).await?;
+        answer(rotation::rotate(locked, change).await?)
+    };
+    Ok(engine.join(&config, key, work).await?)
+}
+
+fn answer(changed: Changed) -> Result<Option<Response>, Error> {
+    let output = Output {
+        tenant: changed.tenant,
+        version: changed.version,
+        previous_version: changed.previous_version,
+        last_rotated: changed.last_rotated,
+        next_rotation: changed.next_rotation,
+        event: changed.event.as_ref().map(|event| event.event),
+        event_id: changed.event.as_ref().map(|event| event.event_id.clone()),
+        seq: changed.event.as_ref().map(|event| event.seq),
+    };
+    let data = Data::from_serialize(&output)
+        .map_err(|_defect| Error::Defect("an answer did not serialise"))?;
+    Ok(Some(Response { data: Some(data), warnings: changed.warnings, ..Response::default() }))
+}

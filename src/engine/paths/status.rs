@@ -1,0 +1,125 @@
+//! `<tenant>/status`: how the tenant is doing.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::super::Engine;
+use super::super::error;
+use super::super::state::{self, State};
+use super::super::storage::record::TenantRecord;
+use super::tenant;
+use crate::logical::{
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
+};
+
+const ANSWERS: &[Field] = &[
+    Field::text("state", "settled, uncertain or drift; null without a credential.")
+        .example("settled"),
+    Field::instant("next_rotation", "When the schedule changes the password next."),
+    Field::instant("notice_sent_at", "When the notice of that change was sent."),
+    Field::text("open_work", "The open change of the password, or null."),
+    Field::instant("last_attempt", "When a change was last tried."),
+    Field::text("last_error", "The last failure: code, message, since, attempts, next_attempt, hint."),
+];
+
+pub(super) fn route() -> Route<Engine> {
+    Route {
+        pattern: "{tenant}/status",
+        synopsis: "How the tenant is doing.",
+        description: "Answers the state of the credential, the next change, work that is still \
+                      open, and the last failure with what to do about it.",
+        fields: &[super::TENANT],
+        endpoints: vec![Endpoint {
+            operations: &[Operation::Read],
+            summary: "Read how the tenant is doing.",
+            answers: ANSWERS,
+            handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
+        }],
+        existence: None,
+    }
+}
+
+#[derive(Serialize)]
+struct Output<'a> {
+    state: Option<State>,
+    deleted: bool,
+    #[serde(serialize_with = "instant::serialize")]
+    next_rotation: Option<DateTime<Utc>>,
+    #[serde(serialize_with = "instant::serialize")]
+    notice_sent_at: Option<DateTime<Utc>>,
+    drift: Option<DriftOutput<'a>>,
+    open_work: Option<OpenWorkOutput>,
+    #[serde(serialize_with = "instant::serialize")]
+    last_attempt: Option<DateTime<Utc>>,
+    last_error: Option<LastErrorOutput<'a>>,
+}
+
+#[derive(Serialize)]
+struct DriftOutput<'a> {
+    code: &'a str,
+    live_version: Option<u64>,
+    #[serde(serialize_with = "instant::serialize")]
+    since: DateTime<Utc>,
+}
+
+#[derive(Serialize)]
+struct OpenWorkOutput {
+    version: u64,
+    sends: u32,
+    #[serde(serialize_with = "instant::serialize")]
+    since: DateTime<Utc>,
+}
+
+#[derive(Serialize)]
+struct LastErrorOutput<'a> {
+    code: &'a str,
+    message: &'static str,
+    #[serde(serialize_with = "instant::serialize")]
+    since: DateTime<Utc>,
+    attempts: u32,
+    #[serde(serialize_with = "instant::serialize")]
+    next_attempt: Option<DateTime<Utc>>,
+    hint: &'static str,
+}
+
+async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    let name = tenant(&call)?;
+    let Some(record) = engine.read_tenant(&mount, &name).await? else { return Ok(None) };
+    Ok(Some(Response::data(Data::from_serialize(&output(&record))?)))
+}
+
+fn output(record: &TenantRecord) -> Output<'_> {
+    let credential = record.live_credential();
+    let reading = credential.and_then(|kept| state::read(record, kept));
+    let drift = credential.and_then(|kept| kept.drift.as_ref());
+    Output {
+        state: reading.map(|reading| reading.state),
+        deleted: record.credential.is_some() && credential.is_none(),
+        next_rotation: credential.and_then(|kept| kept.next_rotation),
+        notice_sent_at: credential.and_then(|kept| kept.notice_sent_at),
+        drift: drift.map(|drift| DriftOutput {
+            code: &drift.code,
+            live_version: drift.live_version,
+            since: drift.since,
+        }),
+        open_work: record.intent.as_ref().map(|intent| OpenWorkOutput {
+            version: intent.version,
+            sends: intent.sends,
+            since: intent.announced_at,
+        }),
+        last_attempt: record.last_attempt,
+        last_error: record.last_error.as_ref().map(|failed| {
+            let (message, hint) = error::explain(&failed.code);
+            LastErrorOutput {
+                code: &failed.code,
+                message,
+                since: failed.since,
+                attempts: failed.attempts,
+                next_attempt: record.open.settle_at.or(record.open.retry_at),
+                hint,
+            }
+        }),
+    }
+}

@@ -1,0 +1,341 @@
+//! `<tenant>/config`: the tenant's Mailu server.
+//!
+//! The rules here keep the API token and every password away from endpoints they were not given
+//! for: a changed endpoint needs the token again, and once a credential exists it must prove to be
+//! the same server by answering a hash that the stored password fits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::super::Engine;
+use super::super::error::Error;
+use super::super::locked::LockedTenant;
+use super::super::mail;
+use super::super::storage::record::Server;
+use super::super::tenant::TenantName;
+use super::{actor, tenant};
+use crate::audit::{EventName, NewEvent};
+use crate::crypto::Sensitive;
+use crate::logical::{
+    Call, Data, Endpoint, Field, Mount, Operation, Patch, Reply, Response, Route,
+};
+use crate::provider::{EndpointUrl, HashCheck, NetworkPolicy, SmtpAddress, check_ca, check_server_name};
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+const MAILU_URL: Field = Field::text("mailu_url", "The Mailu server's https URL.")
+    .max_bytes(2048)
+    .example("https://mail.acme.example");
+const CA_CERT: Field = Field::text("ca_cert", "PEM certificates that replace the public roots.")
+    .max_bytes(64 * 1024)
+    .multiline();
+const TLS_SERVER_NAME: Field =
+    Field::text("tls_server_name", "The name in the certificate, if not that of the URL.")
+        .max_bytes(253)
+        .example("mail.acme.example");
+const SMTP_ADDRESS: Field = Field::text(
+    "smtp_address",
+    "host:port for SMTP AUTH; implicit TLS on port 465, else STARTTLS.",
+)
+.max_bytes(300)
+.example("mail.acme.example:465");
+const REQUEST_TIMEOUT: Field =
+    Field::duration("request_timeout", "How long one call to Mailu may take; 1s to 60s.")
+        .default("10s");
+const VERIFY_SMTP: Field =
+    Field::boolean("verify_smtp", "Whether a new password is also tried by SMTP AUTH, once.")
+        .default("false");
+
+const FIELDS: &[Field] = &[
+    super::TENANT,
+    MAILU_URL,
+    CA_CERT,
+    TLS_SERVER_NAME,
+    SMTP_ADDRESS,
+    Field::secret(
+        "api_token",
+        "Mailu's API token; never returned. Needed again whenever the endpoint changes.",
+    )
+    .max_bytes(1024),
+    REQUEST_TIMEOUT,
+    VERIFY_SMTP,
+];
+
+const ANSWERS: &[Field] =
+    &[MAILU_URL, CA_CERT, TLS_SERVER_NAME, SMTP_ADDRESS, REQUEST_TIMEOUT, VERIFY_SMTP];
+
+pub(super) fn route() -> Route<Engine> {
+    Route {
+        pattern: "{tenant}/config",
+        synopsis: "The tenant's Mailu server.",
+        description: "Reads, writes or removes the Mailu server of a tenant. https only; \
+                      redirects are never followed; loopback and link-local addresses are always \
+                      refused, private ones unless the mount's allowed_hosts lists them. A write \
+                      that changes mailu_url, ca_cert, tls_server_name or smtp_address must carry \
+                      api_token. Once a credential exists, such a change is accepted only if the \
+                      new endpoint turns out to be the same server.",
+        fields: FIELDS,
+        endpoints: vec![
+            Endpoint {
+                operations: &[Operation::Read],
+                summary: "Read the tenant's Mailu server.",
+                answers: ANSWERS,
+                handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
+            },
+            Endpoint {
+                operations: &[Operation::Create, Operation::Update, Operation::Patch],
+                summary: "Configure the tenant's Mailu server.",
+                answers: &[],
+                handler: |engine, mount, call| Box::pin(write(engine, mount, call)),
+            },
+            Endpoint {
+                operations: &[Operation::Delete],
+                summary: "Remove the tenant's Mailu server.",
+                answers: &[],
+                handler: |engine, mount, call| Box::pin(delete(engine, mount, call)),
+            },
+        ],
+        existence: Some(|engine, mount, call| Box::pin(exists(engine, mount, call))),
+    }
+}
+
+#[derive(Serialize)]
+struct Output<'a> {
+    mailu_url: &'a str,
+    ca_cert: &'a str,
+    tls_server_name: &'a str,
+    smtp_address: &'a str,
+    request_timeout: u64,
+    verify_smtp: bool,
+}
+
+async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    let name = tenant(&call)?;
+    let record = engine.read_tenant(&mount, &name).await?;
+    let Some(server) = record.and_then(|record| record.server) else { return Ok(None) };
+    let output = Output {
+        mailu_url: &server.mailu_url,
+        ca_cert: server.ca_cert.as_deref().unwrap_or_default(),
+        tls_server_name: server.tls_server_name.as_deref().unwrap_or_default(),
+        smtp_address: server.smtp_address.as_deref().unwrap_or_default(),
+        request_timeout: server.request_timeout_seconds,
+        verify_smtp: server.verify_smtp,
+    };
+    Ok(Some(Response::data(Data::from_serialize(&output)?)))
+}
+
+async fn exists(
+    engine: Arc<Engine>,
+    mount: Mount,
+    call: Call,
+) -> Result<Option<bool>, crate::logical::Error> {
+    // An invalid name is for the handler to refuse, with its text.
+    let Ok(name) = tenant(&call) else { return Ok(Some(false)) };
+    let record = engine.read_tenant(&mount, &name).await?;
+    Ok(Some(record.is_some_and(|record| record.server.is_some())))
+}
+
+async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    let name = tenant(&call)?;
+    engine.require_active(&mount).await?;
+    let config = engine.config(&mount).await?;
+    let worker = Arc::clone(&engine);
+    engine.finish(&config, async move { store(&worker, &mount, &name, &call).await }).await?;
+    Ok(None)
+}
+
+/// What a write asks for, checked; the token is not sealed yet.
+struct Wanted {
+    server: Server,
+    token: Option<Sensitive<String>>,
+    endpoint_changed: bool,
+}
+
+async fn store(
+    engine: &Arc<Engine>,
+    mount: &Mount,
+    name: &TenantName,
+    call: &Call,
+) -> Result<(), Error> {
+    let mut locked = engine.lock_tenant(mount, name).await?;
+    let policy = engine.network_policy(&locked.config)?;
+    let mut wanted = wanted(&locked, call, &policy)?;
+    let old_token = match &locked.record.server {
+        Some(server) => Some(locked.open_token(&server.api_token)?),
+        None => None,
+    };
+    let token_changed = wanted.token.is_some() && wanted.token != old_token;
+    let token = wanted.token.take().or(old_token).ok_or_else(token_required)?;
+    if !token_changed && locked.record.server.as_ref() == Some(&wanted.server) {
+        return Ok(());
+    }
+    if wanted.endpoint_changed && locked.record.credential.is_some() {
+        require_same_server(&locked, &wanted.server, token.clone()).await?;
+    }
+    // The clock only moves what really changed.
+    wanted.server.written_at = engine.clock().now();
+    locked.replace_server(wanted.server)?;
+    let sealed = locked.seal_token(&token)?;
+    if let Some(server) = &mut locked.record.server {
+        server.api_token = sealed;
+    }
+    locked.claim_account().await?;
+    let actor = actor(&call.request);
+    let mut event = NewEvent::new(EventName::TenantConfigChanged, actor, engine.clock().now());
+    event.request_id = call.request.id.as_str().to_owned();
+    locked.record_event(event)?;
+    locked.store().await
+}
+
+/// Applies the request to the stored server and checks every field.
+fn wanted(locked: &LockedTenant, call: &Call, policy: &NetworkPolicy) -> Result<Wanted, Error> {
+    let fields = &call.fields;
+    let stored = locked.record.server.as_ref();
+    let token = fields.secret("api_token").set().filter(|token| !token.expose().is_empty());
+    let text = |name: &str, stored: Option<&String>| match fields.text(name) {
+        Patch::Absent => stored.cloned(),
+        Patch::Null => None,
+        Patch::Set(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
+    };
+    let url = text("mailu_url", stored.map(|server| &server.mailu_url)).ok_or_else(|| {
+        Error::invalid("missing_field", "`mailu_url` is required, for example https://mail.acme.example.")
+    })?;
+    let url = EndpointUrl::parse(&url, policy)
+        .map_err(|error| Error::invalid("invalid_server", format!("`mailu_url`: {error}.")))?;
+    let ca_cert = text("ca_cert", stored.and_then(|server| server.ca_cert.as_ref()));
+    if let Some(pem) = &ca_cert {
+        check_ca(pem)
+            .map_err(|error| Error::invalid("invalid_server", format!("`ca_cert`: {error}.")))?;
+    }
+    let tls_server_name =
+        text("tls_server_name", stored.and_then(|server| server.tls_server_name.as_ref()));
+    if let Some(name) = &tls_server_name {
+        check_server_name(name).map_err(|error| {
+            Error::invalid("invalid_server", format!("`tls_server_name`: {error}."))
+        })?;
+    }
+    let smtp_address =
+        text("smtp_address", stored.and_then(|server| server.smtp_address.as_ref()));
+    if let Some(address) = &smtp_address {
+        SmtpAddress::parse(address).map_err(|error| {
+            Error::invalid("invalid_server", format!("`smtp_address`: {error}."))
+        })?;
+    }
+    let mut timeout = stored.map_or(DEFAULT_TIMEOUT.as_secs(), |kept| kept.request_timeout_seconds);
+    fields
+        .duration("request_timeout")
+        .map(|span| span.as_secs())
+        .apply(&mut timeout, DEFAULT_TIMEOUT.as_secs());
+    if !(1..=60).contains(&timeout) {
+        return Err(Error::invalid("invalid_field", "`request_timeout` must be from 1s to 60s."));
+    }
+    let mut verify_smtp = stored.is_some_and(|server| server.verify_smtp);
+    fields.boolean("verify_smtp").apply(&mut verify_smtp, false);
+    let endpoint_changed = stored.is_none_or(|stored| {
+        stored.mailu_url != url.as_str()
+            || stored.ca_cert != ca_cert
+            || stored.tls_server_name != tls_server_name
+            || stored.smtp_address != smtp_address
+    });
+    if endpoint_changed && token.is_none() {
+        return Err(token_required());
+    }
+    // A placeholder until the endpoint is in the record: the token is bound to it.
+    let api_token = match stored {
+        Some(server) => server.api_token.clone(),
+        None => locked.seal_token(token.as_ref().ok_or_else(token_required)?)?,
+    };
+    Ok(Wanted {
+        server: Server {
+            mailu_url: url.as_str().to_owned(),
+            ca_cert,
+            tls_server_name,
+            smtp_address,
+            api_token,
+            request_timeout_seconds: timeout,
+            verify_smtp,
+            written_at: stored.map_or(locked.record.created_at, |server| server.written_at),
+        },
+        token,
+        endpoint_changed,
+    })
+}
+
+fn token_required() -> Error {
+    Error::invalid(
+        "token_required",
+        "a new or changed endpoint (mailu_url, ca_cert, tls_server_name, smtp_address) needs \
+         `api_token` in the same request: a stored token is never sent to an endpoint it was not \
+         given for.",
+    )
+}
+
+/// The new endpoint must answer a hash that the stored current password fits.
+async fn require_same_server(
+    locked: &LockedTenant,
+    server: &Server,
+    token: Sensitive<String>,
+) -> Result<(), Error> {
+    let use_rehome = || {
+        Error::conflict(
+            "use_rehome",
+            "the tenant has a credential, and this endpoint did not prove to be the server that \
+             holds its password. Nothing was changed. To move the credential to another server, \
+             use <tenant>/rehome.",
+        )
+    };
+    if locked.record.intent.is_some() {
+        return Err(Error::conflict(
+            "unsettled",
+            "a change of the password is open. Settle it first, by writing <tenant>/verify or \
+             <tenant>/rotate.",
+        ));
+    }
+    let Some(credential) = &locked.record.credential else { return Ok(()) };
+    let current = credential.current_version().ok_or_else(use_rehome)?;
+    let password = locked.open_password(current.number, &current.password)?;
+    let address = mail::address(&credential.username)?;
+    let mail = locked.engine.connect(&locked.config, server, token).await?;
+    let account = mail.provider.account(&address).await.map_err(mail::read_error)?;
+    let hash = account.and_then(|account| account.hash).ok_or_else(use_rehome)?;
+    match locked.engine.parts.hash_pool.check(&hash, &password).await {
+        HashCheck::Fits => Ok(()),
+        HashCheck::DoesNotFit | HashCheck::CannotTell(_) => Err(use_rehome()),
+    }
+}
+
+async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    let name = tenant(&call)?;
+    engine.require_active(&mount).await?;
+    let config = engine.config(&mount).await?;
+    let worker = Arc::clone(&engine);
+    engine.finish(&config, async move { remove(&worker, &mount, &name, &call).await }).await?;
+    Ok(None)
+}
+
+async fn remove(
+    engine: &Arc<Engine>,
+    mount: &Mount,
+    name: &TenantName,
+    call: &Call,
+) -> Result<(), Error> {
+    let mut locked = engine.lock_tenant(mount, name).await?;
+    if locked.record.server.is_none() {
+        return Ok(());
+    }
+    if locked.record.credential.is_some() {
+        return Err(Error::conflict(
+            "credential_exists",
+            "the tenant still has a credential, which could not be changed any more without its \
+             server. Delete and destroy the credential first.",
+        ));
+    }
+    locked.record.server = None;
+    let actor = actor(&call.request);
+    let mut event = NewEvent::new(EventName::TenantConfigChanged, actor, engine.clock().now());
+    event.request_id = call.request.id.as_str().to_owned();
+    locked.record_event(event)?;
+    locked.store().await
+}

@@ -1,0 +1,84 @@
+//! `<tenant>/verify`: ask Mailu which password is live.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::super::error::Error;
+use super::super::joined::join_key;
+use super::super::rotation::{self, Verified};
+use super::super::state::{self, State};
+use super::super::Engine;
+use super::{actor, tenant};
+use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
+use crate::provider::ServerVersion;
+
+const ANSWERS: &[Field] = &[
+    Field::text("state", "settled, uncertain or drift.").example("settled"),
+    Field::integer("version", "The version that reads answer."),
+    Field::integer("live_version", "The stored version that is live in Mailu, or null."),
+    Field::boolean("enabled", "Whether the account may log in; null if it does not exist."),
+    Field::integer("app_tokens", "The account's app tokens; null if the server has none."),
+    Field::text("mailu_version", "2.0, 2024.06 (or later), or unknown.").example("2024.06"),
+];
+
+pub(super) fn route() -> Route<Engine> {
+    Route {
+        pattern: "{tenant}/verify",
+        synopsis: "Ask Mailu which password is live.",
+        description: "Settles a change that is still open, then compares every stored password \
+                      with the hash Mailu keeps. No login is made, so no limiter is touched and \
+                      nothing is changed in Mailu. What came out is stored and answered.",
+        fields: &[super::TENANT],
+        endpoints: vec![Endpoint {
+            operations: &[Operation::Create, Operation::Update],
+            summary: "Ask Mailu which password is live.",
+            answers: ANSWERS,
+            handler: |engine, mount, call| Box::pin(verify(engine, mount, call)),
+        }],
+        existence: None,
+    }
+}
+
+#[derive(Serialize)]
+struct Output {
+    state: Option<State>,
+    version: Option<u64>,
+    live_version: Option<u64>,
+    enabled: Option<bool>,
+    app_tokens: Option<usize>,
+    mailu_version: &'static str,
+}
+
+async fn verify(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    let name = tenant(&call)?;
+    engine.require_active(&mount).await?;
+    let config = engine.config(&mount).await?;
+    let key = join_key("verify", name.as_str(), &actor(&call.request));
+    let worker = Arc::clone(&engine);
+    let work = async move {
+        let locked = worker.lock_tenant(&mount, &name).await?;
+        answer(rotation::verify(locked).await?)
+    };
+    Ok(engine.join(&config, key, work).await?)
+}
+
+fn answer(verified: Verified) -> Result<Option<Response>, Error> {
+    let record = &verified.tenant.record;
+    let reading = record.live_credential().and_then(|kept| state::read(record, kept));
+    let output = Output {
+        state: reading.as_ref().map(|reading| reading.state),
+        version: reading.as_ref().map(|reading| reading.answer.number),
+        live_version: verified.live_version,
+        enabled: verified.enabled,
+        app_tokens: verified.app_tokens,
+        mailu_version: match verified.server_version {
+            ServerVersion::Mailu20 => "2.0",
+            ServerVersion::Mailu2024 => "2024.06",
+            ServerVersion::Unknown => "unknown",
+        },
+    };
+    let data = Data::from_serialize(&output)
+        .map_err(|_defect| Error::Defect("an answer did not serialise"))?;
+    Ok(Some(Response { data: Some(data), warnings: verified.warnings, ..Response::default() }))
+}
