@@ -304,6 +304,9 @@ mod tests {
         let bytes = keyring.to_bytes();
         let back = Keyring::from_bytes(bytes.expose()).unwrap();
         assert!(back == keyring);
+        let dates: Vec<_> = back.versions().map(|v| v.created_at).collect();
+        let to_the_millisecond = DateTime::from_timestamp(1_795_243_620, 123_000_000).unwrap();
+        assert_eq!(dates, [to_the_millisecond; 2]);
         assert_eq!(back.detail_hash(b"x"), keyring.detail_hash(b"x"));
         assert_eq!(bytes.expose().capacity(), bytes.expose().len());
     }
@@ -326,6 +329,21 @@ mod tests {
             Keyring::from_bytes(&longer).unwrap_err(),
             KeyringError::Damaged
         );
+    }
+
+    #[test]
+    fn a_count_that_disagrees_with_the_entries_is_noticed() {
+        let stored = Keyring::generate(now()).unwrap().rotate(now()).unwrap();
+        let stored = stored.to_bytes();
+        for count in [0, 1, 3] {
+            let mut content = stored.expose().clone();
+            content.truncate(content.len() - CHECKSUM_BYTES);
+            content[HEAD_BYTES - 1] = count;
+            let checksum = sha256(&content);
+            content.extend_from_slice(&checksum);
+            let read = Keyring::from_bytes(&content);
+            assert_eq!(read.unwrap_err(), KeyringError::Damaged, "{count}");
+        }
     }
 
     #[test]
