@@ -6,13 +6,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vault_plugin_secrets_smtp::audit::EXEMPT_RESPONSE_KEYS;
 use vault_plugin_secrets_smtp::clock::SystemClock;
+use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::goplugin::Logging;
+use vault_plugin_secrets_smtp::provider::{HashPool, connector};
 use vault_plugin_secrets_smtp::wire::{Plugin, ServerInfo, serve};
 
-mod placeholder;
-
 const NAME: &str = env!("CARGO_PKG_NAME");
+/// Development only: with `1` the engine talks plain http and to loopback addresses.
+const DEV_LOOPBACK: &str = "SMTP_DEV_ALLOW_LOOPBACK";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const HELP: &str = "\
 A secrets engine plugin for HashiCorp Vault and OpenBao. The server starts it; register it with
@@ -33,7 +36,7 @@ fn main() -> ExitCode {
         },
         ["--version"] => say(std::io::stdout(), &format!("{NAME} {VERSION}\n"), 0),
         ["--help" | "-h"] => say(std::io::stdout(), HELP, 0),
-        ["--audit-keys"] => say(std::io::stdout(), placeholder::AUDIT_KEYS, 0),
+        ["--audit-keys"] => say(std::io::stdout(), &audit_keys(), 0),
         _ => say(std::io::stderr(), &format!("unknown argument\n\n{HELP}"), 2),
     }
 }
@@ -45,19 +48,31 @@ fn run() -> Result<(), Box<dyn Error>> {
         .worker_threads(2)
         .enable_all()
         .build()?;
+    let clock = Arc::new(SystemClock::new());
+    let parts = Parts {
+        clock: Arc::clone(&clock) as _,
+        connector: connector(),
+        hash_pool: HashPool::new(),
+        dev_loopback: std::env::var(DEV_LOOPBACK).is_ok_and(|value| value == "1"),
+    };
     let served = runtime.block_on(serve(Plugin {
         version: VERSION,
         logging: Logging {
             level_variable: "SMTP_LOG_LEVEL",
             target: env!("CARGO_CRATE_NAME"),
         },
-        clock: Arc::new(SystemClock::new()),
+        clock,
         server: ServerInfo::parse(|name| std::env::var(name).ok()),
-        factory: Arc::new(|_info| Arc::new(placeholder::Placeholder)),
+        factory: Arc::new(move |info| Arc::new(SmtpBackend::new(parts.clone(), info))),
     }));
     // A password hash under way must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_millis(100));
     Ok(served?)
+}
+
+/// One key a line would not paste into a command: comma separated, as the command line takes it.
+fn audit_keys() -> String {
+    format!("{}\n", EXEMPT_RESPONSE_KEYS.join(","))
 }
 
 fn say(mut out: impl Write, text: &str, code: u8) -> ExitCode {

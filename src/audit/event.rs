@@ -154,14 +154,24 @@ impl Actor {
     /// The engine itself.
     #[must_use]
     pub fn system() -> Self {
-        Self { user_id: String::from("system"), display_name: String::new() }
+        Self {
+            user_id: String::from("system"),
+            display_name: String::new(),
+        }
     }
 
     /// A caller, by what the host tells of it.
     #[must_use]
     pub fn caller(entity_id: &str, display_name: &str) -> Self {
-        let user_id = if entity_id.is_empty() { "no_entity" } else { entity_id };
-        Self { user_id: user_id.to_owned(), display_name: display_name.to_owned() }
+        let user_id = if entity_id.is_empty() {
+            "no_entity"
+        } else {
+            entity_id
+        };
+        Self {
+            user_id: user_id.to_owned(),
+            display_name: display_name.to_owned(),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 use super::event::{Event, NewEvent};
-use crate::crypto;
+use crate::crypto::{self, RandomError};
 
 /// How many events stay in a record; older ones move to the trail.
 pub const MAX_IN_RECORD: usize = 16;
@@ -40,19 +40,27 @@ pub struct EventLog {
 
 impl Default for EventLog {
     fn default() -> Self {
-        Self { seq: 0, head: FIRST_PREV_HASH.to_owned(), events: Vec::new() }
+        Self {
+            seq: 0,
+            head: FIRST_PREV_HASH.to_owned(),
+            events: Vec::new(),
+        }
     }
 }
 
 impl EventLog {
     /// Numbers, chains and appends an event; returns it as it will be stored.
+    ///
+    /// # Errors
+    ///
+    /// [`RandomError`] if no identifier could be drawn; then nothing was appended.
     pub fn append(
         &mut self,
         tenant: &str,
         lineage: &str,
         key: &dyn DetailKey,
         new: NewEvent,
-    ) -> Event {
+    ) -> Result<Event, RandomError> {
         let seq = self.seq + 1;
         let details = PrivateFields {
             display_name: &new.actor.display_name,
@@ -61,7 +69,7 @@ impl EventLog {
         };
         let mut event = Event {
             event: new.event,
-            event_id: event_id(new.timestamp),
+            event_id: event_id(new.timestamp)?,
             seq,
             lineage: lineage.to_owned(),
             prev_hash: self.head.clone(),
@@ -86,7 +94,7 @@ impl EventLog {
         self.seq = seq;
         self.head.clone_from(&event.hash);
         self.events.push(event.clone());
-        event
+        Ok(event)
     }
 
     /// Returns the last number given.
@@ -118,7 +126,9 @@ impl EventLog {
 
 impl fmt::Debug for EventLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EventLog").field("seq", &self.seq).finish_non_exhaustive()
+        f.debug_struct("EventLog")
+            .field("seq", &self.seq)
+            .finish_non_exhaustive()
     }
 }
 
@@ -194,9 +204,9 @@ fn canonical<T: Serialize>(fields: &T) -> Vec<u8> {
     serde_json::to_vec(fields).unwrap_or_default()
 }
 
-fn event_id(timestamp: DateTime<Utc>) -> String {
+fn event_id(timestamp: DateTime<Utc>) -> Result<String, RandomError> {
     let millis = u64::try_from(timestamp.timestamp_millis()).unwrap_or(0);
-    Ulid::from_parts(millis, crypto::random_u128()).to_string()
+    Ok(Ulid::from_parts(millis, crypto::random_u128()?).to_string())
 }
 
 #[cfg(test)]
@@ -223,7 +233,7 @@ mod tests {
     fn numbers_have_no_gap_and_every_hash_names_the_one_before() {
         let mut log = EventLog::default();
         for _ in 0..20 {
-            log.append("acme", "l1", &FixedKey, event("why"));
+            log.append("acme", "l1", &FixedKey, event("why")).unwrap();
         }
         let mut previous = FIRST_PREV_HASH.to_owned();
         for (index, stored) in log.events().iter().enumerate() {
@@ -235,13 +245,16 @@ mod tests {
         assert_eq!(log.overflow().len(), 4);
         log.drop_overflow();
         assert_eq!(log.events().first().map(|event| event.seq), Some(5));
-        assert_eq!(log.append("acme", "l1", &FixedKey, event("why")).seq, 21);
+        let next = log.append("acme", "l1", &FixedKey, event("why")).unwrap();
+        assert_eq!(next.seq, 21);
     }
 
     #[test]
     fn the_hash_is_the_sha256_of_sorted_clear_fields_and_holds_no_private_text() {
         let mut log = EventLog::default();
-        let stored = log.append("acme", "l1", &FixedKey, event("private reason"));
+        let stored = log
+            .append("acme", "l1", &FixedKey, event("private reason"))
+            .unwrap();
         let text = format!(
             "{{\"detail_hash\":\"{}\",\"event\":\"smtp_credentials_rotated\",\"event_id\":\"{}\",\
              \"lineage\":\"l1\",\"outcome\":\"success\",\"prev_hash\":\"{FIRST_PREV_HASH}\",\"seq\":1,\

@@ -10,6 +10,6 @@ mod event;
 mod log;
 
 pub use event::{
-    Actor, Event, EventName, NewEvent, Outcome, RotationType, Severity, EXEMPT_RESPONSE_KEYS,
+    Actor, EXEMPT_RESPONSE_KEYS, Event, EventName, NewEvent, Outcome, RotationType, Severity,
 };
 pub use log::{DetailKey, EventLog, MAX_IN_RECORD};

@@ -104,6 +104,17 @@ impl Keyring {
         next
     }
 
+    /// Reports whether this keyring has every version of `older`, with the same keys: `older` is
+    /// then an earlier state of it.
+    #[must_use]
+    pub fn extends(&self, older: &Self) -> bool {
+        self.audit_key == older.audit_key
+            && older
+                .versions
+                .iter()
+                .all(|(version, key)| self.versions.get(version) == Some(key))
+    }
+
     /// Returns the version that seals.
     #[must_use]
     pub fn latest(&self) -> u32 {

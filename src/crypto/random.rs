@@ -43,6 +43,15 @@ pub fn random_id() -> Result<String, RandomError> {
     public_bytes::<16>().map(hex::encode)
 }
 
+/// Draws 128 random bits, for identifiers that are not written as hex.
+///
+/// # Errors
+///
+/// [`RandomError`] if the operating system gives no randomness.
+pub fn random_u128() -> Result<u128, RandomError> {
+    public_bytes::<16>().map(u128::from_be_bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,7 +20,7 @@ const DAY: u64 = 24 * HOUR;
 /// The mount's settings; durations in seconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct MountConfig {
+pub(crate) struct MountConfig {
     /// The stored format.
     pub schema: u32,
     /// How long a password lives, 1 minute to 10 years.
@@ -68,7 +68,7 @@ pub struct MountConfig {
 /// How automatic changes depend on the audit devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum AuditMode {
+pub(crate) enum AuditMode {
     /// Events are delivered as soon as possible; nothing waits.
     BestEffort,
     /// An automatic change waits until its announcement is in a device.
@@ -106,7 +106,9 @@ impl Default for MountConfig {
 impl MountConfig {
     /// Reads the stored settings; the defaults if none were ever written.
     pub(crate) fn decode(bytes: Option<&[u8]>) -> Result<Self, Error> {
-        let Some(bytes) = bytes else { return Ok(Self::default()) };
+        let Some(bytes) = bytes else {
+            return Ok(Self::default());
+        };
         storage::check_schema(storage::CONFIG, bytes, SCHEMA)?;
         storage::decode(storage::CONFIG, bytes)
     }
@@ -118,18 +120,48 @@ impl MountConfig {
     /// [`Error::Invalid`] with code `invalid_config`, naming the field and its range.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let ranges = [
-            ("rotation_period", self.rotation_period, MINUTE, 3650 * DAY, "seconds"),
+            (
+                "rotation_period",
+                self.rotation_period,
+                MINUTE,
+                3650 * DAY,
+                "seconds",
+            ),
             ("spread", self.spread, 0, DAY, "seconds"),
             ("notify_before", self.notify_before, 0, 90 * DAY, "seconds"),
             ("max_parallel", self.max_parallel, 1, 256, "changes"),
-            ("min_rotation_interval", self.min_rotation_interval, 0, 30 * DAY, "seconds"),
-            ("refresh_interval", self.refresh_interval, 30, HOUR, "seconds"),
+            (
+                "min_rotation_interval",
+                self.min_rotation_interval,
+                0,
+                30 * DAY,
+                "seconds",
+            ),
+            (
+                "refresh_interval",
+                self.refresh_interval,
+                30,
+                HOUR,
+                "seconds",
+            ),
             ("wait", self.wait, 1, 25, "seconds"),
             ("password_bytes", self.password_bytes, 16, 64, "bytes"),
-            ("emergency_password_bytes", self.emergency_password_bytes, 16, 64, "bytes"),
+            (
+                "emergency_password_bytes",
+                self.emergency_password_bytes,
+                16,
+                64,
+                "bytes",
+            ),
             ("max_versions", self.max_versions, 2, 100, "versions"),
             ("reveal_ttl", self.reveal_ttl, MINUTE, DAY, "seconds"),
-            ("deleted_retention", self.deleted_retention, DAY, 3650 * DAY, "seconds"),
+            (
+                "deleted_retention",
+                self.deleted_retention,
+                DAY,
+                3650 * DAY,
+                "seconds",
+            ),
         ];
         for (field, value, low, high, unit) in ranges {
             if !(low..=high).contains(&value) {
@@ -203,8 +235,12 @@ mod tests {
             ("wait", |config| config.wait = 26),
             ("refresh_interval", |config| config.refresh_interval = 29),
             ("max_versions", |config| config.max_versions = 1),
-            ("check_schedule", |config| config.check_schedule = String::from("at night")),
-            ("allowed_hosts", |config| config.allowed_hosts = vec![String::from("10.0.0.0/99")]),
+            ("check_schedule", |config| {
+                config.check_schedule = String::from("at night")
+            }),
+            ("allowed_hosts", |config| {
+                config.allowed_hosts = vec![String::from("10.0.0.0/99")]
+            }),
         ];
         for (field, spoil) in cases {
             let mut config = MountConfig::default();

@@ -9,7 +9,7 @@ use crate::provider::{Refusal, Trouble};
 
 /// Why the engine did not do what was asked.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum Error {
+pub(super) enum Error {
     /// The tenant's name is outside the grammar or reserved.
     #[error("invalid tenant name: {0}")]
     InvalidTenant(&'static str),
@@ -70,6 +70,9 @@ pub enum Error {
     /// The host could not answer about itself.
     #[error("the host did not answer: {0}")]
     Host(String),
+    /// The operating system gave no random bytes.
+    #[error(transparent)]
+    Random(#[from] crypto::RandomError),
     /// A defect in this plugin.
     #[error("defect: {0}")]
     Defect(&'static str),
@@ -78,12 +81,18 @@ pub enum Error {
 impl Error {
     /// Builds a 400.
     pub(crate) fn invalid(code: &'static str, message: impl Into<String>) -> Self {
-        Self::Invalid { code, message: message.into() }
+        Self::Invalid {
+            code,
+            message: message.into(),
+        }
     }
 
     /// Builds a 409.
     pub(crate) fn conflict(code: &'static str, message: impl Into<String>) -> Self {
-        Self::Conflict { code, message: message.into() }
+        Self::Conflict {
+            code,
+            message: message.into(),
+        }
     }
 
     /// Returns the stable code, as events and `status` show it.
@@ -103,7 +112,7 @@ impl Error {
             Self::Entry { .. } => "record_unreadable",
             Self::Storage(_) => "storage_error",
             Self::Host(_) => "host_error",
-            Self::Defect(_) => "internal",
+            Self::Random(_) | Self::Defect(_) => "internal",
         }
     }
 }
@@ -197,7 +206,9 @@ pub(crate) const fn trouble_hint(trouble: Trouble) -> &'static str {
             "the Mailu server did not answer in time. Check its load, or raise request_timeout \
              in <tenant>/config"
         }
-        Trouble::Broken => "the connection to the Mailu server broke. Check the server and try again",
+        Trouble::Broken => {
+            "the connection to the Mailu server broke. Check the server and try again"
+        }
         Trouble::ServerError => {
             "the Mailu server reported an internal error. Check its logs and try again"
         }
@@ -205,6 +216,54 @@ pub(crate) const fn trouble_hint(trouble: Trouble) -> &'static str {
             "the server's answer is not one that Mailu gives. Check mailu_url"
         }
     }
+}
+
+/// What a stored failure code means and what to do about it, for `status`.
+pub(crate) fn explain(code: &str) -> (String, &'static str) {
+    const REFUSALS: [Refusal; 8] = [
+        Refusal::Token,
+        Refusal::RateLimited,
+        Refusal::NoSuchAccount,
+        Refusal::NoSuchDomain,
+        Refusal::Conflict,
+        Refusal::Invalid,
+        Refusal::Redirect,
+        Refusal::NoApi,
+    ];
+    if let Some(refusal) = REFUSALS
+        .into_iter()
+        .find(|refusal| refusal_code(*refusal) == code)
+    {
+        return (refusal.to_string(), refusal_hint(refusal));
+    }
+    let (message, hint) = match code {
+        "address_refused" => (
+            "the server's address is not allowed",
+            trouble_hint(Trouble::AddressRefused),
+        ),
+        "mailu_tls" => (
+            "TLS with the Mailu server failed",
+            trouble_hint(Trouble::Tls),
+        ),
+        "mailu_unreachable" => (
+            "the Mailu server gave no usable answer",
+            "check that the Mailu server runs and that this server reaches it, then write \
+             <tenant>/verify",
+        ),
+        "drift" => (
+            "Mailu holds a password that this engine did not set",
+            "find out who changed it; write <tenant>/rotate to overwrite it",
+        ),
+        "abandoned" => (
+            "Mailu never took the new password; the old one is still live",
+            "check the Mailu server, then write <tenant>/rotate",
+        ),
+        _ => (
+            "the last change failed",
+            "read <tenant>/events for what happened",
+        ),
+    };
+    (message.to_owned(), hint)
 }
 
 impl From<Error> for logical::Error {
@@ -229,9 +288,11 @@ impl From<Error> for logical::Error {
             Error::Unreachable(trouble @ (Trouble::AddressRefused | Trouble::Tls)) => {
                 Self::user(code, format!("{}.", trouble_hint(trouble)))
             }
-            Error::Unreachable(trouble) => {
-                Self::status(503, code, format!("{}. Nothing was changed.", trouble_hint(trouble)))
-            }
+            Error::Unreachable(trouble) => Self::status(
+                503,
+                code,
+                format!("{}. Nothing was changed.", trouble_hint(trouble)),
+            ),
             Error::Unsettled => Self::status(
                 503,
                 code,
@@ -268,6 +329,7 @@ impl From<Error> for logical::Error {
             }
             Error::Storage(storage) => Self::from(storage),
             Error::Host(why) => Self::status(500, code, why),
+            Error::Random(error) => Self::internal(error.to_string()),
             Error::Defect(what) => Self::internal(what),
         }
     }

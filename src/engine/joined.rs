@@ -95,7 +95,13 @@ impl Engine {
             return work.outcome.clone();
         }
         let (sender, outcome) = watch::channel(None);
-        running.insert(key, Work { started: now, outcome: outcome.clone() });
+        running.insert(
+            key,
+            Work {
+                started: now,
+                outcome: outcome.clone(),
+            },
+        );
         drop(running);
         self.tasks.spawn(async move {
             sender.send_replace(Some(work.await));
@@ -107,6 +113,8 @@ impl Engine {
 /// The key under which a caller's repeats of one operation join.
 pub(super) fn join_key(operation: &str, tenant: &str, caller: &crate::audit::Actor) -> String {
     // Names hold no control characters: the separator cannot be forged.
-    format!("{operation}\n{tenant}\n{}\n{}", caller.user_id, caller.display_name)
+    format!(
+        "{operation}\n{tenant}\n{}\n{}",
+        caller.user_id, caller.display_name
+    )
 }
-

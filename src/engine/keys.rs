@@ -33,7 +33,12 @@ struct Slot<T> {
 
 impl<T> Default for Cached<T> {
     fn default() -> Self {
-        Self { slot: Mutex::new(Slot { value: None, epoch: 0 }) }
+        Self {
+            slot: Mutex::new(Slot {
+                value: None,
+                epoch: 0,
+            }),
+        }
     }
 }
 
@@ -46,7 +51,10 @@ impl<T> Cached<T> {
 
     /// Returns the count to hand to [`Cached::fill`]; taken before storage is asked.
     pub(crate) fn epoch(&self) -> u64 {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner).epoch
+        self.slot
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .epoch
     }
 
     pub(crate) fn fill(&self, value: &Arc<T>, epoch: u64, clock: &dyn Clock) {
@@ -75,14 +83,18 @@ pub(crate) async fn load(storage: &dyn Storage) -> Result<Option<Keyring>, Error
             if first.extends(&second) {
                 Ok(Some(first))
             } else {
-                Err(Error::Keyring("the keyring and its copy contradict each other"))
+                Err(Error::Keyring(
+                    "the keyring and its copy contradict each other",
+                ))
             }
         }
         (Copy::Absent, Copy::Absent) => {
             if storage.list_page(TENANTS, "", 1).await?.is_empty() {
                 Ok(None)
             } else {
-                Err(Error::Keyring("the keyring is missing although tenants are stored"))
+                Err(Error::Keyring(
+                    "the keyring is missing although tenants are stored",
+                ))
             }
         }
         (Copy::Damaged, Copy::Absent | Copy::Damaged) | (Copy::Absent, Copy::Damaged) => {
@@ -94,7 +106,7 @@ pub(crate) async fn load(storage: &dyn Storage) -> Result<Option<Keyring>, Error
 /// Creates the first keyring. The caller holds the mount's lock, is on the active node, and
 /// [`load`] just said `None`.
 pub(crate) async fn create(storage: &dyn Storage, clock: &dyn Clock) -> Result<Keyring, Error> {
-    let keyring = Keyring::generate(clock.now());
+    let keyring = Keyring::generate(clock.now())?;
     let bytes = keyring.to_bytes();
     write_and_read_back(storage, KEYRING, &bytes).await?;
     write_and_read_back(storage, KEYRING_COPY, &bytes).await?;
@@ -108,7 +120,9 @@ enum Copy {
 }
 
 async fn read_copy(storage: &dyn Storage, key: &str) -> Result<Copy, Error> {
-    let Some(entry) = storage.get(key).await? else { return Ok(Copy::Absent) };
+    let Some(entry) = storage.get(key).await? else {
+        return Ok(Copy::Absent);
+    };
     Ok(Keyring::from_bytes(&entry.value).map_or(Copy::Damaged, Copy::Good))
 }
 
@@ -117,8 +131,11 @@ async fn write_and_read_back(
     key: &'static str,
     bytes: &Sensitive<Vec<u8>>,
 ) -> Result<(), Error> {
-    let entry =
-        StorageEntry { key: key.to_owned(), value: bytes.expose().clone(), seal_wrap: true };
+    let entry = StorageEntry {
+        key: key.to_owned(),
+        value: bytes.expose().clone(),
+        seal_wrap: true,
+    };
     // An error here may hide a write that took effect: what is read back decides.
     let written = storage.put(entry).await;
     let stored = storage.get(key).await?;
@@ -126,5 +143,7 @@ async fn write_and_read_back(
         return Ok(());
     }
     written?;
-    Err(Error::Keyring("the new keyring did not read back as it was written"))
+    Err(Error::Keyring(
+        "the new keyring did not read back as it was written",
+    ))
 }

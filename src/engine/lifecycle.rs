@@ -23,7 +23,9 @@ pub struct SmtpBackend {
 
 impl fmt::Debug for SmtpBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SmtpBackend").field("info", &self.info).finish_non_exhaustive()
+        f.debug_struct("SmtpBackend")
+            .field("info", &self.info)
+            .finish_non_exhaustive()
     }
 }
 
@@ -32,13 +34,20 @@ impl SmtpBackend {
     #[must_use]
     pub fn new(parts: Parts, info: BackendInfo) -> Self {
         let (engine, router) = assemble(parts);
-        Self { info, engine, router }
+        Self {
+            info,
+            engine,
+            router,
+        }
     }
 
     /// Lists the pattern and synopsis of every path, for documentation checks.
     #[must_use]
     pub fn paths(&self) -> Vec<(&'static str, &'static str)> {
-        self.router.routes().map(|route| (route.pattern, route.synopsis)).collect()
+        self.router
+            .routes()
+            .map(|route| (route.pattern, route.synopsis))
+            .collect()
     }
 }
 
@@ -96,7 +105,10 @@ impl Backend for SmtpBackend {
 
     async fn cleanup(&self) {
         if !self.engine.tasks.stop(GRACE).await {
-            tracing::warn!(mount = self.info.uuid, "work under way is left to the next process");
+            tracing::warn!(
+                mount = self.info.uuid,
+                "work under way is left to the next process"
+            );
         }
     }
 }

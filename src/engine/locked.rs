@@ -88,7 +88,9 @@ impl Engine {
     ) -> Result<Option<TenantRecord>, Error> {
         let bytes = read_bytes(&*mount.storage, name.as_str()).await?;
         let key = storage::tenant_key(name.as_str());
-        bytes.map(|bytes| storage::decode_tenant(&key, &bytes)).transpose()
+        bytes
+            .map(|bytes| storage::decode_tenant(&key, &bytes))
+            .transpose()
     }
 
     fn decode_or_new(
@@ -97,13 +99,11 @@ impl Engine {
         stored: Option<&[u8]>,
     ) -> Result<TenantRecord, Error> {
         match stored {
-            Some(bytes) => {
-                storage::decode_tenant(&storage::tenant_key(name.as_str()), bytes)
-            }
+            Some(bytes) => storage::decode_tenant(&storage::tenant_key(name.as_str()), bytes),
             None => Ok(TenantRecord::new(
                 name.as_str(),
-                crypto::random_id(),
-                crypto::random_id(),
+                crypto::random_id()?,
+                crypto::random_id()?,
                 self.clock().now(),
             )),
         }
@@ -111,15 +111,13 @@ impl Engine {
 }
 
 impl LockedTenant {
-    /// Reports whether storage holds a record.
-    pub(super) const fn exists(&self) -> bool {
-        self.stored.is_some()
-    }
-
     /// Appends an event to the record; it becomes true with the next [`LockedTenant::store`].
-    pub(super) fn record_event(&mut self, event: NewEvent) -> crate::audit::Event {
+    pub(super) fn record_event(&mut self, event: NewEvent) -> Result<crate::audit::Event, Error> {
         let lineage = self.record.lineage.clone();
-        self.record.log.append(self.name.as_str(), &lineage, &*self.keyring, event)
+        Ok(self
+            .record
+            .log
+            .append(self.name.as_str(), &lineage, &*self.keyring, event)?)
     }
 
     /// Makes the record true.
@@ -142,6 +140,14 @@ impl LockedTenant {
         }
     }
 
+    /// Like [`LockedTenant::store`], but leaves storage alone if nothing changed.
+    pub(super) async fn store_if_changed(&mut self) -> Result<(), Error> {
+        if self.stored.as_deref() == Some(storage::encode(&self.record)?.as_slice()) {
+            return Ok(());
+        }
+        self.store().await
+    }
+
     async fn try_store(&mut self) -> Result<(), Error> {
         self.record.revision += 1;
         self.move_overflow_to_trail().await?;
@@ -156,12 +162,18 @@ impl LockedTenant {
         let wanted = pointers(&self.record, &self.config)?;
         for (key, value) in &wanted {
             if self.pointers.get(key) != Some(value) {
-                self.mount.storage.put(StorageEntry::new(key.as_str(), value.clone())).await?;
+                self.mount
+                    .storage
+                    .put(StorageEntry::new(key.as_str(), value.clone()))
+                    .await?;
             }
         }
         self.put_record(bytes).await?;
         let before = std::mem::replace(&mut self.pointers, wanted);
-        for key in before.keys().filter(|key| !self.pointers.contains_key(*key)) {
+        for key in before
+            .keys()
+            .filter(|key| !self.pointers.contains_key(*key))
+        {
             // A pointer left behind is judged stale by whoever follows it: not worth an error.
             if let Err(error) = self.mount.storage.delete(key).await {
                 tracing::warn!(tenant = %self.name, %error, "stale pointer not removed");
@@ -175,7 +187,11 @@ impl LockedTenant {
     async fn put_record(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
         let key = storage::tenant_key(self.name.as_str());
         let entry = StorageEntry::new(key, bytes.clone());
-        let written = self.mount.storage.compare_and_put(entry, self.stored.as_deref()).await;
+        let written = self
+            .mount
+            .storage
+            .compare_and_put(entry, self.stored.as_deref())
+            .await;
         let error = match written {
             Ok(()) => {
                 self.stored = Some(bytes);
@@ -212,14 +228,19 @@ impl LockedTenant {
     async fn move_overflow_to_trail(&mut self) -> Result<(), Error> {
         for event in self.record.log.overflow() {
             let key = storage::trail_key(self.name.as_str(), event.seq);
-            self.mount.storage.put(StorageEntry::new(key, storage::encode(event)?)).await?;
+            self.mount
+                .storage
+                .put(StorageEntry::new(key, storage::encode(event)?))
+                .await?;
         }
         self.record.log.drop_overflow();
         Ok(())
     }
 
     fn reset_to_stored(&mut self) -> Result<(), Error> {
-        self.record = self.engine.decode_or_new(&self.name, self.stored.as_deref())?;
+        self.record = self
+            .engine
+            .decode_or_new(&self.name, self.stored.as_deref())?;
         self.pointers = pointers(&self.record, &self.config)?;
         self.accounts.clear();
         Ok(())
@@ -231,7 +252,9 @@ impl LockedTenant {
     ///
     /// A 409 `account_taken` if another tenant's record has it.
     pub(super) async fn claim_account(&mut self) -> Result<(), Error> {
-        let Some((key, _)) = account_pointer(&self.record)? else { return Ok(()) };
+        let Some((key, _)) = account_pointer(&self.record)? else {
+            return Ok(());
+        };
         let guard = self.engine.account_locks.lock(&key).await;
         let owner = self.mount.storage.get(&key).await?;
         if let Some(entry) = owner {
@@ -250,9 +273,13 @@ impl LockedTenant {
 
     /// The pointer is only a hint: the owner is believed if its record says so.
     async fn owner_confirms(&self, owner: &AccountOwner, key: &str) -> Result<bool, Error> {
-        let Ok(name) = TenantName::parse(&owner.tenant) else { return Ok(false) };
+        let Ok(name) = TenantName::parse(&owner.tenant) else {
+            return Ok(false);
+        };
         let record = self.engine.read_tenant(&self.mount, &name).await?;
-        let Some(record) = record else { return Ok(false) };
+        let Some(record) = record else {
+            return Ok(false);
+        };
         Ok(account_pointer(&record)?.is_some_and(|(owned, _)| owned == key))
     }
 
@@ -262,7 +289,13 @@ impl LockedTenant {
         number: u64,
         password: &Sensitive<String>,
     ) -> Result<Sealed, Error> {
-        seal(&self.keyring, &self.record, "password", &number.to_string(), password)
+        seal(
+            &self.keyring,
+            &self.record,
+            "password",
+            &number.to_string(),
+            password,
+        )
     }
 
     /// Decrypts the password of the version with this number.
@@ -289,20 +322,27 @@ impl LockedTenant {
         let mut passwords = Vec::new();
         if let Some(credential) = &self.record.credential {
             for version in &credential.versions {
-                passwords
-                    .push((version.number, self.open_password(version.number, &version.password)?));
+                passwords.push((
+                    version.number,
+                    self.open_password(version.number, &version.password)?,
+                ));
             }
         }
         let candidate = match &self.record.intent {
-            Some(intent) => {
-                Some((intent.version, self.open_password(intent.version, &intent.candidate)?))
-            }
+            Some(intent) => Some((
+                intent.version,
+                self.open_password(intent.version, &intent.candidate)?,
+            )),
             None => None,
         };
         self.record.server = Some(server);
         for (number, password) in &passwords {
             let sealed = self.seal_password(*number, password)?;
-            let versions = self.record.credential.iter_mut().flat_map(|kept| &mut kept.versions);
+            let versions = self
+                .record
+                .credential
+                .iter_mut()
+                .flat_map(|kept| &mut kept.versions);
             for version in versions.filter(|version| version.number == *number) {
                 version.password = sealed.clone();
             }
@@ -348,7 +388,9 @@ fn seal(
         id,
         endpoint: &endpoint,
     };
-    keyring.seal(&binding, secret).map_err(|_rng| Error::Defect("encryption failed"))
+    keyring
+        .seal(&binding, secret)
+        .map_err(|_rng| Error::Defect("encryption failed"))
 }
 
 fn open(
@@ -371,10 +413,13 @@ fn open(
 
 /// The endpoint as part of every ciphertext's associated data: where the secret may be sent.
 fn endpoint_binding(server: Option<&Server>) -> String {
-    let Some(server) = server else { return String::from("none") };
-    let ca = server.ca_cert.as_deref().map_or_else(String::new, |pem| {
-        crypto::sha256_hex(pem.as_bytes())
-    });
+    let Some(server) = server else {
+        return String::from("none");
+    };
+    let ca = server
+        .ca_cert
+        .as_deref()
+        .map_or_else(String::new, |pem| crypto::sha256_hex(pem.as_bytes()));
     format!(
         "{}|{}|{}|{}",
         server.mailu_url,
@@ -395,7 +440,9 @@ fn pointers(
     if record.intent.is_some() || !record.open.is_empty() {
         wanted.insert(storage::open_key(tenant), nothing());
     }
-    let due = record.live_credential().and_then(|kept| schedule::due_day(kept, config));
+    let due = record
+        .live_credential()
+        .and_then(|kept| schedule::due_day(kept, config));
     if let Some(day) = due {
         wanted.insert(storage::due_key(day, tenant), nothing());
     }
@@ -413,7 +460,9 @@ fn account_pointer(record: &TenantRecord) -> Result<Option<(String, Vec<u8>)>, E
     let folded = EmailAddress::parse(&credential.username)
         .map_or_else(|_| credential.username.clone(), |address| address.folded());
     let key = storage::account_key(&server.mailu_url, &folded);
-    let owner = AccountOwner { tenant: record.tenant.clone() };
+    let owner = AccountOwner {
+        tenant: record.tenant.clone(),
+    };
     Ok(Some((key, storage::encode(&owner)?)))
 }
 

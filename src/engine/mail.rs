@@ -25,7 +25,9 @@ pub(super) struct Mail {
 
 impl fmt::Debug for Mail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mail").field("provider", &self.provider).finish_non_exhaustive()
+        f.debug_struct("Mail")
+            .field("provider", &self.provider)
+            .finish_non_exhaustive()
     }
 }
 
@@ -74,10 +76,17 @@ impl Engine {
             request_timeout: Duration::from_secs(server.request_timeout_seconds),
         });
         let provider = (self.parts.connector)(&provider, &policy).map_err(|error| {
-            Error::invalid("invalid_server", format!("{error}. Write <tenant>/config again."))
+            Error::invalid(
+                "invalid_server",
+                format!("{error}. Write <tenant>/config again."),
+            )
         })?;
         let guard = self.server_locks.lock(&server.mailu_url).await;
-        Ok(Mail { provider, verify_smtp: server.verify_smtp, _server: guard })
+        Ok(Mail {
+            provider,
+            verify_smtp: server.verify_smtp,
+            _server: guard,
+        })
     }
 }
 
@@ -97,7 +106,9 @@ impl LockedTenant {
     /// then the others from the newest. At most 11 hash computations.
     pub(super) async fn find_live(&self, account: &Account) -> Result<Live, Error> {
         const MOST_CHECKS: usize = 11;
-        let Some(hash) = &account.hash else { return Ok(Live::CannotTell) };
+        let Some(hash) = &account.hash else {
+            return Ok(Live::CannotTell);
+        };
         if let Some(credential) = &self.record.credential
             && let Some(number) = known_by_fingerprint(credential, hash)
         {
@@ -114,11 +125,13 @@ impl LockedTenant {
                 .iter()
                 .rev()
                 .filter(|version| Some(version.number) != credential.current);
-            order.extend(
-                current
-                    .chain(others)
-                    .map(|version| (Live::Version(version.number), version.number, &version.password)),
-            );
+            order.extend(current.chain(others).map(|version| {
+                (
+                    Live::Version(version.number),
+                    version.number,
+                    &version.password,
+                )
+            }));
         }
         for (found, number, sealed) in order.into_iter().take(MOST_CHECKS) {
             let password = self.open_password(number, sealed)?;

@@ -48,7 +48,9 @@ pub struct Parts {
 
 impl fmt::Debug for Parts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Parts").field("dev_loopback", &self.dev_loopback).finish_non_exhaustive()
+        f.debug_struct("Parts")
+            .field("dev_loopback", &self.dev_loopback)
+            .finish_non_exhaustive()
     }
 }
 
@@ -151,7 +153,11 @@ impl Engine {
 
     /// Returns the rules for every outgoing connection.
     fn network_policy(&self, config: &MountConfig) -> Result<NetworkPolicy, Error> {
-        Ok(NetworkPolicy::new(config.address_rules()?, self.parts.dev_loopback))
+        Ok(NetworkPolicy {
+            allowed: config.address_rules()?,
+            dev_loopback: self.parts.dev_loopback,
+            refused: Vec::new(),
+        })
     }
 }
 

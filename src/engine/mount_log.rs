@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Engine;
 use super::error::Error;
 use super::storage::{self, MOUNT_LOG};
-use super::Engine;
 use crate::audit::{Actor, EventLog, EventName, NewEvent, Outcome};
 use crate::crypto::{self, Keyring};
 use crate::logical::{Mount, Request, StorageEntry};
@@ -50,17 +50,26 @@ impl Engine {
                 storage::check_schema(MOUNT_LOG, &entry.value, SCHEMA)?;
                 storage::decode(MOUNT_LOG, &entry.value)?
             }
-            None => {
-                MountLog { schema: SCHEMA, lineage: crypto::random_id()?, log: EventLog::default() }
-            }
+            None => MountLog {
+                schema: SCHEMA,
+                lineage: crypto::random_id()?,
+                log: EventLog::default(),
+            },
         };
-        log.log.append(MOUNT, &log.lineage, keyring, event.clone())?;
+        log.log
+            .append(MOUNT, &log.lineage, keyring, event.clone())?;
         for event in log.log.overflow() {
             let key = storage::trail_key(MOUNT, event.seq);
-            mount.storage.put(StorageEntry::new(key, storage::encode(event)?)).await?;
+            mount
+                .storage
+                .put(StorageEntry::new(key, storage::encode(event)?))
+                .await?;
         }
         log.log.drop_overflow();
-        mount.storage.put(StorageEntry::new(MOUNT_LOG, storage::encode(&log)?)).await?;
+        mount
+            .storage
+            .put(StorageEntry::new(MOUNT_LOG, storage::encode(&log)?))
+            .await?;
         Ok(())
     }
 }

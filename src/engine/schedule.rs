@@ -76,10 +76,16 @@ pub(crate) fn read_again_after(
         return Duration::from_secs(15);
     }
     let refresh = Duration::from_secs(config.refresh_interval);
-    let until_rotation =
-        credential.next_rotation.and_then(|next| (next - now).to_std().ok()).unwrap_or_else(|| {
+    let until_rotation = credential
+        .next_rotation
+        .and_then(|next| (next - now).to_std().ok())
+        .unwrap_or_else(|| {
             // Due or overdue: a tick is about to change it. Never due: the refresh decides.
-            if credential.next_rotation.is_some() { Duration::ZERO } else { refresh }
+            if credential.next_rotation.is_some() {
+                Duration::ZERO
+            } else {
+                refresh
+            }
         });
     until_rotation.min(refresh).max(Duration::from_secs(1))
 }

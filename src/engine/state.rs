@@ -61,11 +61,12 @@ pub(super) fn read<'a>(
     let newest = sent.or_else(|| credential.versions.last().map(Stored::of));
     let mut answer = current.map(Stored::of).or(newest)?;
     let mut version = current;
-    let unproven = current.is_none_or(|version| {
-        matches!(version.proof, Proof::None | Proof::Imported)
-    });
+    let unproven =
+        current.is_none_or(|version| matches!(version.proof, Proof::None | Proof::Imported));
     let state = if let Some(drift) = &credential.drift {
-        let live = drift.live_version.and_then(|number| credential.version(number));
+        let live = drift
+            .live_version
+            .and_then(|number| credential.version(number));
         if let Some(live) = live.filter(|live| live.compromised.is_none()) {
             answer = Stored::of(live);
             version = Some(live);
@@ -81,5 +82,10 @@ pub(super) fn read<'a>(
     } else {
         Vec::new()
     };
-    Some(Reading { state, answer, version, candidates })
+    Some(Reading {
+        state,
+        answer,
+        version,
+        candidates,
+    })
 }

@@ -6,17 +6,45 @@ use super::error::Error;
 
 /// Names that no tenant may have, for ever: they are, or may become, paths of the mount.
 pub(crate) const RESERVED: [&str; 32] = [
-    "config", "tenants", "status", "metrics", "batches", "events", "approvals", "keyring", "ui",
-    "ops", "health", "help", "sys", "raw", "login", "creds", "roles", "static-cred",
-    "static-role", "rotate", "rotate-root", "rotate-role", "reset", "reveal", "verify", "audit",
-    "notify", "export", "import", "policies", "incidents", "drill",
+    "config",
+    "tenants",
+    "status",
+    "metrics",
+    "batches",
+    "events",
+    "approvals",
+    "keyring",
+    "ui",
+    "ops",
+    "health",
+    "help",
+    "sys",
+    "raw",
+    "login",
+    "creds",
+    "roles",
+    "static-cred",
+    "static-role",
+    "rotate",
+    "rotate-root",
+    "rotate-role",
+    "reset",
+    "reveal",
+    "verify",
+    "audit",
+    "notify",
+    "export",
+    "import",
+    "policies",
+    "incidents",
+    "drill",
 ];
 
 /// A tenant's name: `[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?`, not reserved.
 ///
 /// A tenant is this engine's static role.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TenantName(String);
+pub(super) struct TenantName(String);
 
 impl TenantName {
     /// Parses a name.
@@ -24,7 +52,7 @@ impl TenantName {
     /// # Errors
     ///
     /// [`Error::InvalidTenant`] if it does not fit the grammar or is reserved.
-    pub fn parse(text: &str) -> Result<Self, Error> {
+    pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let edge = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         let inner = |byte: u8| edge(byte) || byte == b'_' || byte == b'-';
         let fits = (1..=64).contains(&text.len())
@@ -47,7 +75,7 @@ impl TenantName {
 
     /// Returns the name.
     #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub(super) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -72,7 +100,9 @@ mod tests {
     #[test]
     fn names_outside_the_grammar() {
         let long = "x".repeat(65);
-        for name in ["", "-a", "a-", "_", "A", "a.b", "a b", "ä", "a/b", "..", "a\n", &long] {
+        for name in [
+            "", "-a", "a-", "_", "A", "a.b", "a b", "ä", "a/b", "..", "a\n", &long,
+        ] {
             assert!(TenantName::parse(name).is_err(), "{name}");
         }
     }

@@ -35,6 +35,13 @@ impl Data {
         Self(Map::from_iter([(String::from("keys"), Value::from(keys))]))
     }
 
+    /// Returns the data without one field: stored entries carry some that no answer shows.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.0.remove(name);
+        self
+    }
+
     /// Wraps a parsed object; for `wire`.
     #[must_use]
     pub const fn from_map(fields: Map<String, Value>) -> Self {

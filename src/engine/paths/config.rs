@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::super::config::{AuditMode, MountConfig};
 use super::super::error::Error;
 use super::super::{Engine, storage};
@@ -15,43 +13,83 @@ use crate::logical::{
 };
 
 const FIELDS: &[Field] = &[
-    Field::duration("rotation_period", "How long a password lives; 1 minute to 10 years.")
-        .default("180d"),
-    Field::text("check_schedule", "When due passwords are changed: five cron fields, UTC.")
-        .default("0 2 * * *"),
-    Field::duration("spread", "Over how long a check spreads its changes; at most 1 day.")
-        .default("1h"),
-    Field::duration("notify_before", "How long before a change its notice is sent.").default("7d"),
+    Field::duration(
+        "rotation_period",
+        "How long a password lives; 1 minute to 10 years.",
+    )
+    .default("180d"),
+    Field::text(
+        "check_schedule",
+        "When due passwords are changed: five cron fields, UTC.",
+    )
+    .default("0 2 * * *"),
+    Field::duration(
+        "spread",
+        "Over how long a check spreads its changes; at most 1 day.",
+    )
+    .default("1h"),
+    Field::duration(
+        "notify_before",
+        "How long before a change its notice is sent.",
+    )
+    .default("7d"),
     Field::integer("max_parallel", "Changes under way at once; 1 to 256.").default("16"),
-    Field::duration("min_rotation_interval", "The shortest time between two changes on request.")
-        .default("5m"),
-    Field::duration("refresh_interval", "The longest ttl a read answers; 30s to 1h.").default("5m"),
+    Field::duration(
+        "min_rotation_interval",
+        "The shortest time between two changes on request.",
+    )
+    .default("5m"),
+    Field::duration(
+        "refresh_interval",
+        "The longest ttl a read answers; 30s to 1h.",
+    )
+    .default("5m"),
     Field::duration("wait", "How long a request waits for Mailu; 1s to 25s.").default("8s"),
     Field::integer("password_bytes", "Random bytes of a password; 16 to 64.").default("32"),
-    Field::integer("emergency_password_bytes", "Random bytes after an emergency; 16 to 64.")
-        .default("48"),
+    Field::integer(
+        "emergency_password_bytes",
+        "Random bytes after an emergency; 16 to 64.",
+    )
+    .default("48"),
     Field::text(
         "password_encoding",
         "base64, base64url, or mailu_hex: 32 hexadecimal digits, which Mailu's login limiter lets \
          pass.",
     )
     .default("base64"),
-    Field::text("password_policy", "A password policy of the host that generates instead.")
-        .max_bytes(128)
-        .example("smtp"),
+    Field::text(
+        "password_policy",
+        "A password policy of the host that generates instead.",
+    )
+    .max_bytes(128)
+    .example("smtp"),
     Field::integer("max_versions", "Versions kept per tenant; 2 to 100.").default("10"),
-    Field::duration("reveal_ttl", "Wrapping TTL of a revealed password; 1m to 1d.").default("15m"),
-    Field::boolean("rotate_after_reveal", "Whether a revealed password is changed afterwards.")
-        .default("false"),
-    Field::duration("deleted_retention", "How long a deleted credential is kept.").default("30d"),
+    Field::duration(
+        "reveal_ttl",
+        "Wrapping TTL of a revealed password; 1m to 1d.",
+    )
+    .default("15m"),
+    Field::boolean(
+        "rotate_after_reveal",
+        "Whether a revealed password is changed afterwards.",
+    )
+    .default("false"),
+    Field::duration(
+        "deleted_retention",
+        "How long a deleted credential is kept.",
+    )
+    .default("30d"),
     Field::texts(
         "allowed_hosts",
         "Host patterns and CIDRs the engine may connect to; empty: public addresses.",
     )
     .max_bytes(256)
     .example("*.mail.example"),
-    Field::boolean("mailu_marker", "Whether the engine leaves its mark in the account's comment.")
-        .default("true"),
+    Field::boolean(
+        "mailu_marker",
+        "Whether the engine leaves its mark in the account's comment.",
+    )
+    .default("true"),
     Field::text(
         "audit_mode",
         "best_effort, or required: an automatic change waits for the audit devices.",
@@ -87,7 +125,9 @@ pub(super) fn route() -> Route<Engine> {
 
 async fn read(engine: Arc<Engine>, mount: Mount) -> Reply {
     let config = engine.config(&mount).await?;
-    Ok(Some(Response::data(Data::from_serialize(&*config)?.without("schema"))))
+    Ok(Some(Response::data(
+        Data::from_serialize(&*config)?.without("schema"),
+    )))
 }
 
 async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
@@ -114,7 +154,10 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
     let mut entry = engine.mount_event(EventName::ConfigChanged, actor, &call.request);
     engine.announce_mount_event(mount, &keyring, &entry).await?;
     let bytes = storage::encode(&config)?;
-    let put = mount.storage.put(StorageEntry::new(storage::CONFIG, bytes)).await;
+    let put = mount
+        .storage
+        .put(StorageEntry::new(storage::CONFIG, bytes))
+        .await;
     // Whatever became of the Put, the copy in memory may be wrong now.
     engine.config.forget();
     put?;
@@ -130,23 +173,33 @@ fn apply(call: &Call, config: &mut MountConfig) -> Result<(), Error> {
     seconds("rotation_period").apply(&mut config.rotation_period, default.rotation_period);
     seconds("spread").apply(&mut config.spread, default.spread);
     seconds("notify_before").apply(&mut config.notify_before, default.notify_before);
-    seconds("min_rotation_interval")
-        .apply(&mut config.min_rotation_interval, default.min_rotation_interval);
+    seconds("min_rotation_interval").apply(
+        &mut config.min_rotation_interval,
+        default.min_rotation_interval,
+    );
     seconds("refresh_interval").apply(&mut config.refresh_interval, default.refresh_interval);
     seconds("wait").apply(&mut config.wait, default.wait);
     seconds("reveal_ttl").apply(&mut config.reveal_ttl, default.reveal_ttl);
     seconds("deleted_retention").apply(&mut config.deleted_retention, default.deleted_retention);
     // A negative count is out of every range: 0 lets the check say so.
-    let count = |name: &str| fields.integer(name).map(|count| u64::try_from(count).unwrap_or(0));
+    let count = |name: &str| {
+        fields
+            .integer(name)
+            .map(|count| u64::try_from(count).unwrap_or(0))
+    };
     count("max_parallel").apply(&mut config.max_parallel, default.max_parallel);
     count("password_bytes").apply(&mut config.password_bytes, default.password_bytes);
-    count("emergency_password_bytes")
-        .apply(&mut config.emergency_password_bytes, default.emergency_password_bytes);
+    count("emergency_password_bytes").apply(
+        &mut config.emergency_password_bytes,
+        default.emergency_password_bytes,
+    );
     count("max_versions").apply(&mut config.max_versions, default.max_versions);
     fields
         .boolean("rotate_after_reveal")
         .apply(&mut config.rotate_after_reveal, default.rotate_after_reveal);
-    fields.boolean("mailu_marker").apply(&mut config.mailu_marker, default.mailu_marker);
+    fields
+        .boolean("mailu_marker")
+        .apply(&mut config.mailu_marker, default.mailu_marker);
     fields
         .text("check_schedule")
         .map(str::to_owned)
@@ -155,8 +208,13 @@ fn apply(call: &Call, config: &mut MountConfig) -> Result<(), Error> {
         .text("password_policy")
         .map(|name| Some(name.to_owned()).filter(|name| !name.is_empty()))
         .apply(&mut config.password_policy, None);
-    fields.texts("allowed_hosts").apply(&mut config.allowed_hosts, default.allowed_hosts);
-    fields.instant("paused_until").map(Some).apply(&mut config.paused_until, None);
+    fields
+        .texts("allowed_hosts")
+        .apply(&mut config.allowed_hosts, default.allowed_hosts);
+    fields
+        .instant("paused_until")
+        .map(Some)
+        .apply(&mut config.paused_until, None);
     fields
         .text("password_encoding")
         .try_map(encoding)?
@@ -167,15 +225,19 @@ fn apply(call: &Call, config: &mut MountConfig) -> Result<(), Error> {
 }
 
 fn encoding(text: &str) -> Result<PasswordEncoding, Error> {
-    [PasswordEncoding::Base64, PasswordEncoding::Base64Url, PasswordEncoding::MailuHex]
-        .into_iter()
-        .find(|known| known.as_str() == text)
-        .ok_or_else(|| {
-            Error::invalid(
-                "invalid_config",
-                "`password_encoding` must be base64, base64url or mailu_hex.",
-            )
-        })
+    [
+        PasswordEncoding::Base64,
+        PasswordEncoding::Base64Url,
+        PasswordEncoding::MailuHex,
+    ]
+    .into_iter()
+    .find(|known| known.as_str() == text)
+    .ok_or_else(|| {
+        Error::invalid(
+            "invalid_config",
+            "`password_encoding` must be base64, base64url or mailu_hex.",
+        )
+    })
 }
 
 fn audit_mode(text: &str) -> Result<AuditMode, Error> {

@@ -35,14 +35,18 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             description: "Removes every stored password of the tenant; nothing brings them back. \
                           Mailu is not touched: whoever knows the live password can still log in. \
                           Version numbers and events go on if the tenant is created again.",
-            fields: &[
-                super::TENANT,
-                Field::text("reason", "Why this is done; kept in the event.")
-                    .required()
-                    .max_bytes(512)
-                    .example("customer left"),
-                Field::text("confirm", "The tenant's name again.").required().example("acme"),
-            ],
+            fields: const {
+                &[
+                    super::TENANT,
+                    Field::text("reason", "Why this is done; kept in the event.")
+                        .required()
+                        .max_bytes(512)
+                        .example("customer left"),
+                    Field::text("confirm", "The tenant's name again.")
+                        .required()
+                        .example("acme"),
+                ]
+            },
             endpoints: vec![Endpoint {
                 operations: &[Operation::Create, Operation::Update],
                 summary: "Remove a credential's passwords for good.",
@@ -60,7 +64,9 @@ pub(super) async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Rep
         let retention = i64::try_from(locked.config.deleted_retention).unwrap_or(i64::MAX);
         let retention = TimeDelta::try_seconds(retention).unwrap_or(TimeDelta::MAX);
         refuse_unsettled(locked)?;
-        let Some(credential) = locked.record.credential.as_mut() else { return Ok(false) };
+        let Some(credential) = locked.record.credential.as_mut() else {
+            return Ok(false);
+        };
         if credential.deleted.is_some() {
             return Ok(false);
         }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::super::Engine;
 use super::super::error::Error;
 use super::super::storage::{self, record::TenantRecord};
-use super::super::Engine;
 use super::tenant;
 use crate::audit::Event;
 use crate::logical::{
@@ -18,7 +18,10 @@ const MOST: i64 = 200;
 
 const FIELDS: &[Field] = &[
     super::TENANT,
-    Field::integer("after", "Only events before this number: the last one of the page before."),
+    Field::integer(
+        "after",
+        "Only events before this number: the last one of the page before.",
+    ),
     Field::integer("limit", "At most so many events; 1 to 200.").default("50"),
 ];
 
@@ -32,10 +35,15 @@ pub(super) fn route() -> Route<Engine> {
         endpoints: vec![Endpoint {
             operations: &[Operation::Read],
             summary: "Read what happened to the tenant.",
-            answers: &[
-                Field::texts("events", "The events, newest first."),
-                Field::integer("next", "Pass as `after` for the next page; null at the end."),
-            ],
+            answers: const {
+                &[
+                    Field::texts("events", "The events, newest first."),
+                    Field::integer(
+                        "next",
+                        "Pass as `after` for the next page; null at the end.",
+                    ),
+                ]
+            },
             handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
         }],
         existence: None,
@@ -52,12 +60,19 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
     let limit = call.fields.integer("limit").set().unwrap_or(DEFAULT_LIMIT);
     if !(1..=MOST).contains(&limit) {
-        return Err(crate::logical::Error::user("invalid_field", "`limit` must be from 1 to 200."));
+        return Err(crate::logical::Error::user(
+            "invalid_field",
+            "`limit` must be from 1 to 200.",
+        ));
     }
-    let before = call.fields.integer("after").set().map_or(u64::MAX, |after| {
-        u64::try_from(after).unwrap_or(0)
-    });
-    let Some(record) = engine.read_tenant(&mount, &name).await? else { return Ok(None) };
+    let before = call
+        .fields
+        .integer("after")
+        .set()
+        .map_or(u64::MAX, |after| u64::try_from(after).unwrap_or(0));
+    let Some(record) = engine.read_tenant(&mount, &name).await? else {
+        return Ok(None);
+    };
     let limit = usize::try_from(limit).unwrap_or(0);
     let events = newest_first(&*mount.storage, &record, before, limit).await?;
     let next = events.last().map(|event| event.seq).filter(|seq| *seq > 1);
@@ -74,14 +89,22 @@ async fn newest_first(
     limit: usize,
 ) -> Result<Vec<Event>, Error> {
     let kept = record.log.events();
-    let in_record = kept.iter().rev().filter(|event| event.seq < before).take(limit);
+    let in_record = kept
+        .iter()
+        .rev()
+        .filter(|event| event.seq < before)
+        .take(limit);
     let mut events: Vec<Event> = in_record.cloned().collect();
     let oldest_kept = kept.first().map_or(record.log.seq() + 1, |event| event.seq);
-    let mut seq = events.last().map_or(before.min(oldest_kept), |event| event.seq);
+    let mut seq = events
+        .last()
+        .map_or(before.min(oldest_kept), |event| event.seq);
     while events.len() < limit && seq > 1 {
         seq -= 1;
         let key = storage::trail_key(&record.tenant, seq);
-        let Some(entry) = host.get(&key).await? else { break };
+        let Some(entry) = host.get(&key).await? else {
+            break;
+        };
         events.push(storage::decode(&key, &entry.value)?);
     }
     Ok(events)

@@ -43,7 +43,9 @@ pub(super) fn router() -> Router<Engine> {
 }
 
 /// The tenant of the path.
-const TENANT: Field = Field::text("tenant", "Name of the tenant.").required().example("acme");
+const TENANT: Field = Field::text("tenant", "Name of the tenant.")
+    .required()
+    .example("acme");
 
 /// Why somebody does something.
 const REASON: Field = Field::text("reason", "Why this is done; kept in the event.")
@@ -62,5 +64,9 @@ fn actor(request: &Request) -> Actor {
 
 /// Returns an optional text; empty and null count as not given.
 fn optional_text(call: &Call, name: &str) -> Option<String> {
-    call.fields.text(name).set().filter(|text| !text.is_empty()).map(str::to_owned)
+    call.fields
+        .text(name)
+        .set()
+        .filter(|text| !text.is_empty())
+        .map(str::to_owned)
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::super::Engine;
 use super::super::error::Error;
 use super::super::joined::join_key;
 use super::super::rotation::{self, Change, Changed};
-use super::super::Engine;
 use super::{actor, optional_text, tenant};
 use crate::audit::{EventName, RotationType};
 use crate::logical::{
@@ -22,7 +22,10 @@ const ANSWERS: &[Field] = &[
     Field::integer("version", "The new version.").example("4"),
     Field::integer("previous_version", "The version that was current before.").example("3"),
     Field::instant("last_rotated", "When the new password became current."),
-    Field::instant("next_rotation", "When the schedule changes the password next."),
+    Field::instant(
+        "next_rotation",
+        "When the schedule changes the password next.",
+    ),
     Field::text("event", "The name of the event.").example("smtp_credentials_rotated"),
     Field::text("event_id", "The identifier of the event."),
     Field::integer("seq", "The number of the event within the tenant."),
@@ -93,5 +96,9 @@ fn answer(changed: Changed) -> Result<Option<Response>, Error> {
     };
     let data = Data::from_serialize(&output)
         .map_err(|_defect| Error::Defect("an answer did not serialise"))?;
-    Ok(Some(Response { data: Some(data), warnings: changed.warnings, ..Response::default() }))
+    Ok(Some(Response {
+        data: Some(data),
+        warnings: changed.warnings,
+        ..Response::default()
+    }))
 }

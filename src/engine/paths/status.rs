@@ -15,13 +15,22 @@ use crate::logical::{
 };
 
 const ANSWERS: &[Field] = &[
-    Field::text("state", "settled, uncertain or drift; null without a credential.")
-        .example("settled"),
-    Field::instant("next_rotation", "When the schedule changes the password next."),
+    Field::text(
+        "state",
+        "settled, uncertain or drift; null without a credential.",
+    )
+    .example("settled"),
+    Field::instant(
+        "next_rotation",
+        "When the schedule changes the password next.",
+    ),
     Field::instant("notice_sent_at", "When the notice of that change was sent."),
     Field::text("open_work", "The open change of the password, or null."),
     Field::instant("last_attempt", "When a change was last tried."),
-    Field::text("last_error", "The last failure: code, message, since, attempts, next_attempt, hint."),
+    Field::text(
+        "last_error",
+        "The last failure: code, message, since, attempts, next_attempt, hint.",
+    ),
 ];
 
 pub(super) fn route() -> Route<Engine> {
@@ -75,7 +84,7 @@ struct OpenWorkOutput {
 #[derive(Serialize)]
 struct LastErrorOutput<'a> {
     code: &'a str,
-    message: &'static str,
+    message: String,
     #[serde(serialize_with = "instant::serialize")]
     since: DateTime<Utc>,
     attempts: u32,
@@ -86,8 +95,12 @@ struct LastErrorOutput<'a> {
 
 async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
-    let Some(record) = engine.read_tenant(&mount, &name).await? else { return Ok(None) };
-    Ok(Some(Response::data(Data::from_serialize(&output(&record))?)))
+    let Some(record) = engine.read_tenant(&mount, &name).await? else {
+        return Ok(None);
+    };
+    Ok(Some(Response::data(Data::from_serialize(&output(
+        &record,
+    ))?)))
 }
 
 fn output(record: &TenantRecord) -> Output<'_> {

@@ -21,7 +21,9 @@ use crate::crypto::Sensitive;
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Patch, Reply, Response, Route,
 };
-use crate::provider::{EndpointUrl, HashCheck, NetworkPolicy, SmtpAddress, check_ca, check_server_name};
+use crate::provider::{
+    EndpointUrl, HashCheck, NetworkPolicy, SmtpAddress, parse_ca, parse_server_name,
+};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -31,22 +33,28 @@ const MAILU_URL: Field = Field::text("mailu_url", "The Mailu server's https URL.
 const CA_CERT: Field = Field::text("ca_cert", "PEM certificates that replace the public roots.")
     .max_bytes(64 * 1024)
     .multiline();
-const TLS_SERVER_NAME: Field =
-    Field::text("tls_server_name", "The name in the certificate, if not that of the URL.")
-        .max_bytes(253)
-        .example("mail.acme.example");
+const TLS_SERVER_NAME: Field = Field::text(
+    "tls_server_name",
+    "The name in the certificate, if not that of the URL.",
+)
+.max_bytes(253)
+.example("mail.acme.example");
 const SMTP_ADDRESS: Field = Field::text(
     "smtp_address",
     "host:port for SMTP AUTH; implicit TLS on port 465, else STARTTLS.",
 )
 .max_bytes(300)
 .example("mail.acme.example:465");
-const REQUEST_TIMEOUT: Field =
-    Field::duration("request_timeout", "How long one call to Mailu may take; 1s to 60s.")
-        .default("10s");
-const VERIFY_SMTP: Field =
-    Field::boolean("verify_smtp", "Whether a new password is also tried by SMTP AUTH, once.")
-        .default("false");
+const REQUEST_TIMEOUT: Field = Field::duration(
+    "request_timeout",
+    "How long one call to Mailu may take; 1s to 60s.",
+)
+.default("10s");
+const VERIFY_SMTP: Field = Field::boolean(
+    "verify_smtp",
+    "Whether a new password is also tried by SMTP AUTH, once.",
+)
+.default("false");
 
 const FIELDS: &[Field] = &[
     super::TENANT,
@@ -63,8 +71,14 @@ const FIELDS: &[Field] = &[
     VERIFY_SMTP,
 ];
 
-const ANSWERS: &[Field] =
-    &[MAILU_URL, CA_CERT, TLS_SERVER_NAME, SMTP_ADDRESS, REQUEST_TIMEOUT, VERIFY_SMTP];
+const ANSWERS: &[Field] = &[
+    MAILU_URL,
+    CA_CERT,
+    TLS_SERVER_NAME,
+    SMTP_ADDRESS,
+    REQUEST_TIMEOUT,
+    VERIFY_SMTP,
+];
 
 pub(super) fn route() -> Route<Engine> {
     Route {
@@ -114,7 +128,9 @@ struct Output<'a> {
 async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
     let record = engine.read_tenant(&mount, &name).await?;
-    let Some(server) = record.and_then(|record| record.server) else { return Ok(None) };
+    let Some(server) = record.and_then(|record| record.server) else {
+        return Ok(None);
+    };
     let output = Output {
         mailu_url: &server.mailu_url,
         ca_cert: server.ca_cert.as_deref().unwrap_or_default(),
@@ -132,7 +148,9 @@ async fn exists(
     call: Call,
 ) -> Result<Option<bool>, crate::logical::Error> {
     // An invalid name is for the handler to refuse, with its text.
-    let Ok(name) = tenant(&call) else { return Ok(Some(false)) };
+    let Ok(name) = tenant(&call) else {
+        return Ok(Some(false));
+    };
     let record = engine.read_tenant(&mount, &name).await?;
     Ok(Some(record.is_some_and(|record| record.server.is_some())))
 }
@@ -142,7 +160,11 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
     let worker = Arc::clone(&engine);
-    engine.finish(&config, async move { store(&worker, &mount, &name, &call).await }).await?;
+    engine
+        .finish(&config, async move {
+            store(&worker, &mount, &name, &call).await
+        })
+        .await?;
     Ok(None)
 }
 
@@ -167,7 +189,11 @@ async fn store(
         None => None,
     };
     let token_changed = wanted.token.is_some() && wanted.token != old_token;
-    let token = wanted.token.take().or(old_token).ok_or_else(token_required)?;
+    let token = wanted
+        .token
+        .take()
+        .or(old_token)
+        .ok_or_else(token_required)?;
     if !token_changed && locked.record.server.as_ref() == Some(&wanted.server) {
         return Ok(());
     }
@@ -193,43 +219,58 @@ async fn store(
 fn wanted(locked: &LockedTenant, call: &Call, policy: &NetworkPolicy) -> Result<Wanted, Error> {
     let fields = &call.fields;
     let stored = locked.record.server.as_ref();
-    let token = fields.secret("api_token").set().filter(|token| !token.expose().is_empty());
+    let token = fields
+        .secret("api_token")
+        .set()
+        .filter(|token| !token.expose().is_empty());
     let text = |name: &str, stored: Option<&String>| match fields.text(name) {
         Patch::Absent => stored.cloned(),
         Patch::Null => None,
         Patch::Set(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
     };
     let url = text("mailu_url", stored.map(|server| &server.mailu_url)).ok_or_else(|| {
-        Error::invalid("missing_field", "`mailu_url` is required, for example https://mail.acme.example.")
+        Error::invalid(
+            "missing_field",
+            "`mailu_url` is required, for example https://mail.acme.example.",
+        )
     })?;
     let url = EndpointUrl::parse(&url, policy)
         .map_err(|error| Error::invalid("invalid_server", format!("`mailu_url`: {error}.")))?;
     let ca_cert = text("ca_cert", stored.and_then(|server| server.ca_cert.as_ref()));
     if let Some(pem) = &ca_cert {
-        check_ca(pem)
+        parse_ca(pem)
             .map_err(|error| Error::invalid("invalid_server", format!("`ca_cert`: {error}.")))?;
     }
-    let tls_server_name =
-        text("tls_server_name", stored.and_then(|server| server.tls_server_name.as_ref()));
+    let tls_server_name = text(
+        "tls_server_name",
+        stored.and_then(|server| server.tls_server_name.as_ref()),
+    );
     if let Some(name) = &tls_server_name {
-        check_server_name(name).map_err(|error| {
+        parse_server_name(name).map_err(|error| {
             Error::invalid("invalid_server", format!("`tls_server_name`: {error}."))
         })?;
     }
-    let smtp_address =
-        text("smtp_address", stored.and_then(|server| server.smtp_address.as_ref()));
+    let smtp_address = text(
+        "smtp_address",
+        stored.and_then(|server| server.smtp_address.as_ref()),
+    );
     if let Some(address) = &smtp_address {
         SmtpAddress::parse(address).map_err(|error| {
             Error::invalid("invalid_server", format!("`smtp_address`: {error}."))
         })?;
     }
-    let mut timeout = stored.map_or(DEFAULT_TIMEOUT.as_secs(), |kept| kept.request_timeout_seconds);
+    let mut timeout = stored.map_or(DEFAULT_TIMEOUT.as_secs(), |kept| {
+        kept.request_timeout_seconds
+    });
     fields
         .duration("request_timeout")
         .map(|span| span.as_secs())
         .apply(&mut timeout, DEFAULT_TIMEOUT.as_secs());
     if !(1..=60).contains(&timeout) {
-        return Err(Error::invalid("invalid_field", "`request_timeout` must be from 1s to 60s."));
+        return Err(Error::invalid(
+            "invalid_field",
+            "`request_timeout` must be from 1s to 60s.",
+        ));
     }
     let mut verify_smtp = stored.is_some_and(|server| server.verify_smtp);
     fields.boolean("verify_smtp").apply(&mut verify_smtp, false);
@@ -293,13 +334,21 @@ async fn require_same_server(
              <tenant>/rotate.",
         ));
     }
-    let Some(credential) = &locked.record.credential else { return Ok(()) };
+    let Some(credential) = &locked.record.credential else {
+        return Ok(());
+    };
     let current = credential.current_version().ok_or_else(use_rehome)?;
     let password = locked.open_password(current.number, &current.password)?;
     let address = mail::address(&credential.username)?;
     let mail = locked.engine.connect(&locked.config, server, token).await?;
-    let account = mail.provider.account(&address).await.map_err(mail::read_error)?;
-    let hash = account.and_then(|account| account.hash).ok_or_else(use_rehome)?;
+    let account = mail
+        .provider
+        .account(&address)
+        .await
+        .map_err(mail::read_error)?;
+    let hash = account
+        .and_then(|account| account.hash)
+        .ok_or_else(use_rehome)?;
     match locked.engine.parts.hash_pool.check(&hash, &password).await {
         HashCheck::Fits => Ok(()),
         HashCheck::DoesNotFit | HashCheck::CannotTell(_) => Err(use_rehome()),
@@ -311,7 +360,11 @@ async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
     let worker = Arc::clone(&engine);
-    engine.finish(&config, async move { remove(&worker, &mount, &name, &call).await }).await?;
+    engine
+        .finish(&config, async move {
+            remove(&worker, &mount, &name, &call).await
+        })
+        .await?;
     Ok(None)
 }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::super::Engine;
 use super::super::error::Error;
 use super::super::state::{self, State};
 use super::super::storage;
 use super::super::tenant::TenantName;
-use super::super::Engine;
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
 };
@@ -19,7 +19,10 @@ const MOST_DETAILED: i64 = 100;
 
 const FIELDS: &[Field] = &[
     Field::text("after", "Only names after this one.").max_bytes(64),
-    Field::integer("limit", "At most so many names; all if absent (100 with detailed)."),
+    Field::integer(
+        "limit",
+        "At most so many names; all if absent (100 with detailed).",
+    ),
     Field::boolean("detailed", "Also answer each tenant's state as key_info.").default("false"),
 ];
 
@@ -77,7 +80,10 @@ async fn list(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let limit = fields.integer("limit").set();
     let detailed = fields.boolean("detailed").set().unwrap_or(false);
     if limit.is_some_and(|limit| limit < 1) {
-        return Err(crate::logical::Error::user("invalid_field", "`limit` must be at least 1."));
+        return Err(crate::logical::Error::user(
+            "invalid_field",
+            "`limit` must be at least 1.",
+        ));
     }
     if detailed && limit.is_some_and(|limit| limit > MOST_DETAILED) {
         return Err(crate::logical::Error::user(
@@ -85,11 +91,25 @@ async fn list(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             "`limit` is at most 100 with detailed=true.",
         ));
     }
-    let limit = if detailed { Some(limit.unwrap_or(MOST_DETAILED)) } else { limit };
+    let limit = if detailed {
+        Some(limit.unwrap_or(MOST_DETAILED))
+    } else {
+        limit
+    };
     let keys = match limit.map(usize::try_from) {
         None if after.is_empty() => mount.storage.list(storage::TENANTS).await,
-        None | Some(Err(_)) => mount.storage.list_page(storage::TENANTS, after, usize::MAX).await,
-        Some(Ok(limit)) => mount.storage.list_page(storage::TENANTS, after, limit).await,
+        None | Some(Err(_)) => {
+            mount
+                .storage
+                .list_page(storage::TENANTS, after, usize::MAX)
+                .await
+        }
+        Some(Ok(limit)) => {
+            mount
+                .storage
+                .list_page(storage::TENANTS, after, limit)
+                .await
+        }
     };
     let keys = keys.map_err(crate::logical::Error::from)?;
     if !detailed || keys.is_empty() {
@@ -99,7 +119,10 @@ async fn list(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     for key in &keys {
         key_info.insert(key.clone(), info(&engine, &mount, key).await?);
     }
-    Ok(Some(Response::data(Data::from_serialize(&Detailed { keys, key_info })?)))
+    Ok(Some(Response::data(Data::from_serialize(&Detailed {
+        keys,
+        key_info,
+    })?)))
 }
 
 async fn info(engine: &Engine, mount: &Mount, key: &str) -> Result<Info, Error> {
@@ -112,12 +135,17 @@ async fn info(engine: &Engine, mount: &Mount, key: &str) -> Result<Info, Error> 
         Ok(Some(record)) => record,
         Ok(None) => return Ok(Info::default()),
         Err(error) => {
-            return Ok(Info { error: Some(error.code().to_owned()), ..Info::default() });
+            return Ok(Info {
+                error: Some(error.code().to_owned()),
+                ..Info::default()
+            });
         }
     };
     let credential = record.live_credential();
     Ok(Info {
-        state: credential.and_then(|kept| state::read(&record, kept)).map(|it| it.state),
+        state: credential
+            .and_then(|kept| state::read(&record, kept))
+            .map(|it| it.state),
         deleted: record.credential.is_some() && credential.is_none(),
         next_rotation: credential.and_then(|kept| kept.next_rotation),
         error: record.last_error.as_ref().map(|failed| failed.code.clone()),

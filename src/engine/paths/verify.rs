@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::super::Engine;
 use super::super::error::Error;
 use super::super::joined::join_key;
 use super::super::rotation::{self, Verified};
 use super::super::state::{self, State};
-use super::super::Engine;
 use super::{actor, tenant};
 use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
 use crate::provider::ServerVersion;
@@ -16,9 +16,18 @@ use crate::provider::ServerVersion;
 const ANSWERS: &[Field] = &[
     Field::text("state", "settled, uncertain or drift.").example("settled"),
     Field::integer("version", "The version that reads answer."),
-    Field::integer("live_version", "The stored version that is live in Mailu, or null."),
-    Field::boolean("enabled", "Whether the account may log in; null if it does not exist."),
-    Field::integer("app_tokens", "The account's app tokens; null if the server has none."),
+    Field::integer(
+        "live_version",
+        "The stored version that is live in Mailu, or null.",
+    ),
+    Field::boolean(
+        "enabled",
+        "Whether the account may log in; null if it does not exist.",
+    ),
+    Field::integer(
+        "app_tokens",
+        "The account's app tokens; null if the server has none.",
+    ),
     Field::text("mailu_version", "2.0, 2024.06 (or later), or unknown.").example("2024.06"),
 ];
 
@@ -65,7 +74,9 @@ async fn verify(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
 
 fn answer(verified: Verified) -> Result<Option<Response>, Error> {
     let record = &verified.tenant.record;
-    let reading = record.live_credential().and_then(|kept| state::read(record, kept));
+    let reading = record
+        .live_credential()
+        .and_then(|kept| state::read(record, kept));
     let output = Output {
         state: reading.as_ref().map(|reading| reading.state),
         version: reading.as_ref().map(|reading| reading.answer.number),
@@ -80,5 +91,9 @@ fn answer(verified: Verified) -> Result<Option<Response>, Error> {
     };
     let data = Data::from_serialize(&output)
         .map_err(|_defect| Error::Defect("an answer did not serialise"))?;
-    Ok(Some(Response { data: Some(data), warnings: verified.warnings, ..Response::default() }))
+    Ok(Some(Response {
+        data: Some(data),
+        warnings: verified.warnings,
+        ..Response::default()
+    }))
 }

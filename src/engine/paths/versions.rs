@@ -16,9 +16,15 @@ use crate::logical::{
 const ANSWERS: &[Field] = &[
     Field::integer("version", "The version."),
     Field::instant("created_at", "When it was made."),
-    Field::text("created_by", "Who asked for it: an entity id, no_entity, or system."),
-    Field::text("rotation_type", "Why it was made; empty for the first or an imported one.")
-        .example("manual"),
+    Field::text(
+        "created_by",
+        "Who asked for it: an entity id, no_entity, or system.",
+    ),
+    Field::text(
+        "rotation_type",
+        "Why it was made; empty for the first or an imported one.",
+    )
+    .example("manual"),
     Field::text("position", "current, previous, candidate or abandoned.").example("current"),
     Field::boolean("compromised", "Whether it must never be used again."),
     Field::text("incident_id", "The incident that compromised it."),
@@ -37,7 +43,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: &[Operation::List],
                 summary: "List the kept versions.",
-                answers: &[Field::texts("keys", "The version numbers.")],
+                answers: const { &[Field::texts("keys", "The version numbers.")] },
                 handler: |engine, mount, call| Box::pin(list(engine, mount, call)),
             }],
             existence: None,
@@ -47,10 +53,14 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             synopsis: "What is known of one version; never its password.",
             description: "Answers when, by whom and why a version was made, what became of it, and \
                           whether it is compromised. The password itself is never answered here.",
-            fields: &[
-                super::TENANT,
-                Field::integer("version", "Number of the version.").required().example("1"),
-            ],
+            fields: const {
+                &[
+                    super::TENANT,
+                    Field::integer("version", "Number of the version.")
+                        .required()
+                        .example("1"),
+                ]
+            },
             endpoints: vec![Endpoint {
                 operations: &[Operation::Read],
                 summary: "Read what is known of one version.",
@@ -80,11 +90,17 @@ struct Output<'a> {
 
 async fn list(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
-    let Some(record) = engine.read_tenant(&mount, &name).await? else { return Ok(None) };
-    let Some(credential) = record.live_credential() else { return Ok(None) };
+    let Some(record) = engine.read_tenant(&mount, &name).await? else {
+        return Ok(None);
+    };
+    let Some(credential) = record.live_credential() else {
+        return Ok(None);
+    };
     let kept = credential.versions.iter().map(|version| version.number);
     let keys = kept.chain(record.intent.iter().map(|intent| intent.version));
-    Ok(Response::keys(keys.map(|number| number.to_string()).collect()))
+    Ok(Response::keys(
+        keys.map(|number| number.to_string()).collect(),
+    ))
 }
 
 async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
@@ -92,8 +108,12 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let number: u64 = call.capture("version").parse().map_err(|_not_a_number| {
         crate::logical::Error::user("invalid_field", "`version` must be a number from 1.")
     })?;
-    let Some(record) = engine.read_tenant(&mount, &name).await? else { return Ok(None) };
-    let Some(credential) = record.live_credential() else { return Ok(None) };
+    let Some(record) = engine.read_tenant(&mount, &name).await? else {
+        return Ok(None);
+    };
+    let Some(credential) = record.live_credential() else {
+        return Ok(None);
+    };
     let output = match credential.version(number) {
         Some(version) => of_version(credential, version),
         None => match candidate(&record, number) {
@@ -105,7 +125,10 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
 }
 
 fn candidate(record: &TenantRecord, number: u64) -> Option<&Intent> {
-    record.intent.as_ref().filter(|intent| intent.version == number)
+    record
+        .intent
+        .as_ref()
+        .filter(|intent| intent.version == number)
 }
 
 fn of_version<'a>(credential: &Credential, version: &'a Version) -> Output<'a> {

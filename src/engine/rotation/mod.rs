@@ -71,13 +71,25 @@ pub(super) async fn read_account(
     username: &EmailAddress,
 ) -> Result<Option<Account>, Error> {
     let mail = tenant.connect().await?;
-    mail.provider.account(username).await.map_err(super::mail::read_error)
+    mail.provider
+        .account(username)
+        .await
+        .map_err(super::mail::read_error)
 }
 
 fn changed(committed: Committed) -> Result<Changed, Error> {
-    let Committed { tenant, event, version, previous_version, warnings } = committed;
-    let credential =
-        tenant.record.credential.as_ref().ok_or(Error::Defect("no credential after a change"))?;
+    let Committed {
+        tenant,
+        event,
+        version,
+        previous_version,
+        warnings,
+    } = committed;
+    let credential = tenant
+        .record
+        .credential
+        .as_ref()
+        .ok_or(Error::Defect("no credential after a change"))?;
     Ok(Changed {
         tenant: tenant.name.as_str().to_owned(),
         version,
@@ -117,10 +129,16 @@ fn answered_before(tenant: &LockedTenant, request_id: &str) -> Option<Changed> {
 
 /// Keeps a looping client from wearing out Mailu; the creation itself does not count.
 fn check_interval(tenant: &LockedTenant) -> Result<(), Error> {
-    let Some(credential) = &tenant.record.credential else { return Ok(()) };
-    let rotated = credential.current_version().is_some_and(|kept| kept.rotation_type.is_some());
+    let Some(credential) = &tenant.record.credential else {
+        return Ok(());
+    };
+    let rotated = credential
+        .current_version()
+        .is_some_and(|kept| kept.rotation_type.is_some());
     let interval = i64::try_from(tenant.config.min_rotation_interval).unwrap_or(i64::MAX);
-    let Some(interval) = TimeDelta::try_seconds(interval) else { return Ok(()) };
+    let Some(interval) = TimeDelta::try_seconds(interval) else {
+        return Ok(());
+    };
     let since = tenant.engine.clock().now() - credential.last_rotated;
     // A clock that went back must not block rotation until it has caught up.
     if !rotated || since < TimeDelta::zero() || since >= interval {
@@ -164,7 +182,10 @@ async fn new_password(tenant: &LockedTenant) -> Result<Sensitive<String>, Error>
         .map_err(|_host_text| unusable("the host did not generate a password by this policy"))?;
     // SMTP AUTH PLAIN breaks on long lines and on anything a line cannot carry.
     let length = password.expose().len();
-    let printable = password.expose().bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    let printable = password
+        .expose()
+        .bytes()
+        .all(|byte| (0x20..0x7f).contains(&byte));
     if !(16..=500).contains(&length) || !printable {
         return Err(unusable(
             "the policy must generate 16 to 500 printable ASCII characters",

@@ -17,8 +17,12 @@ const SETTLED_AFTER: TimeDelta = TimeDelta::minutes(15);
 /// Drops the oldest versions beyond the mount's `max_versions`, except the current one, the young
 /// and the doubtful.
 pub(super) fn prune(credential: &mut Credential, config: &MountConfig, now: DateTime<Utc>) {
-    let keep = usize::try_from(config.max_versions).unwrap_or(usize::MAX).max(2);
-    let proven_at = credential.current_version().and_then(|version| version.verified_at);
+    let keep = usize::try_from(config.max_versions)
+        .unwrap_or(usize::MAX)
+        .max(2);
+    let proven_at = credential
+        .current_version()
+        .and_then(|version| version.verified_at);
     let current = credential.current;
     while credential.versions.len() > keep {
         let total = credential.versions.len();
@@ -29,7 +33,11 @@ pub(super) fn prune(credential: &mut Credential, config: &MountConfig, now: Date
                 && (!young || total > YOUNG_LIMIT)
         };
         // The version before the current one always stays: consumers may still use it.
-        let oldest = credential.versions.iter().take(total - 2).position(droppable);
+        let oldest = credential
+            .versions
+            .iter()
+            .take(total - 2)
+            .position(droppable);
         let Some(index) = oldest else { return };
         credential.versions.remove(index);
     }
@@ -40,7 +48,9 @@ fn is_needed(version: &Version, proven_at: Option<DateTime<Utc>>, now: DateTime<
     if !version.doubtful && !version.abandoned {
         return false;
     }
-    let Some(sent) = version.last_sent_at else { return false };
+    let Some(sent) = version.last_sent_at else {
+        return false;
+    };
     let outlived = proven_at.is_some_and(|proven| proven - sent >= SETTLED_AFTER);
     !(outlived && now - sent >= DOUBT)
 }
@@ -62,13 +72,20 @@ mod tests {
     }
 
     fn numbers(credential: &Credential) -> Vec<u64> {
-        credential.versions.iter().map(|version| version.number).collect()
+        credential
+            .versions
+            .iter()
+            .map(|version| version.number)
+            .collect()
     }
 
     #[test]
     fn the_oldest_settled_versions_go_first() {
         let now = fixture::now();
-        let config = MountConfig { max_versions: 2, ..MountConfig::default() };
+        let config = MountConfig {
+            max_versions: 2,
+            ..MountConfig::default()
+        };
         let mut credential = credential(&[400, 300, 200, 100], now);
         prune(&mut credential, &config, now);
         assert_eq!(numbers(&credential), [3, 4]);
@@ -77,7 +94,10 @@ mod tests {
     #[test]
     fn young_versions_stay_up_to_thirty() {
         let now = fixture::now();
-        let config = MountConfig { max_versions: 2, ..MountConfig::default() };
+        let config = MountConfig {
+            max_versions: 2,
+            ..MountConfig::default()
+        };
         let mut many = credential(&[1; 40], now);
         prune(&mut many, &config, now);
         assert_eq!(many.versions.len(), 30);
@@ -86,7 +106,10 @@ mod tests {
     #[test]
     fn a_doubtful_version_stays_until_a_later_proof_and_thirty_days() {
         let now = fixture::now();
-        let config = MountConfig { max_versions: 2, ..MountConfig::default() };
+        let config = MountConfig {
+            max_versions: 2,
+            ..MountConfig::default()
+        };
         let mut kept = credential(&[400, 300, 200, 100], now);
         let sent = now - TimeDelta::days(29);
         kept.versions[0].doubtful = true;

@@ -49,15 +49,20 @@ pub(in crate::engine) async fn settle(
     mut tenant: LockedTenant,
     in_drift: InDrift,
 ) -> Result<Settled, Error> {
-    let Some(intent) = &tenant.record.intent else { return Ok(Settled::Free(tenant)) };
+    let Some(intent) = &tenant.record.intent else {
+        return Ok(Settled::Free(tenant));
+    };
     if intent.sends == 0 {
         // Announced only: Mailu never heard of it.
         drop_intent(&mut tenant);
         tenant.store().await?;
         return Ok(Settled::Free(tenant));
     }
-    let was_drifting =
-        tenant.record.credential.as_ref().is_some_and(|kept| kept.drift.is_some());
+    let was_drifting = tenant
+        .record
+        .credential
+        .as_ref()
+        .is_some_and(|kept| kept.drift.is_some());
     let announced = match Announced::resume(tenant).await {
         Ok(announced) => announced,
         Err((tenant, error)) => return Err(leave_open(tenant, &error).await),
@@ -72,11 +77,13 @@ pub(in crate::engine) async fn settle(
             let trouble = Error::Unreachable(Trouble::Unintelligible);
             Err(leave_open(announced.into_tenant(), &trouble).await)
         }
-        Verdict::OtherLive(announced) | Verdict::CannotTell(announced, None) => {
-            drive(announced).await.map(|committed| Settled::Committed(Box::new(committed)))
-        }
+        Verdict::OtherLive(announced) | Verdict::CannotTell(announced, None) => drive(announced)
+            .await
+            .map(|committed| Settled::Committed(Box::new(committed))),
         Verdict::NoneLive(announced) if was_drifting && in_drift == InDrift::SendAgain => {
-            drive(announced).await.map(|committed| Settled::Committed(Box::new(committed)))
+            drive(announced)
+                .await
+                .map(|committed| Settled::Committed(Box::new(committed)))
         }
         Verdict::NoneLive(announced) => Err(stop_in_drift(announced.into_tenant()).await),
         Verdict::CannotTell(announced, Some(trouble)) => {
@@ -117,7 +124,9 @@ async fn drop_candidate(mut tenant: LockedTenant, error: Error) -> Error {
     let now = tenant.engine.clock().now();
     steps::note_error(&mut tenant, error.code());
     let event = failure(&change, &intent, error.code(), now);
-    tenant.record_event(event);
+    if let Err(error) = tenant.record_event(event) {
+        return error;
+    }
     // Until the refusal is stored the candidate counts as sent: then the doubt remains.
     match tenant.store().await {
         Ok(()) => error,
@@ -130,7 +139,12 @@ fn drop_intent(tenant: &mut LockedTenant) -> Option<Intent> {
     let intent = tenant.record.intent.take()?;
     tenant.record.open.settle_at = None;
     tenant.record.open.settle_failures = 0;
-    if tenant.record.credential.as_ref().is_some_and(|kept| kept.versions.is_empty()) {
+    if tenant
+        .record
+        .credential
+        .as_ref()
+        .is_some_and(|kept| kept.versions.is_empty())
+    {
         tenant.record.credential = None;
     }
     Some(intent)
@@ -140,7 +154,10 @@ fn drop_intent(tenant: &mut LockedTenant) -> Option<Intent> {
 async fn leave_open(mut tenant: LockedTenant, error: &Error) -> Error {
     let now = tenant.engine.clock().now();
     let failures = usize::try_from(tenant.record.open.settle_failures).unwrap_or(usize::MAX);
-    let minutes = BACK_OFF_MINUTES.get(failures).or(BACK_OFF_MINUTES.last()).copied();
+    let minutes = BACK_OFF_MINUTES
+        .get(failures)
+        .or(BACK_OFF_MINUTES.last())
+        .copied();
     tenant.record.open.settle_at = Some(now + TimeDelta::minutes(minutes.unwrap_or(10)));
     tenant.record.open.settle_failures = tenant.record.open.settle_failures.saturating_add(1);
     steps::note_error(&mut tenant, error.code());
@@ -155,7 +172,9 @@ async fn leave_open(mut tenant: LockedTenant, error: &Error) -> Error {
 }
 
 async fn stop_in_drift(mut tenant: LockedTenant) -> Error {
-    steps::note_drift(&mut tenant, "foreign_password", None);
+    if let Err(error) = steps::note_drift(&mut tenant, "foreign_password", None) {
+        return error;
+    }
     steps::note_error(&mut tenant, "drift");
     match tenant.store().await {
         Ok(()) => drift_error(),
@@ -177,7 +196,9 @@ fn is_exhausted(announced: &Announced) -> bool {
     let now = tenant.engine.clock().now();
     tenant.record.intent.as_ref().is_some_and(|intent| {
         intent.sends >= MOST_SENDS
-            || intent.first_sent_at.is_some_and(|first| now - first >= LONGEST)
+            || intent
+                .first_sent_at
+                .is_some_and(|first| now - first >= LONGEST)
     })
 }
 
@@ -185,7 +206,11 @@ fn is_exhausted(announced: &Announced) -> bool {
 /// again, once its last send is long enough ago.
 async fn give_up(mut tenant: LockedTenant) -> Result<Settled, Error> {
     let now = tenant.engine.clock().now();
-    let last_sent = tenant.record.intent.as_ref().and_then(|intent| intent.last_sent_at);
+    let last_sent = tenant
+        .record
+        .intent
+        .as_ref()
+        .and_then(|intent| intent.last_sent_at);
     if last_sent.is_some_and(|sent| now - sent < LAST_SEND_COOLED) {
         return Err(leave_open(tenant, &Error::Unsettled).await);
     }
@@ -217,7 +242,7 @@ async fn give_up(mut tenant: LockedTenant) -> Result<Settled, Error> {
     tenant.record.open.settle_at = None;
     tenant.record.open.settle_failures = 0;
     steps::note_error(&mut tenant, "abandoned");
-    tenant.record_event(event);
+    tenant.record_event(event)?;
     tenant.store().await?;
     Ok(Settled::Free(tenant))
 }

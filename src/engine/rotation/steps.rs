@@ -125,19 +125,23 @@ impl Announced {
                 return Err(error);
             }
         };
-        let first = tenant.record.credential.as_ref().is_some_and(|kept| kept.current.is_none());
+        let first = tenant
+            .record
+            .credential
+            .as_ref()
+            .is_some_and(|kept| kept.current.is_none());
         if seen.is_none() && !first {
             let error = Error::Refused(Refusal::NoSuchAccount);
             record_failure(&mut tenant, &change, &error).await;
             return Err(error);
         }
-        notice_newer_marker(&mut tenant, seen.as_ref(), first);
+        notice_newer_marker(&mut tenant, seen.as_ref(), first)?;
         let version = tenant.record.last_version + 1;
         let candidate = tenant.seal_password(version, password)?;
         tenant.record.last_version = version;
         tenant.record.last_attempt = Some(now);
         tenant.record.intent = Some(Intent {
-            attempt: crypto::random_id(),
+            attempt: crypto::random_id()?,
             version,
             candidate,
             rotation_type: change.rotation_type,
@@ -160,14 +164,24 @@ impl Announced {
         event.version = Some(version);
         event.reason = change.reason;
         event.request_id = change.request_id;
-        tenant.record_event(event);
-        Ok(Self { tenant, mail, account, seen })
+        tenant.record_event(event)?;
+        Ok(Self {
+            tenant,
+            mail,
+            account,
+            seen,
+        })
     }
 
     /// Takes up the stored intent after a look at Mailu; for [`super::settle`].
     pub(super) async fn resume(tenant: LockedTenant) -> Result<Self, (LockedTenant, Error)> {
         match look(&tenant).await {
-            Ok((mail, account, seen)) => Ok(Self { tenant, mail, account, seen }),
+            Ok((mail, account, seen)) => Ok(Self {
+                tenant,
+                mail,
+                account,
+                seen,
+            }),
             Err(error) => Err((tenant, error)),
         }
     }
@@ -192,13 +206,19 @@ impl Announced {
         let record = &mut self.tenant.record;
         record.generation += 1;
         record.open.settle_at = Some(now + TimeDelta::minutes(1));
-        let intent = record.intent.as_mut().ok_or(Error::Defect("no intent to send"))?;
+        let intent = record
+            .intent
+            .as_mut()
+            .ok_or(Error::Defect("no intent to send"))?;
         intent.sends += 1;
         intent.first_sent_at.get_or_insert(now);
         intent.last_sent_at = Some(now);
         self.tenant.store().await?;
         let stored_at = self.tenant.engine.clock().monotonic();
-        Ok(Sending { announced: self, stored_at })
+        Ok(Sending {
+            announced: self,
+            stored_at,
+        })
     }
 
     /// Judges by what Mailu showed before anything is sent.
@@ -217,8 +237,17 @@ impl Announced {
             Ok(None) => {
                 self.seen = None;
                 // Before the first password no version exists that could be live instead.
-                let first = self.tenant.record.intent.as_ref().is_some_and(|i| i.create_account);
-                return Ok(if first { Verdict::OtherLive(self) } else { Verdict::NoneLive(self) });
+                let first = self
+                    .tenant
+                    .record
+                    .intent
+                    .as_ref()
+                    .is_some_and(|i| i.create_account);
+                return Ok(if first {
+                    Verdict::OtherLive(self)
+                } else {
+                    Verdict::NoneLive(self)
+                });
             }
             Err(_trouble) if acknowledged => {
                 return Ok(Verdict::Live(self.proven(Proof::Acknowledged, None)));
@@ -236,9 +265,18 @@ impl Announced {
             Live::CannotTell => Verdict::CannotTell(self, None),
             Live::Version(_) => Verdict::OtherLive(self),
             Live::None => {
-                let first = self.tenant.record.intent.as_ref().is_some_and(|i| i.create_account);
+                let first = self
+                    .tenant
+                    .record
+                    .intent
+                    .as_ref()
+                    .is_some_and(|i| i.create_account);
                 // The account existed before us with a password nobody told us.
-                if first { Verdict::OtherLive(self) } else { Verdict::NoneLive(self) }
+                if first {
+                    Verdict::OtherLive(self)
+                } else {
+                    Verdict::NoneLive(self)
+                }
             }
         })
     }
@@ -264,8 +302,17 @@ impl Sending {
             self.announced.tenant.store().await?;
             self.stored_at = clock.monotonic();
         }
-        let Announced { tenant, mail, account, seen } = &mut self.announced;
-        let intent = tenant.record.intent.as_ref().ok_or(Error::Defect("no intent to apply"))?;
+        let Announced {
+            tenant,
+            mail,
+            account,
+            seen,
+        } = &mut self.announced;
+        let intent = tenant
+            .record
+            .intent
+            .as_ref()
+            .ok_or(Error::Defect("no intent to apply"))?;
         let password = tenant.open_password(intent.version, &intent.candidate)?;
         let comment = tenant.config.mailu_marker.then(|| {
             let marker = Marker {
@@ -273,15 +320,26 @@ impl Sending {
                 generation: tenant.record.generation,
                 attempt: intent.attempt.clone(),
             };
-            marker::append(seen.as_ref().map_or("", |account| &account.comment), &marker)
+            marker::append(
+                seen.as_ref().map_or("", |account| &account.comment),
+                &marker,
+            )
         });
         let comment = comment.flatten();
         let sent = if seen.is_none() && intent.create_account {
-            mail.provider.create_account(account, &password, comment.as_deref()).await
+            mail.provider
+                .create_account(account, &password, comment.as_deref())
+                .await
         } else {
-            mail.provider.set_password(account, &password, comment.as_deref()).await
+            mail.provider
+                .set_password(account, &password, comment.as_deref())
+                .await
         };
-        let intent = tenant.record.intent.as_mut().ok_or(Error::Defect("no intent to apply"))?;
+        let intent = tenant
+            .record
+            .intent
+            .as_mut()
+            .ok_or(Error::Defect("no intent to apply"))?;
         match &sent {
             Sent::Acknowledged => intent.acknowledgements += 1,
             Sent::Refused(_) => intent.refusals += 1,
@@ -289,7 +347,10 @@ impl Sending {
                 tracing::warn!(tenant = %tenant.name, %trouble, "outcome of a send is unknown");
             }
         }
-        Ok(Applied { announced: self.announced, sent })
+        Ok(Applied {
+            announced: self.announced,
+            sent,
+        })
     }
 }
 
@@ -304,7 +365,10 @@ impl Applied {
             }
             // A refused token or an exhausted limiter will refuse the look as well.
             if matches!(refusal, Refusal::Token | Refusal::RateLimited) {
-                return Ok(Verdict::CannotTell(announced, Some(Trouble::Unintelligible)));
+                return Ok(Verdict::CannotTell(
+                    announced,
+                    Some(Trouble::Unintelligible),
+                ));
             }
         }
         let acknowledged = sent == Sent::Acknowledged;
@@ -320,13 +384,26 @@ impl Applied {
 impl Proven {
     /// Makes the candidate the current version: one Put.
     pub(super) async fn commit(self) -> Result<Committed, Error> {
-        let Self { mut tenant, mail, account, proof, fingerprint } = self;
+        let Self {
+            mut tenant,
+            mail,
+            account,
+            proof,
+            fingerprint,
+        } = self;
         let now = tenant.engine.clock().now();
-        let intent = tenant.record.intent.take().ok_or(Error::Defect("no intent to commit"))?;
+        let intent = tenant
+            .record
+            .intent
+            .take()
+            .ok_or(Error::Defect("no intent to commit"))?;
         let doubtful = intent.is_doubtful();
         let try_login = mail.verify_smtp;
-        let credential =
-            tenant.record.credential.as_mut().ok_or(Error::Defect("no credential to commit"))?;
+        let credential = tenant
+            .record
+            .credential
+            .as_mut()
+            .ok_or(Error::Defect("no credential to commit"))?;
         let previous_version = credential.current;
         let previous_rotation = previous_version.map(|_| credential.last_rotated);
         credential.versions.push(Version {
@@ -370,7 +447,7 @@ impl Proven {
         event.previous_rotation = previous_rotation;
         event.reason = intent.reason;
         event.request_id = intent.request_id;
-        let event = tenant.record_event(event);
+        let event = tenant.record_event(event)?;
         tenant.store().await?;
         tracing::info!(tenant = %tenant.name, version = intent.version, "password changed");
         let mut committed = Committed {
@@ -392,7 +469,10 @@ impl Committed {
     /// mode and disabled accounts look the same.
     async fn try_login(&mut self, mail: &Mail, account: &EmailAddress) {
         let record = &self.tenant.record;
-        let version = record.credential.as_ref().and_then(|kept| kept.version(self.version));
+        let version = record
+            .credential
+            .as_ref()
+            .and_then(|kept| kept.version(self.version));
         let Some(Ok(password)) =
             version.map(|kept| self.tenant.open_password(kept.number, &kept.password))
         else {
@@ -422,36 +502,45 @@ impl Committed {
 }
 
 /// Connects and reads the account.
-async fn look(
-    tenant: &LockedTenant,
-) -> Result<(Mail, EmailAddress, Option<Account>), Error> {
+async fn look(tenant: &LockedTenant) -> Result<(Mail, EmailAddress, Option<Account>), Error> {
     let credential = tenant.record.credential.as_ref();
     let username = credential.map(|kept| kept.username.as_str());
     let account = mail::address(username.ok_or(Error::Defect("no credential to change"))?)?;
     let mail = tenant.connect().await?;
-    let seen = mail.provider.account(&account).await.map_err(mail::read_error)?;
+    let seen = mail
+        .provider
+        .account(&account)
+        .await
+        .map_err(mail::read_error)?;
     Ok((mail, account, seen))
 }
 
 /// A generation in Mailu's marker above the stored one means that storage went back in time or
 /// that another cluster acts on the account: this node starts a new lineage.
-fn notice_newer_marker(tenant: &mut LockedTenant, seen: Option<&Account>, first: bool) {
-    let Some(found) = seen.and_then(|account| marker::find(&account.comment)) else { return };
+fn notice_newer_marker(
+    tenant: &mut LockedTenant,
+    seen: Option<&Account>,
+    first: bool,
+) -> Result<(), Error> {
+    let Some(found) = seen.and_then(|account| marker::find(&account.comment)) else {
+        return Ok(());
+    };
     if found.generation <= tenant.record.generation {
-        return;
+        return Ok(());
     }
     tenant.record.generation = found.generation;
     if first {
         // An earlier life of this account; nothing here is stale.
-        return;
+        return Ok(());
     }
     let now = tenant.engine.clock().now();
-    tenant.record.lineage = crypto::random_id();
+    tenant.record.lineage = crypto::random_id()?;
     let mut event = NewEvent::new(EventName::DriftDetected, Actor::system(), now);
     event.severity = Severity::Critical;
     event.outcome = Outcome::Failure;
     event.error_code = Some(String::from("stale_storage"));
-    tenant.record_event(event);
+    tenant.record_event(event)?;
+    Ok(())
 }
 
 /// Records that a change failed before anything was sent, or was refused.
@@ -466,8 +555,11 @@ pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, e
     event.reason.clone_from(&change.reason);
     event.error_code = Some(error.code().to_owned());
     event.request_id.clone_from(&change.request_id);
-    tenant.record_event(event);
-    if let Err(error) = tenant.store().await {
+    let recorded = match tenant.record_event(event) {
+        Ok(_event) => tenant.store().await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = recorded {
         // The change did not happen either way; its caller gets the first error.
         tracing::warn!(tenant = %tenant.name, %error, "a failure could not be recorded");
     }
@@ -476,10 +568,21 @@ pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, e
 /// Remembers the last failure for `status`.
 pub(super) fn note_error(tenant: &mut LockedTenant, code: &'static str) {
     let now = tenant.engine.clock().now();
-    let earlier = tenant.record.last_error.take().filter(|earlier| earlier.code == code);
+    let earlier = tenant
+        .record
+        .last_error
+        .take()
+        .filter(|earlier| earlier.code == code);
     tenant.record.last_error = Some(match earlier {
-        Some(earlier) => LastError { attempts: earlier.attempts.saturating_add(1), ..earlier },
-        None => LastError { code: code.to_owned(), since: now, attempts: 1 },
+        Some(earlier) => LastError {
+            attempts: earlier.attempts.saturating_add(1),
+            ..earlier
+        },
+        None => LastError {
+            code: code.to_owned(),
+            since: now,
+            attempts: 1,
+        },
     });
 }
 
@@ -488,17 +591,23 @@ pub(in crate::engine) fn note_drift(
     tenant: &mut LockedTenant,
     code: &'static str,
     live_version: Option<u64>,
-) {
+) -> Result<(), Error> {
     let now = tenant.engine.clock().now();
-    let Some(credential) = tenant.record.credential.as_mut() else { return };
+    let Some(credential) = tenant.record.credential.as_mut() else {
+        return Ok(());
+    };
     let same = credential
         .drift
         .as_ref()
         .is_some_and(|drift| drift.code == code && drift.live_version == live_version);
     if same {
-        return;
+        return Ok(());
     }
-    credential.drift = Some(Drift { code: code.to_owned(), live_version, since: now });
+    credential.drift = Some(Drift {
+        code: code.to_owned(),
+        live_version,
+        since: now,
+    });
     let current = credential.current;
     let mut event = NewEvent::new(EventName::DriftDetected, Actor::system(), now);
     event.severity = Severity::Warning;
@@ -506,7 +615,8 @@ pub(in crate::engine) fn note_drift(
     event.version = live_version;
     event.previous_version = current;
     event.error_code = Some(code.to_owned());
-    tenant.record_event(event);
+    tenant.record_event(event)?;
+    Ok(())
 }
 
 /// The event of a completed change.

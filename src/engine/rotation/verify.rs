@@ -15,8 +15,6 @@ pub(in crate::engine) struct Verified {
     pub(in crate::engine) tenant: LockedTenant,
     /// The stored version that is live; `None` if none is or it cannot be told.
     pub(in crate::engine) live_version: Option<u64>,
-    /// Whether it could be told.
-    pub(in crate::engine) known: bool,
     /// Whether the account may log in; `None` if it does not exist.
     pub(in crate::engine) enabled: Option<bool>,
     /// The account's app tokens; `None` if the server has none of that kind or did not tell.
@@ -42,15 +40,22 @@ pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, 
         Settled::Free(tenant) => tenant,
         Settled::Committed(committed) => committed.tenant,
     };
-    let username = tenant.record.live_credential().map(|kept| kept.username.clone());
+    let username = tenant
+        .record
+        .live_credential()
+        .map(|kept| kept.username.clone());
     let address = mail::address(&username.ok_or(Error::UnknownTenant)?)?;
     let mail = tenant.connect().await?;
-    let account = mail.provider.account(&address).await.map_err(mail::read_error)?;
+    let account = mail
+        .provider
+        .account(&address)
+        .await
+        .map_err(mail::read_error)?;
     let live = match &account {
         Some(account) => tenant.find_live(account).await?,
         None => Live::None,
     };
-    conclude(&mut tenant, account.as_ref(), &live);
+    conclude(&mut tenant, account.as_ref(), &live)?;
     tenant.store().await?;
     let (app_tokens, server_version) = server_facts(&mail, &address).await;
     let warnings = warnings(account.as_ref(), &live, app_tokens, server_version);
@@ -59,7 +64,6 @@ pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, 
             Live::Version(number) => Some(number),
             Live::Candidate | Live::None | Live::CannotTell => None,
         },
-        known: live != Live::CannotTell,
         enabled: account.map(|account| account.enabled),
         app_tokens,
         server_version,
@@ -69,14 +73,25 @@ pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, 
 }
 
 /// Writes into the record, in memory, what Mailu showed.
-fn conclude(tenant: &mut LockedTenant, account: Option<&Account>, live: &Live) {
+fn conclude(
+    tenant: &mut LockedTenant,
+    account: Option<&Account>,
+    live: &Live,
+) -> Result<(), Error> {
     let now = tenant.engine.clock().now();
-    let fingerprint =
-        account.and_then(|account| account.hash.as_ref()).map(|hash| hash.fingerprint());
-    let current = tenant.record.credential.as_ref().and_then(|kept| kept.current);
+    let fingerprint = account
+        .and_then(|account| account.hash.as_ref())
+        .map(|hash| hash.fingerprint());
+    let current = tenant
+        .record
+        .credential
+        .as_ref()
+        .and_then(|kept| kept.current);
     match live {
         Live::Version(number) if Some(*number) == current => {
-            let Some(credential) = tenant.record.credential.as_mut() else { return };
+            let Some(credential) = tenant.record.credential.as_mut() else {
+                return Ok(());
+            };
             credential.drift = None;
             if let Some(version) = credential.current_version_mut() {
                 // A login proves more than a hash: it is not taken back.
@@ -90,14 +105,19 @@ fn conclude(tenant: &mut LockedTenant, account: Option<&Account>, live: &Live) {
             // A waiting confirmation has just been done.
             tenant.record.open.confirm_at.retain(|at| *at > now);
         }
-        Live::Version(number) => steps::note_drift(tenant, "older_version", Some(*number)),
+        Live::Version(number) => steps::note_drift(tenant, "older_version", Some(*number))?,
         Live::None => {
-            let code = if account.is_some() { "foreign_password" } else { "account_missing" };
-            steps::note_drift(tenant, code, None);
+            let code = if account.is_some() {
+                "foreign_password"
+            } else {
+                "account_missing"
+            };
+            steps::note_drift(tenant, code, None)?;
         }
         // No conclusion: absence of a hash is not absence of the password.
         Live::CannotTell | Live::Candidate => {}
     }
+    Ok(())
 }
 
 async fn server_facts(mail: &Mail, address: &EmailAddress) -> (Option<usize>, ServerVersion) {
@@ -124,15 +144,24 @@ fn warnings(
         }
     };
     let Some(account) = account else {
-        warn(true, "Mailu has no such account: create it, or check that this is the right server.");
+        warn(
+            true,
+            "Mailu has no such account: create it, or check that this is the right server.",
+        );
         return warnings;
     };
-    warn(!account.enabled, "the account is disabled in Mailu: no password logs in.");
+    warn(
+        !account.enabled,
+        "the account is disabled in Mailu: no password logs in.",
+    );
     warn(
         account.forwarding,
         "mail to the account is forwarded elsewhere: check that this is intended.",
     );
-    warn(account.auto_reply, "an automatic reply is on for the account.");
+    warn(
+        account.auto_reply,
+        "an automatic reply is on for the account.",
+    );
     warn(
         account.administrator == Some(false),
         "the account is not a global administrator of its Mailu server.",

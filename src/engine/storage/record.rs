@@ -352,7 +352,9 @@ impl TenantRecord {
     /// Returns the credential unless there is none or it is softly deleted.
     #[must_use]
     pub fn live_credential(&self) -> Option<&Credential> {
-        self.credential.as_ref().filter(|credential| credential.deleted.is_none())
+        self.credential
+            .as_ref()
+            .filter(|credential| credential.deleted.is_none())
     }
 
     /// Returns the intent if its candidate was ever sent.
@@ -366,7 +368,9 @@ impl Credential {
     /// Returns the version with this number.
     #[must_use]
     pub fn version(&self, number: u64) -> Option<&Version> {
-        self.versions.iter().find(|version| version.number == number)
+        self.versions
+            .iter()
+            .find(|version| version.number == number)
     }
 
     /// Returns the current version.
@@ -378,6 +382,8 @@ impl Credential {
     /// Returns the current version for changing.
     pub fn current_version_mut(&mut self) -> Option<&mut Version> {
         let number = self.current?;
-        self.versions.iter_mut().find(|version| version.number == number)
+        self.versions
+            .iter_mut()
+            .find(|version| version.number == number)
     }
 }

@@ -2,13 +2,13 @@
 
 use chrono::{DateTime, Utc};
 
-use super::input::Input;
-use super::output::Written;
 use super::super::super::error::Error;
 use super::super::super::locked::LockedTenant;
 use super::super::super::rotation::{self, Change};
 use super::super::super::storage::record::{Credential, Proof, RotationPolicy, Version};
 use super::super::super::{mail, schedule};
+use super::input::Input;
+use super::output::Written;
 use crate::audit::{EventName, NewEvent};
 use crate::crypto::Sensitive;
 use crate::provider::EmailAddress;
@@ -38,11 +38,22 @@ pub(super) async fn create(
     locked.claim_account().await?;
     match input.password {
         Some(password) => {
-            import(locked, &username, password, input.last_rotated.unwrap_or(now), change).await
+            import(
+                locked,
+                &username,
+                password,
+                input.last_rotated.unwrap_or(now),
+                change,
+            )
+            .await
         }
         None => {
             let committed = rotation::first_password(locked, change).await?;
-            Written::new(&committed.tenant, Some(&committed.event), committed.warnings)
+            Written::new(
+                &committed.tenant,
+                Some(&committed.event),
+                committed.warnings,
+            )
         }
     }
 }
@@ -50,9 +61,17 @@ pub(super) async fn create(
 fn credential(username: &EmailAddress, input: &Input, now: DateTime<Utc>) -> Credential {
     Credential {
         username: username.as_str().to_owned(),
-        webmail_url: input.webmail_url.clone().set().filter(|url| !url.is_empty()),
+        webmail_url: input
+            .webmail_url
+            .clone()
+            .set()
+            .filter(|url| !url.is_empty()),
         admin_emails: input.admin_emails.clone().set().unwrap_or_default(),
-        rotation_policy: input.rotation_policy.clone().set().unwrap_or(RotationPolicy::Mount),
+        rotation_policy: input
+            .rotation_policy
+            .clone()
+            .set()
+            .unwrap_or(RotationPolicy::Mount),
         created_at: now,
         last_rotated: now,
         next_rotation: None,
@@ -129,7 +148,9 @@ pub(super) async fn check(
             warnings: Vec::new(),
         }),
         Some(false) => Err(not_live()),
-        None => Ok(unchecked("Mailu shows no password hash that can be checked")),
+        None => Ok(unchecked(
+            "Mailu shows no password hash that can be checked",
+        )),
     }
 }
 
@@ -146,8 +167,11 @@ pub(super) fn add_version(
     let sealed = locked.seal_password(number, password)?;
     locked.record.last_version = number;
     let config = std::sync::Arc::clone(&locked.config);
-    let credential =
-        locked.record.credential.as_mut().ok_or(Error::Defect("no credential to add to"))?;
+    let credential = locked
+        .record
+        .credential
+        .as_mut()
+        .ok_or(Error::Defect("no credential to add to"))?;
     let previous_version = credential.current;
     let previous_rotation = previous_version.map(|_| credential.last_rotated);
     credential.versions.push(Version {

@@ -26,12 +26,14 @@ impl Input {
     pub(super) fn parse(call: &Call, now: DateTime<Utc>) -> Result<Self, Error> {
         let fields = &call.fields;
         let username = fields.text("username").try_map(|text| {
-            EmailAddress::parse(text).map_err(|error| {
-                Error::invalid("invalid_field", format!("`username` is {error}."))
-            })
+            EmailAddress::parse(text)
+                .map_err(|error| Error::invalid("invalid_field", format!("`username` is {error}.")))
         })?;
         let password = fields.secret("password").set();
-        if password.as_ref().is_some_and(|password| password.expose().is_empty()) {
+        if password
+            .as_ref()
+            .is_some_and(|password| password.expose().is_empty())
+        {
             return Err(Error::invalid(
                 "invalid_field",
                 "`password` is empty. Leave it out to have one generated.",
@@ -45,15 +47,25 @@ impl Input {
             ));
         }
         if last_rotated.is_some_and(|instant| instant > now) {
-            return Err(Error::invalid("invalid_field", "`last_rotated` is in the future."));
+            return Err(Error::invalid(
+                "invalid_field",
+                "`last_rotated` is in the future.",
+            ));
         }
-        let cas = fields.integer("cas").set().map(u64::try_from).transpose().map_err(|_range| {
-            Error::invalid("invalid_field", "`cas` must be 0 or a version number.")
-        })?;
+        let cas = fields
+            .integer("cas")
+            .set()
+            .map(u64::try_from)
+            .transpose()
+            .map_err(|_range| {
+                Error::invalid("invalid_field", "`cas` must be 0 or a version number.")
+            })?;
         Ok(Self {
             username: username.set(),
             webmail_url: fields.text("webmail_url").try_map(webmail_url)?,
-            rotation_policy: fields.text("rotation_policy").try_map(RotationPolicy::parse)?,
+            rotation_policy: fields
+                .text("rotation_policy")
+                .try_map(RotationPolicy::parse)?,
             admin_emails: fields.texts("admin_emails").try_map(admin_emails)?,
             password,
             last_rotated,
@@ -83,7 +95,9 @@ fn webmail_url(text: &str) -> Result<String, Error> {
 }
 
 fn admin_emails(emails: Vec<String>) -> Result<Vec<String>, Error> {
-    let valid = emails.iter().all(|email| EmailAddress::parse(email).is_ok());
+    let valid = emails
+        .iter()
+        .all(|email| EmailAddress::parse(email).is_ok());
     if valid && emails.len() <= MOST_ADMIN_EMAILS {
         Ok(emails)
     } else {

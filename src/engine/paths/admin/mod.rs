@@ -10,14 +10,17 @@ use std::sync::Arc;
 use super::super::error::Error;
 use super::super::{Engine, locked};
 use super::{actor, tenant};
+use crate::crypto::Sealed;
 use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
 use input::Input;
 use output::{Read, Written};
 
-const USERNAME: Field =
-    Field::text("username", "Mail address of the admin account; fixed once created.")
-        .max_bytes(254)
-        .example("admin@acme.example");
+const USERNAME: Field = Field::text(
+    "username",
+    "Mail address of the admin account; fixed once created.",
+)
+.max_bytes(254)
+.example("admin@acme.example");
 const WEBMAIL_URL: Field = Field::text("webmail_url", "Where humans log in.")
     .max_bytes(2048)
     .example("https://mail.acme.example/webmail");
@@ -39,8 +42,10 @@ const PROOF: Field = Field::text(
     "How well it is known: hash, login, acknowledged, or imported (not checked yet).",
 )
 .example("hash");
-const NEXT_ROTATION: Field =
-    Field::instant("next_rotation", "When the schedule changes the password next.");
+const NEXT_ROTATION: Field = Field::instant(
+    "next_rotation",
+    "When the schedule changes the password next.",
+);
 
 const FIELDS: &[Field] = &[
     super::TENANT,
@@ -55,8 +60,14 @@ const FIELDS: &[Field] = &[
         "Imports an existing password instead of generating one; checked against Mailu.",
     )
     .max_bytes(500),
-    Field::instant("last_rotated", "When an imported password was last changed."),
-    Field::integer("cas", "0: only create. n: only if the current version is n."),
+    Field::instant(
+        "last_rotated",
+        "When an imported password was last changed.",
+    ),
+    Field::integer(
+        "cas",
+        "0: only create. n: only if the current version is n.",
+    ),
 ];
 
 const READ_ANSWERS: &[Field] = &[
@@ -74,7 +85,10 @@ const READ_ANSWERS: &[Field] = &[
     STATE,
     PROOF,
     Field::instant("verified_at", "When that was last established."),
-    Field::integer("live_version", "In drift: the stored version that is live, or null."),
+    Field::integer(
+        "live_version",
+        "In drift: the stored version that is live, or null.",
+    ),
 ];
 
 const WRITE_ANSWERS: &[Field] = &[VERSION, STATE, PROOF, NEXT_ROTATION];
@@ -121,15 +135,23 @@ async fn exists(
     call: Call,
 ) -> Result<Option<bool>, crate::logical::Error> {
     // An invalid name is for the handler to refuse, with its text.
-    let Ok(name) = tenant(&call) else { return Ok(Some(false)) };
+    let Ok(name) = tenant(&call) else {
+        return Ok(Some(false));
+    };
     let record = engine.read_tenant(&mount, &name).await?;
-    Ok(Some(record.is_some_and(|record| record.live_credential().is_some())))
+    Ok(Some(
+        record.is_some_and(|record| record.live_credential().is_some()),
+    ))
 }
 
 async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
-    let Some(record) = engine.read_tenant(&mount, &name).await? else { return Ok(None) };
-    let Some(credential) = record.live_credential() else { return Ok(None) };
+    let Some(record) = engine.read_tenant(&mount, &name).await? else {
+        return Ok(None);
+    };
+    let Some(credential) = record.live_credential() else {
+        return Ok(None);
+    };
     if credential.hold.is_some() {
         return Err(crate::logical::Error::status(
             403,
@@ -138,10 +160,13 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
              release it.",
         ));
     }
-    let Some(reading) = super::super::state::read(&record, credential) else { return Ok(None) };
+    let Some(reading) = super::super::state::read(&record, credential) else {
+        return Ok(None);
+    };
     let config = engine.config(&mount).await?;
     let keyring = engine.keyring(&mount).await?;
-    let open = |number, sealed| locked::open_password(&keyring, &record, number, sealed);
+    let open =
+        |number: u64, sealed: &Sealed| locked::open_password(&keyring, &record, number, sealed);
     let now = engine.clock().now();
     let output = Read::new(credential, &reading, &config, now, open)?;
     Ok(Some(Response::data(Data::from_serialize(&output)?)))
@@ -155,7 +180,11 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let worker = Arc::clone(&engine);
     let work = async move {
         let locked = worker.lock_tenant(&mount, &name).await?;
-        let deleted = locked.record.credential.as_ref().and_then(|kept| kept.deleted.as_ref());
+        let deleted = locked
+            .record
+            .credential
+            .as_ref()
+            .and_then(|kept| kept.deleted.as_ref());
         if deleted.is_some() {
             return Err(Error::conflict(
                 "deleted",
@@ -178,5 +207,9 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         }
     };
     let Written { data, warnings } = engine.finish(&config, work).await?;
-    Ok(Some(Response { data: Some(data), warnings, ..Response::default() }))
+    Ok(Some(Response {
+        data: Some(data),
+        warnings,
+        ..Response::default()
+    }))
 }

@@ -142,7 +142,12 @@ impl Written {
             tenant: tenant.name.as_str(),
             version: reading.as_ref().map(|reading| reading.answer.number),
             state: reading.as_ref().map(|reading| reading.state),
-            proof: shown(reading.as_ref().and_then(|it| it.version).map(|version| version.proof)),
+            proof: shown(
+                reading
+                    .as_ref()
+                    .and_then(|it| it.version)
+                    .map(|version| version.proof),
+            ),
             next_rotation: credential.and_then(|kept| kept.next_rotation),
             event: event.map(|event| EventFields {
                 event: event.event,

@@ -2,14 +2,14 @@
 
 use chrono::TimeDelta;
 
-use super::create;
-use super::input::Input;
-use super::output::Written;
 use super::super::super::error::Error;
 use super::super::super::locked::LockedTenant;
 use super::super::super::rotation::{self, Change, InDrift, Settled};
 use super::super::super::storage::record::RotationPolicy;
 use super::super::super::{mail, schedule};
+use super::create;
+use super::input::Input;
+use super::output::Written;
 use crate::audit::{Event, EventName, NewEvent};
 use crate::crypto::Sensitive;
 
@@ -26,9 +26,11 @@ pub(super) async fn update(
         // Settling found that the first password never came into being.
         return create::create(locked, input, change).await;
     };
-    if input.username.as_ref().is_some_and(|wanted| {
-        !wanted.as_str().eq_ignore_ascii_case(&credential.username)
-    }) {
+    if input
+        .username
+        .as_ref()
+        .is_some_and(|wanted| !wanted.as_str().eq_ignore_ascii_case(&credential.username))
+    {
         return Err(Error::invalid(
             "username_fixed",
             "the username of a credential cannot be changed. Create another tenant for another \
@@ -63,7 +65,9 @@ async fn adopt(
     change: &Change,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Event>, Error> {
-    let Some(password) = &input.password else { return Ok(None) };
+    let Some(password) = &input.password else {
+        return Ok(None);
+    };
     match same_as_stored(locked, password)? {
         Some(Stored::Compromised) => {
             return Err(Error::invalid(
@@ -72,7 +76,9 @@ async fn adopt(
             ));
         }
         Some(Stored::Current) => {
-            warnings.push(String::from("`password` is the current one; it was ignored."));
+            warnings.push(String::from(
+                "`password` is the current one; it was ignored.",
+            ));
             return Ok(None);
         }
         Some(Stored::Earlier) if input.cas.is_none() => {
@@ -91,12 +97,17 @@ async fn adopt(
              current version in `cas`; to have a new one set, write <tenant>/rotate.",
         ));
     }
-    let username = locked.record.credential.as_ref().map(|kept| kept.username.clone());
+    let username = locked
+        .record
+        .credential
+        .as_ref()
+        .map(|kept| kept.username.clone());
     let address = mail::address(&username.ok_or(Error::UnknownTenant)?)?;
     let checked = create::check(locked, &address, password).await?;
-    let last_rotated = input.last_rotated.unwrap_or_else(|| locked.engine.clock().now());
-    let event =
-        create::add_version(locked, password, &checked, last_rotated, change.clone())?;
+    let last_rotated = input
+        .last_rotated
+        .unwrap_or_else(|| locked.engine.clock().now());
+    let event = create::add_version(locked, password, &checked, last_rotated, change.clone())?;
     warnings.extend(checked.warnings);
     locked.record_event(event(EventName::Adopted)).map(Some)
 }
@@ -111,7 +122,9 @@ fn same_as_stored(
     locked: &LockedTenant,
     password: &Sensitive<String>,
 ) -> Result<Option<Stored>, Error> {
-    let Some(credential) = &locked.record.credential else { return Ok(None) };
+    let Some(credential) = &locked.record.credential else {
+        return Ok(None);
+    };
     let mut found = None;
     for version in &credential.versions {
         if locked.open_password(version.number, &version.password)? != *password {
@@ -137,15 +150,24 @@ fn apply_settings(
 ) -> Result<Option<Event>, Error> {
     let now = locked.engine.clock().now();
     let config = std::sync::Arc::clone(&locked.config);
-    let Some(credential) = locked.record.credential.as_mut() else { return Ok(None) };
-    let before =
-        (credential.webmail_url.clone(), credential.rotation_policy, credential.admin_emails.clone());
+    let Some(credential) = locked.record.credential.as_mut() else {
+        return Ok(None);
+    };
+    let before = (
+        credential.webmail_url.clone(),
+        credential.rotation_policy,
+        credential.admin_emails.clone(),
+    );
     input
         .webmail_url
         .map(|url| Some(url).filter(|url| !url.is_empty()))
         .apply(&mut credential.webmail_url, None);
-    input.rotation_policy.apply(&mut credential.rotation_policy, RotationPolicy::Mount);
-    input.admin_emails.apply(&mut credential.admin_emails, Vec::new());
+    input
+        .rotation_policy
+        .apply(&mut credential.rotation_policy, RotationPolicy::Mount);
+    input
+        .admin_emails
+        .apply(&mut credential.admin_emails, Vec::new());
     if before
         == (
             credential.webmail_url.clone(),
