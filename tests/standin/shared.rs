@@ -1,0 +1,80 @@
+//! The state that listeners, accessors and the control API share.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::clock::Clock;
+use super::config::{Config, Settings};
+use super::faults::Faults;
+use super::hash;
+use super::journal::Journal;
+use super::limits::Limits;
+use super::tables::Tables;
+
+/// Everything behind the listeners. No two of the locks are ever held together.
+#[derive(Debug)]
+pub struct Shared {
+    pub clock: Clock,
+    pub settings: Mutex<Settings>,
+    pub tables: Mutex<Tables>,
+    pub limits: Mutex<Limits>,
+    pub faults: Faults,
+    pub journal: Journal,
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
+    /// Hashing is serial in Mailu: password changes and logins wait in one queue.
+    queue: tokio::sync::Mutex<()>,
+}
+
+impl Shared {
+    pub fn new(config: &Config) -> Self {
+        let clock = Clock::start();
+        Self {
+            tables: Mutex::new(Tables::with(config)),
+            settings: Mutex::new(Settings::from(config)),
+            limits: Mutex::new(Limits::default()),
+            faults: Faults::default(),
+            journal: Journal::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            queue: tokio::sync::Mutex::new(()),
+            clock,
+        }
+    }
+
+    pub fn settings(&self) -> Settings {
+        lock(&self.settings).clone()
+    }
+
+    /// Hashes in the queue, as slowly as the settings say.
+    pub async fn hash_in_turn(&self, password: String) -> String {
+        let Settings {
+            rounds, hash_delay, ..
+        } = self.settings();
+        self.in_turn(hash_delay, move || hash::hash(&password, rounds))
+            .await
+    }
+
+    /// Runs `work` off the runtime's threads, after all earlier work.
+    pub async fn in_turn<T: Send + 'static>(
+        &self,
+        delay: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        let _turn = self.queue.lock().await;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        tokio::task::spawn_blocking(work)
+            .await
+            .expect("hashing does not panic")
+    }
+}
+
+/// Locks, also after a panic elsewhere: every critical section leaves its data whole.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
