@@ -10,6 +10,8 @@ use std::time::Duration;
 use lettre::transport::smtp::authentication::Mechanism;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use self::rig::{EMAIL, Rig, USER};
 use crate::support::mailu::standin::{
@@ -258,6 +260,8 @@ async fn faults_before_the_commit_leave_the_password_and_faults_after_it_do_not(
         assert_eq!(entry.fault, Some(fault.name()));
         assert_eq!(entry.body_keys, ["raw_password"]);
         assert_eq!(entry.password_sha256, Some(sha256_hex(&password)));
+        let arrived = rig.mailu.journal().len();
+        assert_eq!(arrived, 2 * (number + 1), "one GET, one PATCH each");
     }
 }
 
@@ -383,4 +387,110 @@ async fn the_hash_can_be_absent_or_of_another_scheme() {
     );
     rig.mailu.set_admin_down(true);
     assert_eq!(rig.get(USER).await, (502, Value::Null));
+}
+
+#[tokio::test]
+async fn a_password_sent_in_the_clear_is_refused_and_recorded() {
+    let rig = Rig::start().await;
+    let address = ("127.0.0.1", rig.mailu.submission_port());
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // base64 of NUL, "a", NUL, "b"; then a line that no server takes.
+    let long = "x".repeat(3000);
+    let dialogue = format!("EHLO c\r\nAUTH PLAIN AGEAYg==\r\n{long}\r\nNOOP\r\nQUIT\r\n");
+    stream.write_all(dialogue.as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).await.unwrap();
+    let codes: Vec<&str> = answers.lines().map(|line| &line[..4]).collect();
+    assert_eq!(
+        codes,
+        [
+            "220 ", "250-", "250-", "250-", "250 ", "530 ", "500 ", "250 ", "221 "
+        ][..]
+    );
+    assert!(!answers.contains("AUTH PLAIN LOGIN"));
+    let logins = rig.mailu.smtp_journal();
+    assert_eq!(
+        (logins.len(), logins[0].tls, logins[0].code),
+        (1, false, 530)
+    );
+    assert_eq!(logins[0].password_sha256, sha256_hex("b"));
+}
+
+#[tokio::test]
+async fn the_api_and_the_mail_side_share_one_limiter() {
+    let rig = Rig::start().await;
+    let neighbour = "127.0.0.77".parse().unwrap();
+    // An existing user's failures charge the network once an hour, unknown users every time.
+    for _ in 0..10 {
+        rig.mailu.login_from(neighbour, EMAIL, "wrong").await;
+    }
+    assert_eq!(rig.get(USER).await.0, 200);
+    for _ in 0..4 {
+        rig.mailu
+            .login_from(neighbour, "nobody@example.test", "wrong")
+            .await;
+    }
+    assert_eq!(rig.get(USER).await.0, 429);
+    rig.mailu.forgive();
+    assert_eq!(rig.get(USER).await.0, 200);
+}
+
+#[tokio::test]
+async fn password_changes_wait_for_each_other() {
+    let rig = Rig::start().await;
+    let delay = Duration::from_millis(40);
+    rig.mailu.set_hash_delay(delay);
+    let start = tokio::time::Instant::now();
+    let (one, two) = tokio::join!(
+        rig.patch(json!({ "raw_password": "one" })),
+        rig.patch(json!({ "raw_password": "two" })),
+    );
+    assert_eq!((one.0, two.0), (200, 200));
+    assert!(start.elapsed() >= 2 * delay);
+}
+
+#[tokio::test]
+async fn the_control_api_orders_faults_and_checks_passwords() {
+    let config = Config {
+        control_port: Some(0),
+        ..Config::default()
+    };
+    let rig = Rig::with(config.user(EMAIL, "first")).await;
+    let control = rig.mailu.control_url().unwrap();
+    let post = async |path: &str, body: Value| -> (u16, Value) {
+        let request = rig.client.post(format!("{control}{path}")).json(&body);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    };
+    let fault = json!({ "fault": { "kind": "apply_later" }, "method": "PATCH", "path": "/user/" });
+    assert_eq!(post("/fault", fault).await.0, 200);
+    assert_eq!(
+        post("/fault", json!({ "fault": { "kind": "typo" } }))
+            .await
+            .0,
+        400
+    );
+    assert_eq!(rig.patch(json!({ "raw_password": "late" })).await.0, 504);
+    let late = json!({ "email": EMAIL, "password": "late" });
+    assert_eq!(
+        post("/check-password", late.clone()).await.1,
+        json!({ "fits": false })
+    );
+    assert_eq!(post("/release", json!({})).await.0, 200);
+    assert_eq!(
+        post("/check-password", late.clone()).await.1,
+        json!({ "fits": true })
+    );
+    assert_eq!(
+        post("/smtp-login", late).await.1,
+        json!({ "answer": "good" })
+    );
+    let journal = rig
+        .client
+        .get(format!("{control}/journal"))
+        .send()
+        .await
+        .unwrap();
+    let journal = journal.text().await.unwrap();
+    assert!(journal.contains(&sha256_hex("late")) && !journal.contains("\"late\""));
 }
