@@ -20,7 +20,6 @@
 //! Fault kinds are the names in `faults.rs` in snake case; `ms`, `bytes` and `location` stand
 //! beside `kind`.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,12 +28,9 @@ use serde_json::{Value, json};
 
 use super::faults::Rule;
 use super::hash;
-use super::login::{LoginAnswer, login};
+use super::login::{ELSEWHERE, LoginAnswer, login};
 use super::reply::Reply;
 use super::shared::{Shared, lock};
-
-/// Where `/smtp-login` comes from; see `MailuStandin::login`.
-const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10));
 
 /// Carries out one control request.
 pub async fn answer(shared: &Arc<Shared>, parts: &Parts, body: &[u8]) -> Reply {
