@@ -9,7 +9,7 @@ use crate::provider::{Refusal, Trouble};
 
 /// Why the engine did not do what was asked.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum Error {
+pub(crate) enum Error {
     /// The tenant's name is outside the grammar or reserved.
     #[error("invalid tenant name: {0}")]
     InvalidTenant(&'static str),

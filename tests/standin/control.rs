@@ -20,7 +20,6 @@
 //! Fault kinds are the names in `faults.rs` in snake case; `ms`, `bytes` and `location` stand
 //! beside `kind`.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,78 +28,89 @@ use serde_json::{Value, json};
 
 use super::faults::Rule;
 use super::hash;
-use super::login::{LoginAnswer, login};
+use super::login::{ELSEWHERE, LoginAnswer, login};
 use super::reply::Reply;
 use super::shared::{Shared, lock};
-
-/// Where `/smtp-login` comes from; see `MailuStandin::login`.
-const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10));
 
 /// Carries out one control request.
 pub async fn answer(shared: &Arc<Shared>, parts: &Parts, body: &[u8]) -> Reply {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
-    let (email, password) = (text("email"), text("password"));
     match (parts.method.as_str(), parts.uri.path()) {
         ("GET", "/journal") => {
             let (http, smtp) = (shared.journal.entries(), shared.journal.logins());
-            return Reply::json(200, &json!({ "http": http, "smtp": smtp }));
+            Reply::json(200, &json!({ "http": http, "smtp": smtp }))
         }
-        ("POST", "/fault") => match serde_json::from_value::<Rule>(body) {
-            Ok(rule) => shared.faults.add(rule),
-            Err(error) => return Reply::message(400, &error.to_string()),
-        },
-        ("POST", "/clear-faults") => shared.faults.clear(),
-        ("POST", "/release") => shared.faults.release().await,
         ("POST", "/check-password") => {
-            let stored = lock(&shared.tables)
-                .user(email)
-                .map(|user| user.hash.clone());
-            let fits = stored.is_some_and(|stored| hash::verify(password, &stored));
-            return Reply::json(200, &json!({ "fits": fits }));
+            let user = lock(&shared.tables).user(text("email")).cloned();
+            let fits = user.is_some_and(|user| hash::verify(text("password"), &user.hash));
+            Reply::json(200, &json!({ "fits": fits }))
         }
         ("POST", "/smtp-login") => {
-            let answer = match login(shared, ELSEWHERE, email, password).await {
-                LoginAnswer::Good => "good",
-                LoginAnswer::Refused => "refused",
-                LoginAnswer::Limited => "limited",
-                LoginAnswer::Down => "down",
-            };
-            return Reply::json(200, &json!({ "answer": answer }));
+            let answer = login(shared, ELSEWHERE, text("email"), text("password")).await;
+            Reply::json(200, &json!({ "answer": name(answer) }))
         }
-        ("POST", "/set-password") => {
-            let hash = shared.hash_in_turn(password.to_owned()).await;
-            let mut tables = lock(&shared.tables);
-            match tables.user_mut(email) {
-                Some(user) => user.hash = hash,
-                None => tables.put_user(email, hash),
-            }
+        ("POST", command) => match order(shared, command, &body).await {
+            Ok(()) => Reply::json(200, &json!({})),
+            Err(refusal) => refusal,
+        },
+        _ => unknown(),
+    }
+}
+
+/// Carries out a request whose only answer is that it was done.
+async fn order(shared: &Arc<Shared>, command: &str, body: &Value) -> Result<(), Reply> {
+    let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
+    match command {
+        "/fault" => {
+            let rule = serde_json::from_value::<Rule>(body.clone())
+                .map_err(|error| Reply::message(400, &error.to_string()))?;
+            shared.faults.add(rule);
         }
-        ("POST", "/disable") => {
-            if let Some(user) = lock(&shared.tables).user_mut(email) {
+        "/clear-faults" => shared.faults.clear(),
+        "/release" => shared.faults.release().await,
+        "/set-password" => {
+            let hash = shared.hash_in_turn(text("password").to_owned()).await;
+            lock(&shared.tables).set_hash(text("email"), hash);
+        }
+        "/disable" => {
+            if let Some(user) = lock(&shared.tables).user_mut(text("email")) {
                 user.fields.insert("enabled".to_owned(), Value::Bool(false));
             }
         }
-        ("POST", "/delete") => {
-            lock(&shared.tables).remove_user(email);
+        "/delete" => {
+            lock(&shared.tables).remove_user(text("email"));
         }
-        ("POST", "/token") => text("token").clone_into(&mut lock(&shared.settings).token),
-        ("POST", "/admin") => {
+        "/token" => text("token").clone_into(&mut lock(&shared.settings).token),
+        "/admin" => {
             let down = body
                 .get("down")
                 .and_then(Value::as_bool)
                 .unwrap_or_default();
             lock(&shared.settings).admin_down = down;
         }
-        ("POST", "/forgive") => lock(&shared.limits).forgive(),
-        ("POST", "/advance") => {
+        "/forgive" => lock(&shared.limits).forgive(),
+        "/advance" => {
             let seconds = body
                 .get("seconds")
                 .and_then(Value::as_u64)
                 .unwrap_or_default();
             shared.clock.advance(Duration::from_secs(seconds));
         }
-        _ => return Reply::message(404, "no such control call"),
+        _ => return Err(unknown()),
     }
-    Reply::json(200, &json!({}))
+    Ok(())
+}
+
+fn name(answer: LoginAnswer) -> &'static str {
+    match answer {
+        LoginAnswer::Good => "good",
+        LoginAnswer::Refused => "refused",
+        LoginAnswer::Limited => "limited",
+        LoginAnswer::Down => "down",
+    }
+}
+
+fn unknown() -> Reply {
+    Reply::message(404, "no such control call")
 }

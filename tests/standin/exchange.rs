@@ -227,80 +227,67 @@ impl Work<'_> {
         reply
     }
 
+    /// Passes the framework's checks, then the token's, then does the work.
     async fn answer(self, commit: bool) -> Result<Reply, Reply> {
-        let Settings {
-            release,
-            hash_shown,
-            token,
-            ..
-        } = self.shared.settings();
-        let Parts {
-            method,
-            uri,
-            headers,
-            ..
-        } = &self.arrival.parts;
+        let settings = self.shared.settings();
+        let Parts { uri, headers, .. } = &self.arrival.parts;
         let path = match uri.path() {
-            "/health" => {
-                return Ok(Reply {
-                    status: 204,
-                    body: Vec::new(),
-                    ..Reply::garbage()
-                });
-            }
+            "/health" => return Ok(Reply::empty()),
             "/api/v1" => return Ok(Reply::redirect(308, "/api/v1/".to_owned())),
             "/api/v1/" => return Ok(Reply::html(200, "Swagger UI")),
             path => path
                 .strip_prefix("/api/v1")
                 .ok_or_else(Reply::not_found_page)?,
         };
-        let route = Route::find(path, release).ok_or_else(Reply::not_found_page)?;
-        let method = method.as_str();
+        let route = Route::find(path, settings.release).ok_or_else(Reply::not_found_page)?;
+        let method = self.arrival.parts.method.as_str();
         if !route.allows(method) {
             let text = "The method is not allowed for the requested URL.";
             return Err(Reply::message(405, text));
         }
         if route == Route::Swagger {
-            return Ok(super::swagger::document(release));
+            return Ok(super::swagger::document(settings.release));
         }
         let body = match route.schema(method) {
-            Some(schema) => schema
-                .check(&parse(headers, &self.arrival.body, release)?)?
-                .clone(),
+            Some(schema) => {
+                let body = parse(headers, &self.arrival.body, settings.release)?;
+                schema.check(&body)?.clone()
+            }
             None => Map::new(),
         };
-        let seen = auth::judge(header(headers, "authorization"), &token);
+        let seen = auth::judge(header(headers, "authorization"), &settings.token);
         auth::admit(self.shared, seen, self.arrival.peer)?;
-        let hash = match body.get("raw_password").and_then(Value::as_str) {
-            Some(password) if route.takes_password() => {
-                if password.chars().count() > MAX_PASSWORD_CHARS {
-                    return Err(Reply::internal_error());
-                }
-                Some(self.shared.hash_in_turn(password.to_owned()).await)
-            }
-            _ => None,
-        };
-        let only = header(headers, "x-fields").map(str::to_owned);
-        let view = View {
-            hash_shown,
-            release,
-        };
-        let date = self.shared.clock.date();
-        let method = method.to_owned();
+        let hash = self.hash(&route, &body).await?;
         let call = Call {
             route,
-            method,
-            only,
+            method: method.to_owned(),
+            only: header(headers, "x-fields").map(str::to_owned),
             body,
             hash,
-            view,
-            date,
+            view: View {
+                hash_shown: settings.hash_shown,
+                release: settings.release,
+            },
+            date: self.shared.clock.date(),
         };
         let mut tables = lock(&self.shared.tables);
         if commit {
             Ok(perform(&mut tables, call))
         } else {
             Ok(perform(&mut tables.clone(), call))
+        }
+    }
+
+    /// Hashes the body's password, if the call takes one.
+    async fn hash(self, route: &Route, body: &Map<String, Value>) -> Result<Option<String>, Reply> {
+        match body.get("raw_password").and_then(Value::as_str) {
+            Some(password) if route.takes_password() => {
+                if password.chars().count() > MAX_PASSWORD_CHARS {
+                    return Err(Reply::internal_error());
+                }
+                Ok(Some(self.shared.hash_in_turn(password.to_owned()).await))
+            }
+            _ => Ok(None),
         }
     }
 }
@@ -328,7 +315,7 @@ fn parse(headers: &HeaderMap, body: &[u8], release: Release) -> Result<Value, Re
             ),
         });
     }
-    serde_json::from_slice(body).map_err(|_| broken())
+    serde_json::from_slice(body).map_err(|_error| broken())
 }
 
 /// Answers a request on the plain port: into the journal, then 301 to https on `port`.

@@ -72,10 +72,27 @@ mod tests {
     use super::*;
 
     /// Made by `passlib.hash.bcrypt_sha256` (passlib 1.7.4, bcrypt 4.0.1).
-    const VECTORS: [(&str, &str); 1] = [(
-        "correct horse battery staple",
-        "$bcrypt-sha256$v=2,t=2b,r=4$Ub.wnr0i10HPOn8WWC9wqu$NMqBOnXd71pGl6Fj62fyqh4mpA6Ydeu",
-    )];
+    const VECTORS: [(&str, &str); 4] = [
+        (
+            "correct horse battery staple",
+            "$bcrypt-sha256$v=2,t=2b,r=4$Ub.wnr0i10HPOn8WWC9wqu$NMqBOnXd71pGl6Fj62fyqh4mpA6Ydeu",
+        ),
+        (
+            "",
+            "$bcrypt-sha256$v=2,t=2b,r=12$Px4mKAZKsGQUiSj9/vkVVu$K9DeDLOf3rXfoZfZ5vXwf5VRfV1AXsu",
+        ),
+        (
+            "ü€😀 :%41+/=",
+            "$bcrypt-sha256$v=2,t=2b,r=4$biD3MJ8lxWSLytz.3O75mu$lFF7R2H.jxLEsLVPadFGa/9vbe1arLy",
+        ),
+        (
+            // 200 characters: far past bcrypt's own limit of 72 bytes.
+            "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\
+         xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\
+         xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+            "$bcrypt-sha256$v=2,t=2b,r=4$CuG9AX8f2l930VpPyos9.u$/nuEFECL2G/TU5U9LwUCsCtjptxqEwi",
+        ),
+    ];
 
     #[test]
     fn passlib_and_this_code_agree() {

@@ -95,7 +95,7 @@ async fn respond(
     let (listener, redirect) = match service {
         Service::Api(_, listener) => (*listener, None),
         Service::Redirect(port) => ("http", Some(*port)),
-        Service::Control => return send(control::answer(&shared, &parts, &body).await),
+        Service::Control => return send(&control::answer(&shared, &parts, &body).await),
     };
     let arrival = Arrival {
         peer: peer.ip(),
@@ -104,7 +104,7 @@ async fn respond(
         body,
     };
     if let Some(port) = redirect {
-        return send(super::exchange::redirect(&shared, &arrival, port));
+        return send(&super::exchange::redirect(&shared, &arrival, port));
     }
     // A task of its own: the work goes on when the client hangs up and this future is dropped.
     let tasks = shared.tasks.clone();
@@ -113,16 +113,16 @@ async fn respond(
         .await
         .map_err(io::Error::other)?
     {
-        Answer::Send(reply) => send(reply),
+        Answer::Send(reply) => send(&reply),
         Answer::Slowly(reply, pause) => slowly(reply, pause),
         Answer::Huge(bytes) => huge(bytes),
         Answer::Cut => Err(io::Error::other("cut by order")),
     }
 }
 
-fn send(reply: Reply) -> io::Result<Response<Body>> {
+fn send(reply: &Reply) -> io::Result<Response<Body>> {
     let body = Body::from(reply.body.clone());
-    head(&reply).body(body).map_err(io::Error::other)
+    head(reply).body(body).map_err(io::Error::other)
 }
 
 fn head(reply: &Reply) -> axum::http::response::Builder {

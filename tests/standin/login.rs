@@ -1,12 +1,16 @@
 //! Mail logins against the same users: password or app token, limits, locks.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::{LoginService, Release, Settings};
 use super::hash;
 use super::shared::{Shared, lock};
+
+/// Where logins come from that a test itself makes: not the address of the code under test, whose
+/// limits and exemption they would otherwise change. Source of the range: RFC 5737.
+pub const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10));
 
 /// What the mail side says. From [`LoginAnswer::Limited`] a client learns nothing but "refused".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -67,6 +67,16 @@ impl Reply {
         }
     }
 
+    /// 204, as the edge's `/health` answers.
+    pub fn empty() -> Self {
+        Self {
+            status: 204,
+            content_type: JSON,
+            location: None,
+            body: Vec::new(),
+        }
+    }
+
     pub fn not_found_page() -> Self {
         Self::html(404, "Not Found")
     }

@@ -13,16 +13,12 @@ use super::faults::Rule;
 use super::hash;
 use super::http::{self, Service};
 use super::journal::{Entry, SmtpLogin};
-use super::login::{LoginAnswer, login};
+use super::login::{ELSEWHERE, LoginAnswer, login};
 use super::shared::{Shared, lock};
 use super::smtp;
 use super::tls::Authority;
 use super::tokens::AppToken;
 use super::users::User;
-
-/// Where the accessor [`MailuStandin::login`] comes from: not the address of the code under test,
-/// whose limits and exemption it would otherwise change. Source: RFC 5737.
-const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10));
 
 /// A running stand-in; dropping it stops it and forgets what it holds.
 #[derive(Debug)]
@@ -139,8 +135,6 @@ impl MailuStandin {
         self.ports.submission
     }
 
-    // What it is told.
-
     /// Orders a failure.
     pub fn fault(&self, rule: Rule) {
         self.shared.faults.add(rule);
@@ -212,11 +206,7 @@ impl MailuStandin {
     /// account when there is none.
     pub fn set_password_directly(&self, email: &str, password: &str) {
         let hash = hash::hash(password, self.shared.settings().rounds);
-        let mut tables = lock(&self.shared.tables);
-        match tables.user_mut(email) {
-            Some(user) => user.hash = hash,
-            None => tables.put_user(email, hash),
-        }
+        lock(&self.shared.tables).set_hash(email, hash);
     }
 
     /// Sets any other member of a user object. Returns whether the user exists.
@@ -236,8 +226,6 @@ impl MailuStandin {
     pub fn delete(&self, email: &str) -> bool {
         lock(&self.shared.tables).remove_user(email)
     }
-
-    // What it is asked.
 
     pub fn user(&self, email: &str) -> Option<User> {
         lock(&self.shared.tables).user(email).cloned()

@@ -89,6 +89,14 @@ impl Tables {
         self.users.get_mut(&email.to_lowercase())
     }
 
+    /// Replaces a user's password hash; creates the user when there is none.
+    pub fn set_hash(&mut self, email: &str, hash: String) {
+        match self.user_mut(email) {
+            Some(user) => user.hash = hash,
+            None => self.put_user(email, hash),
+        }
+    }
+
     /// Removes a user and its tokens. Returns whether there was one.
     pub fn remove_user(&mut self, email: &str) -> bool {
         let email = email.to_lowercase();

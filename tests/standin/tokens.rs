@@ -51,7 +51,7 @@ impl AppToken {
     }
 
     /// The metadata; `id` is a number except in lists.
-    fn json(&self, id: Value) -> Value {
+    fn json(&self, id: &Value) -> Value {
         let mut object = json!({
             "id": id,
             "email": self.email,
@@ -82,14 +82,14 @@ pub fn list(tables: &Tables, email: Option<&str>) -> Reply {
     Reply::json(
         200,
         &tokens
-            .map(|(id, token)| token.json(json!(id.to_string())))
+            .map(|(id, token)| token.json(&json!(id.to_string())))
             .collect(),
     )
 }
 
 pub fn show(tables: &Tables, id: &str) -> Reply {
     match find(tables, id) {
-        Some((id, token)) => Reply::json(200, &token.json(json!(id))),
+        Some((id, token)) => Reply::json(200, &token.json(&json!(id))),
         None => unknown(id),
     }
 }
@@ -123,7 +123,7 @@ pub fn create(
         edited: None,
     };
     tables.last_token += 1;
-    let mut answer = token.json(json!(tables.last_token));
+    let mut answer = token.json(&json!(tables.last_token));
     if let Some(answer) = answer.as_object_mut() {
         answer.insert("token".to_owned(), json!(token.secret));
     }

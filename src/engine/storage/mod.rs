@@ -13,6 +13,8 @@
 //!
 //! Pointers are written before the record that needs them and may be stale; the record decides.
 
+#[cfg(test)]
+pub(super) mod fixture;
 pub mod record;
 
 use chrono::{DateTime, Utc};
@@ -114,4 +116,54 @@ pub(crate) fn decode_tenant(key: &str, bytes: &[u8]) -> Result<TenantRecord, Err
         });
     }
     Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first format is read for ever, and what this build writes of it is byte for byte what
+    /// the first release wrote: an older release can read it back.
+    #[test]
+    fn the_frozen_first_format_survives_a_round_trip() {
+        let record = decode_tenant("tenant/acme", fixture::TENANT_V1).unwrap();
+        let credential = record.credential.as_ref().unwrap();
+        assert_eq!(credential.current, Some(2));
+        assert_eq!(record.sent_intent().map(|intent| intent.version), Some(3));
+        assert_eq!(
+            encode(&record).unwrap(),
+            fixture::TENANT_V1.trim_ascii_end()
+        );
+    }
+
+    #[test]
+    fn a_newer_a_moved_and_a_damaged_record_are_refused() {
+        let text = std::str::from_utf8(fixture::TENANT_V1).unwrap();
+        let newer = text.replacen("\"schema\":1", "\"schema\":2", 1);
+        let unknown = text.replacen("\"schema\":1", "\"schema\":1,\"surprise\":true", 1);
+        let cases = [
+            ("tenant/acme", newer.as_str()),
+            ("tenant/other", text),
+            ("tenant/acme", unknown.as_str()),
+            ("tenant/acme", "{}"),
+            ("tenant/acme", ""),
+        ];
+        for (key, bytes) in cases {
+            let error = decode_tenant(key, bytes.as_bytes()).unwrap_err();
+            assert_eq!(error.code(), "record_unreadable");
+            assert!(!error.to_string().contains("admin@"), "{error}");
+        }
+    }
+
+    #[test]
+    fn keys_are_what_the_manual_says() {
+        assert_eq!(tenant_key("acme"), "tenant/acme");
+        assert_eq!(open_key("acme"), "open/acme");
+        assert_eq!(due_key(fixture::now(), "acme"), "due/20260921/acme");
+        assert_eq!(trail_key("acme", 7), "trail/acme/00000000000000000007");
+        let one = account_key("https://mail.acme.example", "admin@acme.example");
+        let other = account_key("https://mail.acme.exampl", "eadmin@acme.example");
+        assert_ne!(one, other);
+        assert_eq!(one.len(), "account/".len() + 64);
+    }
 }

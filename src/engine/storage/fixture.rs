@@ -1,0 +1,59 @@
+//! Records for tests, and the frozen first format.
+
+use chrono::{DateTime, Utc};
+
+use super::record::{Credential, Proof, RotationPolicy, Version};
+use crate::audit::Actor;
+
+/// A fixed instant.
+pub(in crate::engine) fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_790_000_000, 0).unwrap()
+}
+
+/// A credential without versions.
+pub(in crate::engine) fn credential(created_at: DateTime<Utc>) -> Credential {
+    Credential {
+        username: String::from("admin@acme.example"),
+        webmail_url: None,
+        admin_emails: Vec::new(),
+        rotation_policy: RotationPolicy::Mount,
+        created_at,
+        last_rotated: created_at,
+        next_rotation: None,
+        notice_sent_at: None,
+        current: None,
+        versions: Vec::new(),
+        drift: None,
+        hold: None,
+        rotate_at: None,
+        deleted: None,
+        app_tokens: None,
+    }
+}
+
+/// A settled, proven version.
+pub(in crate::engine) fn version(number: u64, created_at: DateTime<Utc>) -> Version {
+    Version {
+        number,
+        password: "v1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+            .parse()
+            .unwrap(),
+        created_at,
+        created_by: Actor::system(),
+        rotation_type: None,
+        request_id: String::new(),
+        attempt: String::new(),
+        proof: Proof::Hash,
+        verified_at: Some(created_at),
+        hash_fingerprint: None,
+        last_sent_at: Some(created_at),
+        doubtful: false,
+        login_tried: false,
+        abandoned: false,
+        compromised: None,
+    }
+}
+
+/// Exactly the bytes that the first release stored, every field filled.
+pub(in crate::engine) const TENANT_V1: &[u8] =
+    include_bytes!("../../../tests/it/fixtures/tenant-v1.json");

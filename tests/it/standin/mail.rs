@@ -1,0 +1,120 @@
+//! SMTP AUTH and the limits it shares with the API.
+
+use std::time::Duration;
+
+use lettre::transport::smtp::authentication::Mechanism;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::rig::{EMAIL, Rig, USER};
+use crate::support::mailu::standin::{LoginAnswer, LoginService, sha256_hex};
+
+#[tokio::test]
+async fn smtp_takes_the_password_on_both_ports_and_says_what_dovecot_says() {
+    let rig = Rig::start().await;
+    for implicit in [true, false] {
+        for mechanism in [Mechanism::Plain, Mechanism::Login] {
+            let answer = rig.smtp(implicit, mechanism, "first").await;
+            assert_eq!(answer, "235 2.7.0 Logged in.", "{implicit} {mechanism}");
+        }
+    }
+    let refused = rig.smtp(true, Mechanism::Plain, "wrong").await;
+    assert!(
+        refused.contains("(535): 5.7.8 Authentication failed."),
+        "{refused}"
+    );
+    rig.mailu.set_login_service(LoginService::Down);
+    let down = rig.smtp(false, Mechanism::Login, "first").await;
+    assert!(down.contains("(454): 4.7.0"), "{down}");
+    rig.mailu.set_login_service(LoginService::Up);
+    rig.mailu.disable(EMAIL);
+    assert!(
+        rig.smtp(true, Mechanism::Plain, "first")
+            .await
+            .contains("535")
+    );
+    let logins = rig.mailu.smtp_journal();
+    assert_eq!(logins.iter().filter(|login| login.code == 235).count(), 4);
+    assert!(logins.iter().all(|login| login.tls && login.email == EMAIL));
+}
+
+#[tokio::test]
+async fn fifty_failures_lock_a_user_and_only_time_or_a_hex_password_help() {
+    let rig = Rig::start().await;
+    rig.mailu.set_limits(1000, 50);
+    for _ in 0..50 {
+        assert_eq!(rig.mailu.login(EMAIL, "wrong").await, LoginAnswer::Refused);
+    }
+    assert!(rig.mailu.is_locked(EMAIL));
+    rig.patch(json!({ "raw_password": "reset" })).await;
+    assert_eq!(rig.mailu.login(EMAIL, "reset").await, LoginAnswer::Limited);
+    assert!(
+        rig.smtp(true, Mechanism::Plain, "reset")
+            .await
+            .contains("535")
+    );
+    let hex = "0123456789abcdef0123456789abcdef";
+    rig.patch(json!({ "raw_password": hex })).await;
+    assert_eq!(rig.mailu.login(EMAIL, hex).await, LoginAnswer::Good);
+    // That success exempts its address, and no other.
+    rig.patch(json!({ "raw_password": "third" })).await;
+    assert_eq!(rig.mailu.login(EMAIL, "third").await, LoginAnswer::Good);
+    assert!(
+        rig.smtp(true, Mechanism::Plain, "third")
+            .await
+            .contains("535")
+    );
+    rig.mailu.advance(Duration::from_secs(24 * 3600));
+    assert!(
+        rig.smtp(true, Mechanism::Plain, "third")
+            .await
+            .starts_with("235")
+    );
+}
+
+#[tokio::test]
+async fn a_password_sent_in_the_clear_is_refused_and_recorded() {
+    let rig = Rig::start().await;
+    let address = ("127.0.0.1", rig.mailu.submission_port());
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // base64 of NUL, "a", NUL, "b"; then a line that no server takes.
+    let long = "x".repeat(3000);
+    let dialogue = format!("EHLO c\r\nAUTH PLAIN AGEAYg==\r\n{long}\r\nNOOP\r\nQUIT\r\n");
+    stream.write_all(dialogue.as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).await.unwrap();
+    let codes: Vec<&str> = answers.lines().map(|line| &line[..4]).collect();
+    assert_eq!(
+        codes,
+        [
+            "220 ", "250-", "250-", "250-", "250 ", "530 ", "500 ", "250 ", "221 "
+        ][..]
+    );
+    assert!(!answers.contains("AUTH PLAIN LOGIN"));
+    let logins = rig.mailu.smtp_journal();
+    assert_eq!(
+        (logins.len(), logins[0].tls, logins[0].code),
+        (1, false, 530)
+    );
+    assert_eq!(logins[0].password_sha256, sha256_hex("b"));
+}
+
+#[tokio::test]
+async fn the_api_and_the_mail_side_share_one_limiter() {
+    let rig = Rig::start().await;
+    let neighbour = "127.0.0.77".parse().unwrap();
+    // An existing user's failures charge the network once an hour, unknown users every time.
+    for _ in 0..10 {
+        rig.mailu.login_from(neighbour, EMAIL, "wrong").await;
+    }
+    assert_eq!(rig.get(USER).await.0, 200);
+    for _ in 0..4 {
+        rig.mailu
+            .login_from(neighbour, "nobody@example.test", "wrong")
+            .await;
+    }
+    assert_eq!(rig.get(USER).await.0, 429);
+    rig.mailu.forgive();
+    assert_eq!(rig.get(USER).await.0, 200);
+}
