@@ -1,12 +1,13 @@
 //! One SMTP AUTH: the full path a mail client takes.
 //!
 //! A failed login counts against the account at Mailu's limiter, so the caller decides when one is
-//! worth it. A refusal proves little: wrong, disabled, locked and tokens-only look the same. With
-//! STARTTLS, somebody on the path can still forge answers sent ahead of the handshake, so an
-//! acceptance there is no proof either; port 465 has no such gap.
+//! worth it. A refusal proves little: wrong, disabled, locked and tokens-only look the same. What
+//! must stay true: the password goes through verified TLS only, and an acceptance came through it
+//! too.
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::{
     AsyncSmtpConnection, Certificate, CertificateStore, TlsParameters,
@@ -27,6 +28,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// The way to one SMTP submission service.
 pub(super) struct SmtpLogin {
     address: SmtpAddress,
+    /// Whether TLS begins with the first byte.
+    pub(super) implicit_tls: bool,
     tls: TlsParameters,
     timeout: Duration,
     policy: NetworkPolicy,
@@ -63,6 +66,7 @@ impl SmtpLogin {
             .map_err(|_no_text| ConnectError::Client)?;
         Ok(Some(Self {
             address: address.clone(),
+            implicit_tls: address.implicit_tls(),
             tls,
             timeout: config.request_timeout,
             policy: policy.clone(),
@@ -101,7 +105,7 @@ impl SmtpLogin {
         let (host, port) = (self.address.host(), self.address.port());
         let addresses = self.policy.resolve(host, port).await.ok()?;
         let hello = ClientId::default();
-        let first = self.address.implicit_tls().then(|| self.tls.clone());
+        let first = self.implicit_tls.then(|| self.tls.clone());
         let mut connection = AsyncSmtpConnection::connect_tokio1(
             addresses.as_slice(),
             Some(self.timeout),
@@ -113,6 +117,12 @@ impl SmtpLogin {
         .ok()?;
         if !connection.is_encrypted() {
             connection.starttls(self.tls.clone(), &hello).await.ok()?;
+            // Somebody on the path may have sent answers ahead of the handshake, in clear; the
+            // SMTP client keeps them and would take them for the server's. Nothing was asked, so
+            // an answer that is there already is such a one.
+            if connection.read_response().now_or_never().is_some() {
+                return None;
+            }
         }
         if !connection.is_encrypted() {
             return None;

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::MailuClient;
+use super::login::SmtpLogin;
 use crate::crypto::Sensitive;
 use crate::provider::{
     AddressRefusal, ConnectError, EmailAddress, EndpointUrl, Login, MailProvider, MailuConfig,
@@ -621,4 +622,64 @@ async fn a_login_obeys_the_address_rules() {
     let client = MailuClient::new(&config, &strict).unwrap();
     assert_eq!(client.login(&address(), &password).await, Login::CannotTell);
     assert!(seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_sent_ahead_of_the_handshake_is_not_believed() {
+    let authority = Authority::new();
+    let acceptor = authority.server("mail.acme.example", false);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    Tasks::new().spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"220 x\r\n").await.unwrap();
+        let mut plain = BufReader::new(stream);
+        let mut line = String::new();
+        plain.read_line(&mut line).await.unwrap();
+        let offer = b"250-x\r\n250 STARTTLS\r\n";
+        plain.write_all(offer).await.unwrap();
+        plain.read_line(&mut line).await.unwrap();
+        let forged = b"220 go\r\n250-x\r\n250 AUTH PLAIN\r\n235 forged\r\n";
+        plain.write_all(forged).await.unwrap();
+        let secure = acceptor.accept(plain.into_inner()).await.unwrap();
+        let unused = Mutex::default();
+        let _ended = commands(secure, "250 AUTH PLAIN\r\n", "535 no\r\n", &unused).await;
+    });
+    let mut config = config("https://mail.acme.example");
+    config.ca_cert = Some(authority.pem);
+    config.tls_server_name = Some("mail.acme.example".to_owned());
+    config.smtp_address = Some(SmtpAddress::parse(&format!("127.0.0.1:{port}")).unwrap());
+    let password = Sensitive::new("p".to_owned());
+    let login = client(&config).login(&address(), &password).await;
+    assert_eq!(login, Login::CannotTell);
+}
+
+#[tokio::test]
+async fn a_login_can_speak_tls_from_the_first_byte() {
+    let authority = Authority::new();
+    let acceptor = authority.server("mail.acme.example", false);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    Tasks::new().spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut secure = acceptor.accept(stream).await.unwrap();
+        secure.write_all(b"220 x\r\n").await.unwrap();
+        let unused = Mutex::default();
+        let _ended = commands(
+            secure,
+            "250-x\r\n250 AUTH LOGIN PLAIN\r\n",
+            "235 in\r\n",
+            &unused,
+        )
+        .await;
+    });
+    let mut config = config("https://mail.acme.example");
+    config.ca_cert = Some(authority.pem);
+    config.tls_server_name = Some("mail.acme.example".to_owned());
+    config.smtp_address = Some(SmtpAddress::parse(&format!("127.0.0.1:{port}")).unwrap());
+    let mut login = SmtpLogin::new(&config, &policy()).unwrap().unwrap();
+    // Port 465 itself is not ours to take.
+    login.implicit_tls = true;
+    let password = Sensitive::new("p".to_owned());
+    assert_eq!(login.attempt(&address(), &password).await, Login::Accepted);
 }
