@@ -38,7 +38,7 @@ pub enum Trouble {
     /// Every address of the name is forbidden by the address rules; nothing was sent.
     #[error("the server's address is not allowed")]
     AddressRefused,
-    /// No TCP connection; nothing was sent.
+    /// No connection, or a TLS handshake that did not end in time; nothing was sent.
     #[error("no connection to the server")]
     Unreachable,
     /// TLS failed (wrong name, unknown CA, expired); nothing was sent.

@@ -341,7 +341,8 @@ mod tests {
         let hash = StoredHash::new(text.to_owned());
         assert_eq!(format!("{hash:?}"), "StoredHash(redacted)");
         assert_eq!(hash.fingerprint().len(), 64);
-        assert_eq!(hash.fingerprint(), hash.clone().fingerprint());
+        let same = StoredHash::new(text.to_owned());
+        assert_eq!(hash.fingerprint(), same.fingerprint());
         let other = StoredHash::new(VECTORS[1].1.to_owned());
         assert_ne!(hash.fingerprint(), other.fingerprint());
     }

@@ -8,9 +8,7 @@ use std::fmt;
 
 use super::Marker;
 
-/// Longest comment Mailu stores, in characters.
-///
-/// Source: `comment` is a `String(255)` column in Mailu's models.
+/// Longest comment written, in characters: the width of Mailu's database column.
 const MAX_COMMENT: usize = 255;
 
 const OPEN: &str = "[smtp ";
@@ -113,7 +111,23 @@ fn without_marks(comment: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_mark_is_found_again_and_replaced_in_any_text(
+            text in "(?s).{0,40}(\\[smtp [a-z0-9 ]{0,9}\\]?){0,3}.{0,20}",
+            generation: u64,
+        ) {
+            let once = append(&text, &marker(1)).unwrap();
+            let twice = append(&once, &marker(generation)).unwrap();
+            prop_assert_eq!(find(&twice), Some(marker(generation)));
+            let one_mark = twice.matches(&marker(1).to_string()).count();
+            prop_assert_eq!(one_mark, usize::from(generation == 1));
+        }
+    }
 
     fn marker(generation: u64) -> Marker {
         Marker {

@@ -101,3 +101,54 @@ pub(super) fn client_config(ca_cert: Option<&str>) -> Result<ClientConfig, CaErr
         .with_no_client_auth();
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate() -> String {
+        rcgen::generate_simple_self_signed(vec!["ca.example".to_owned()])
+            .unwrap()
+            .cert
+            .pem()
+    }
+
+    #[test]
+    fn a_bundle_holds_certificates_and_nothing_else() {
+        let bundle = format!("# roots\n{}{}", certificate(), certificate());
+        assert_eq!(parse_ca(&bundle).unwrap().len(), 2);
+        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let unfinished = "-----BEGIN CERTIFICATE-----\nAAAA\n";
+        for (pem, why) in [
+            (String::new(), CaError::Empty),
+            (" \n".to_owned(), CaError::Empty),
+            ("garbage".to_owned(), CaError::Malformed),
+            (broken.to_owned(), CaError::Malformed),
+            (unfinished.to_owned(), CaError::Malformed),
+            (format!("{}{broken}", certificate()), CaError::Malformed),
+            (format!("{}{key}", certificate()), CaError::PrivateKey),
+            ("a".repeat(MAX_CA + 1), CaError::TooLarge),
+        ] {
+            assert_eq!(parse_ca(&pem).unwrap_err(), why);
+        }
+    }
+
+    #[test]
+    fn a_server_name_is_a_host_name() {
+        assert_eq!(
+            parse_server_name("Mail.Acme.Example"),
+            Ok("mail.acme.example".to_owned())
+        );
+        for text in [
+            "",
+            "10.0.0.1",
+            "::1",
+            "a b",
+            "mail.example:443",
+            "mail.example.",
+        ] {
+            assert_eq!(parse_server_name(text), Err(ServerNameError), "{text}");
+        }
+    }
+}

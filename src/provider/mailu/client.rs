@@ -1,24 +1,110 @@
 //! [`MailuClient`]: the calls.
 
-use async_trait::async_trait;
+use std::fmt;
 
+use async_trait::async_trait;
+use reqwest::Method;
+
+use super::api::{self, Change, Creation};
+use super::error::{Meaning, Operation, classify};
+use super::login::SmtpLogin;
+use super::transport::{Answer, Call, MAX_ANSWER, Transport};
 use crate::crypto::Sensitive;
 use crate::provider::registry::{ConnectError, MailuConfig};
 use crate::provider::{
-    Account, EmailAddress, Login, MailProvider, NetworkPolicy, ReadError, Sent, ServerVersion,
-    Trouble,
+    Account, EmailAddress, Login, MailProvider, NetworkPolicy, ReadError, Refusal, Sent,
+    ServerVersion, Trouble,
 };
 
+/// Largest API description read, in bytes; that of the newest Mailu has 41,000.
+const MAX_DESCRIPTION: usize = 1024 * 1024;
+
 /// One Mailu server.
-#[derive(Debug)]
-pub(in crate::provider) struct MailuClient;
+///
+/// Calls are independent of each other; whoever needs them one at a time sees to it.
+pub(in crate::provider) struct MailuClient {
+    transport: Transport,
+    login: Option<SmtpLogin>,
+}
 
 impl MailuClient {
+    /// Prepares a client; does no network work.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] names the setting that is not usable.
     pub(in crate::provider) fn new(
-        _config: &MailuConfig,
-        _policy: &NetworkPolicy,
+        config: &MailuConfig,
+        policy: &NetworkPolicy,
     ) -> Result<Self, ConnectError> {
-        Ok(Self)
+        Ok(Self {
+            transport: Transport::new(config, policy)?,
+            login: SmtpLogin::new(config, policy)?,
+        })
+    }
+
+    async fn change(
+        &self,
+        operation: Operation,
+        method: Method,
+        path: &str,
+        body: Option<zeroize::Zeroizing<Vec<u8>>>,
+    ) -> Sent {
+        let call = Call {
+            method,
+            path,
+            body,
+            authorized: true,
+            limit: MAX_ANSWER,
+        };
+        match self.transport.call(call).await {
+            Ok(answer) => match meaning(operation, &answer) {
+                Meaning::Done => Sent::Acknowledged,
+                Meaning::Content => Sent::Unknown(Trouble::Unintelligible),
+                Meaning::Refused(refusal) => Sent::Refused(refusal),
+                Meaning::Unknown(trouble) => Sent::Unknown(trouble),
+            },
+            Err(trouble) => Sent::Unknown(trouble),
+        }
+    }
+
+    /// Reads content; the answer is only given if it is some.
+    async fn read(&self, path: &str) -> Result<Answer, ReadError> {
+        let call = Call {
+            method: Method::GET,
+            path,
+            body: None,
+            authorized: true,
+            limit: MAX_ANSWER,
+        };
+        let answer = self
+            .transport
+            .call(call)
+            .await
+            .map_err(ReadError::Trouble)?;
+        match meaning(Operation::OnAccount, &answer) {
+            Meaning::Content => Ok(answer),
+            Meaning::Refused(refusal) => Err(ReadError::Refused(refusal)),
+            Meaning::Unknown(trouble) => Err(ReadError::Trouble(trouble)),
+            Meaning::Done => Err(ReadError::Trouble(Trouble::Unintelligible)),
+        }
+    }
+}
+
+fn meaning(operation: Operation, answer: &Answer) -> Meaning {
+    classify(
+        operation,
+        answer.status,
+        answer.content_type.as_deref(),
+        &answer.body,
+    )
+}
+
+impl fmt::Debug for MailuClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MailuClient")
+            .field("transport", &self.transport)
+            .finish_non_exhaustive()
     }
 }
 
@@ -26,35 +112,87 @@ impl MailuClient {
 impl MailProvider for MailuClient {
     async fn set_password(
         &self,
-        _account: &EmailAddress,
-        _password: &Sensitive<String>,
-        _comment: Option<&str>,
+        account: &EmailAddress,
+        password: &Sensitive<String>,
+        comment: Option<&str>,
     ) -> Sent {
-        Sent::Unknown(Trouble::Unreachable)
+        let change = Change {
+            raw_password: password.expose(),
+            comment,
+        };
+        let texts = password.expose().len() + comment.map_or(0, str::len);
+        let Some(body) = api::encode(&change, texts) else {
+            return Sent::Refused(Refusal::Invalid);
+        };
+        let path = format!("/user/{account}");
+        self.change(Operation::OnAccount, Method::PATCH, &path, Some(body))
+            .await
     }
 
     async fn create_account(
         &self,
-        _account: &EmailAddress,
-        _password: &Sensitive<String>,
-        _comment: Option<&str>,
+        account: &EmailAddress,
+        password: &Sensitive<String>,
+        comment: Option<&str>,
     ) -> Sent {
-        Sent::Unknown(Trouble::Unreachable)
+        let creation = Creation {
+            email: account.as_str(),
+            raw_password: password.expose(),
+            global_admin: true,
+            enabled: true,
+            comment,
+        };
+        let texts = account.as_str().len() + password.expose().len() + comment.map_or(0, str::len);
+        let Some(body) = api::encode(&creation, texts) else {
+            return Sent::Refused(Refusal::Invalid);
+        };
+        self.change(Operation::Creation, Method::POST, "/user", Some(body))
+            .await
     }
 
-    async fn account(&self, _account: &EmailAddress) -> Result<Option<Account>, ReadError> {
-        Err(ReadError::Trouble(Trouble::Unreachable))
+    async fn account(&self, account: &EmailAddress) -> Result<Option<Account>, ReadError> {
+        let answer = match self.read(&format!("/user/{account}")).await {
+            Ok(answer) => answer,
+            Err(ReadError::Refused(Refusal::NoSuchAccount)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        api::account(&answer.body, account)
+            .map(Some)
+            .ok_or(ReadError::Trouble(Trouble::Unintelligible))
     }
 
-    async fn app_tokens(&self, _account: &EmailAddress) -> Result<Option<usize>, ReadError> {
-        Err(ReadError::Trouble(Trouble::Unreachable))
+    async fn app_tokens(&self, account: &EmailAddress) -> Result<Option<usize>, ReadError> {
+        // There really is no slash between the two words.
+        let answer = match self.read(&format!("/tokenuser/{account}")).await {
+            Ok(answer) => answer,
+            // What the 2.0 line, which has no tokens, answers to any unknown path.
+            Err(ReadError::Refused(Refusal::NoApi)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        api::count_tokens(&answer.body)
+            .map(Some)
+            .ok_or(ReadError::Trouble(Trouble::Unintelligible))
     }
 
     async fn server_version(&self) -> ServerVersion {
-        ServerVersion::Unknown
+        // Mailu tells this to anybody, so the token stays here.
+        let call = Call {
+            method: Method::GET,
+            path: "/swagger.json",
+            body: None,
+            authorized: false,
+            limit: MAX_DESCRIPTION,
+        };
+        match self.transport.call(call).await {
+            Ok(answer) if answer.status == 200 => api::version(&answer.body),
+            Ok(_) | Err(_) => ServerVersion::Unknown,
+        }
     }
 
-    async fn login(&self, _account: &EmailAddress, _password: &Sensitive<String>) -> Login {
-        Login::CannotTell
+    async fn login(&self, account: &EmailAddress, password: &Sensitive<String>) -> Login {
+        match &self.login {
+            Some(login) => login.attempt(account, password).await,
+            None => Login::CannotTell,
+        }
     }
 }

@@ -1,0 +1,232 @@
+//! The bodies of Mailu's API that the engine sends and reads.
+//!
+//! Mailu ignores unknown members and answers 200, so a misspelt name would be a silent no-op: the
+//! names are pinned by tests.
+
+use std::collections::HashMap;
+
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use url::Host;
+use zeroize::Zeroizing;
+
+use crate::provider::{Account, EmailAddress, ServerVersion, StoredHash};
+
+/// The body of `PATCH /user/<email>`.
+#[derive(Serialize)]
+pub(super) struct Change<'a> {
+    /// The new password.
+    pub(super) raw_password: &'a str,
+    /// The new comment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) comment: Option<&'a str>,
+}
+
+/// The body of `POST /user`.
+#[derive(Serialize)]
+pub(super) struct Creation<'a> {
+    /// The address.
+    pub(super) email: &'a str,
+    /// The first password.
+    pub(super) raw_password: &'a str,
+    /// Makes the account an administrator of the server.
+    pub(super) global_admin: bool,
+    /// Lets the account log in.
+    pub(super) enabled: bool,
+    /// The comment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) comment: Option<&'a str>,
+}
+
+/// Encodes a body into a buffer that is wiped and was never moved while it grew.
+///
+/// `secrets` is the length of the texts in it, in bytes.
+pub(super) fn encode<T: Serialize>(body: &T, secrets: usize) -> Option<Zeroizing<Vec<u8>>> {
+    // JSON writes a byte as at most six; the member names fit into the rest.
+    let room = secrets.checked_mul(6)?.checked_add(256)?;
+    let mut buffer = Zeroizing::new(Vec::with_capacity(room));
+    serde_json::to_writer(&mut *buffer, body).ok()?;
+    Some(buffer)
+}
+
+/// The members of a user object that are read. Old versions lack some; nulls occur.
+#[derive(Deserialize)]
+struct User {
+    email: String,
+    password: Option<String>,
+    enabled: Option<bool>,
+    comment: Option<String>,
+    forward_enabled: Option<bool>,
+    reply_enabled: Option<bool>,
+    global_admin: Option<bool>,
+}
+
+/// Reads the answer to `GET /user/<email>`; `None` if it is not about the account asked for.
+pub(super) fn account(body: &[u8], asked: &EmailAddress) -> Option<Account> {
+    let user: User = serde_json::from_slice(body).ok()?;
+    if canonical(&user.email)? != canonical(asked.as_str())? {
+        return None;
+    }
+    Some(Account {
+        hash: user
+            .password
+            .filter(|text| !text.is_empty())
+            .map(StoredHash::new),
+        // Mailu's own defaults stand for what it does not say.
+        enabled: user.enabled.unwrap_or(true),
+        comment: user.comment.unwrap_or_default(),
+        forwarding: user.forward_enabled.unwrap_or(false),
+        auto_reply: user.reply_enabled.unwrap_or(false),
+        administrator: user.global_admin,
+    })
+}
+
+/// Brings an address to the form in which two spellings of one account are equal: Mailu ignores
+/// case and answers with Unicode domains.
+fn canonical(address: &str) -> Option<String> {
+    let (name, domain) = address.rsplit_once('@')?;
+    let domain = Host::parse(domain).ok()?;
+    Some(format!("{}@{domain}", name.to_lowercase()))
+}
+
+/// Reads the answer to `GET /tokenuser/<email>`: a list.
+pub(super) fn count_tokens(body: &[u8]) -> Option<usize> {
+    /// A list member must be an object; nothing in it is read.
+    type Token = HashMap<String, IgnoredAny>;
+    let tokens: Vec<Token> = serde_json::from_slice(body).ok()?;
+    Some(tokens.len())
+}
+
+/// Reads the API's own description. Its version number is always 1.0; its paths tell.
+pub(super) fn version(body: &[u8]) -> ServerVersion {
+    #[derive(Deserialize)]
+    struct Description {
+        paths: HashMap<String, IgnoredAny>,
+    }
+    let Ok(Description { paths }) = serde_json::from_slice(body) else {
+        return ServerVersion::Unknown;
+    };
+    if paths.contains_key("/token") {
+        ServerVersion::Mailu2024
+    } else if paths.contains_key("/user/{email}") {
+        ServerVersion::Mailu20
+    } else {
+        ServerVersion::Unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address() -> EmailAddress {
+        EmailAddress::parse("Admin@acme.example").unwrap()
+    }
+
+    #[test]
+    fn bodies_have_exactly_the_members_mailu_knows() {
+        let change = Change {
+            raw_password: "p\"ä",
+            comment: None,
+        };
+        assert_eq!(
+            encode(&change, 4).unwrap().as_slice(),
+            "{\"raw_password\":\"p\\\"ä\"}".as_bytes()
+        );
+        let change = Change {
+            raw_password: "p",
+            comment: Some("c"),
+        };
+        assert_eq!(
+            encode(&change, 2).unwrap().as_slice(),
+            br#"{"raw_password":"p","comment":"c"}"#
+        );
+        let creation = Creation {
+            email: "a@b.c",
+            raw_password: "p",
+            global_admin: true,
+            enabled: true,
+            comment: None,
+        };
+        assert_eq!(
+            encode(&creation, 6).unwrap().as_slice(),
+            br#"{"email":"a@b.c","raw_password":"p","global_admin":true,"enabled":true}"#
+        );
+    }
+
+    #[test]
+    fn the_buffer_of_a_password_never_moves() {
+        let worst = "\u{1}".repeat(4_096);
+        let change = Change {
+            raw_password: &worst,
+            comment: None,
+        };
+        let room = Zeroizing::new(Vec::<u8>::with_capacity(4_096 * 6 + 256)).capacity();
+        let buffer = encode(&change, worst.len()).unwrap();
+        assert_eq!(buffer.capacity(), room);
+    }
+
+    #[test]
+    fn a_user_object_is_read_with_nulls_and_without_new_members() {
+        let body = br#"{"email":"admin@ACME.example","password":"$x","comment":null,
+            "enabled":false,"forward_enabled":true,"reply_enabled":null,"other":[1]}"#;
+        let account = account(body, &address()).unwrap();
+        assert!(account.hash.is_some());
+        assert!(!account.enabled && account.forwarding && !account.auto_reply);
+        assert_eq!(account.comment, "");
+        assert_eq!(account.administrator, None);
+    }
+
+    #[test]
+    fn a_missing_or_empty_hash_is_no_hash() {
+        for body in [
+            r#"{"email":"admin@acme.example"}"#,
+            r#"{"email":"admin@acme.example","password":null}"#,
+            r#"{"email":"admin@acme.example","password":""}"#,
+        ] {
+            let account = account(body.as_bytes(), &address()).unwrap();
+            assert!(account.hash.is_none() && account.enabled);
+        }
+    }
+
+    #[test]
+    fn another_account_or_shape_is_not_an_answer() {
+        for body in [
+            r#"{"email":"other@acme.example"}"#,
+            r#"{"email":"admin@acme.example.evil.example"}"#,
+            r#"{"email":null}"#,
+            r#"{"message":"hello"}"#,
+            r#"{"email":"admin@acme.example","password":7}"#,
+            r#"{"email":"admin@acme.example","enabled":"yes"}"#,
+            r#"[{"email":"admin@acme.example"}]"#,
+            "",
+        ] {
+            assert!(account(body.as_bytes(), &address()).is_none(), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_international_domain_is_one_account_in_both_spellings() {
+        let asked = EmailAddress::parse("a@xn--mller-kva.example").unwrap();
+        let body = "{\"email\":\"a@müller.example\"}";
+        assert!(account(body.as_bytes(), &asked).is_some());
+    }
+
+    #[test]
+    fn tokens_are_counted_and_releases_told_apart() {
+        assert_eq!(count_tokens(b"[]"), Some(0));
+        assert_eq!(count_tokens(br#"[{"id":"1"},{"id":"2"}]"#), Some(2));
+        assert_eq!(count_tokens(br#"{"message":"x"}"#), None);
+        assert_eq!(count_tokens(b"[1]"), None);
+        assert_eq!(
+            version(br#"{"paths":{"/token":{},"/user/{email}":{}}}"#),
+            ServerVersion::Mailu2024
+        );
+        assert_eq!(
+            version(br#"{"paths":{"/user/{email}":{}}}"#),
+            ServerVersion::Mailu20
+        );
+        assert_eq!(version(br#"{"paths":{}}"#), ServerVersion::Unknown);
+        assert_eq!(version(b"<html>"), ServerVersion::Unknown);
+    }
+}

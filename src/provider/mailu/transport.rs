@@ -1,0 +1,284 @@
+//! Bytes to and from one Mailu server: checked addresses, verified TLS, bounded size and time.
+//!
+//! Every call opens a connection of its own: what the last call proved about name, address and
+//! certificate is never assumed for the next, and a changed setting acts at once.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use reqwest::{Client, Method, Response, redirect, retry};
+use zeroize::Zeroizing;
+
+use super::error::depends_on_body;
+use crate::crypto::Sensitive;
+use crate::provider::registry::{ConnectError, MailuConfig};
+use crate::provider::tls::{client_config, parse_server_name};
+use crate::provider::{NetworkPolicy, Scheme, Trouble};
+
+/// Largest answer to a call about one account, in bytes; real ones have some thousands.
+pub(super) const MAX_ANSWER: usize = 256 * 1024;
+
+/// Most of a call's time that may go into connecting. A call that ends there was never sent, which
+/// is worth more than a late connection.
+const MAX_CONNECT: Duration = Duration::from_secs(5);
+
+/// The way to one server.
+pub(super) struct Transport {
+    client: Client,
+    base: String,
+    /// `Some` if the URL carries the certificate's name instead of the host's.
+    host_header: Option<HeaderValue>,
+    bearer: HeaderValue,
+}
+
+/// An answer, read as far as its meaning depends on it.
+pub(super) struct Answer {
+    /// The HTTP status.
+    pub(super) status: u16,
+    /// The media type with its parameters.
+    pub(super) content_type: Option<String>,
+    /// The body; may hold a hash or an echoed password.
+    pub(super) body: Zeroizing<Vec<u8>>,
+}
+
+/// One request.
+pub(super) struct Call<'a> {
+    /// The method.
+    pub(super) method: Method,
+    /// The path below the API's base.
+    pub(super) path: &'a str,
+    /// The JSON body.
+    pub(super) body: Option<Zeroizing<Vec<u8>>>,
+    /// Whether the server's token goes with it.
+    pub(super) authorized: bool,
+    /// Largest body accepted, in bytes.
+    pub(super) limit: usize,
+}
+
+impl Transport {
+    /// Prepares the way; does no network work.
+    pub(super) fn new(config: &MailuConfig, policy: &NetworkPolicy) -> Result<Self, ConnectError> {
+        let url = &config.url;
+        if url.scheme() == Scheme::Http && !policy.dev_loopback {
+            return Err(ConnectError::PlainHttp);
+        }
+        // A literal host never reaches the resolver below.
+        policy.check_literal(url.host(), url.port())?;
+        let server_name = match &config.tls_server_name {
+            Some(name) if url.scheme() == Scheme::Https => Some(parse_server_name(name)?),
+            _ => None,
+        };
+        let host_header = match &server_name {
+            Some(_) => Some(
+                HeaderValue::from_str(&url.authority()).map_err(|_no_text| ConnectError::Client)?,
+            ),
+            None => None,
+        };
+        let mut tls = client_config(config.ca_cert.as_deref())?;
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let resolver = CheckedResolver {
+            host: url.host().into(),
+            port: url.port(),
+            policy: Arc::new(policy.clone()),
+        };
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .dns_resolver(resolver)
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .referer(false)
+            .http1_only()
+            .https_only(url.scheme() == Scheme::Https)
+            .pool_max_idle_per_host(0)
+            .timeout(config.request_timeout)
+            .connect_timeout((config.request_timeout / 2).min(MAX_CONNECT))
+            .user_agent(concat!(
+                env!("CARGO_PKG_NAME"),
+                "/",
+                env!("CARGO_PKG_VERSION")
+            ))
+            .build()
+            .map_err(|_no_text| ConnectError::Client)?;
+        Ok(Self {
+            client,
+            base: url.api_base(server_name.as_deref()),
+            host_header,
+            bearer: bearer(&config.api_token)?,
+        })
+    }
+
+    /// Sends one request and reads the answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection; Mailu still applies a change it has received.
+    pub(super) async fn call(&self, call: Call<'_>) -> Result<Answer, Trouble> {
+        let url = format!("{}{}", self.base, call.path);
+        let mut request = self
+            .client
+            .request(call.method, url)
+            .header(ACCEPT, HeaderValue::from_static("application/json"));
+        if let Some(host) = &self.host_header {
+            request = request.header(HOST, host.clone());
+        }
+        if call.authorized {
+            request = request.header(AUTHORIZATION, self.bearer.clone());
+        }
+        if let Some(body) = call.body {
+            request = request
+                .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+                .body(Bytes::from_owner(body));
+        }
+        let response = request.send().await.map_err(|error| trouble(&error))?;
+        read(response, call.limit).await
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport")
+            .field("base", &self.base)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes the header from a token of printable ASCII.
+fn bearer(token: &Sensitive<String>) -> Result<HeaderValue, ConnectError> {
+    let token = token.expose();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(ConnectError::Token);
+    }
+    let text = Zeroizing::new(format!("Bearer {token}"));
+    let mut value = HeaderValue::from_str(&text).map_err(|_no_text| ConnectError::Token)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+async fn read(mut response: Response, limit: usize) -> Result<Answer, Trouble> {
+    let status = response.status().as_u16();
+    let content_type = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned);
+    let mut body = Zeroizing::new(Vec::new());
+    if depends_on_body(status) {
+        let announced = response.content_length().unwrap_or(0);
+        if announced > u64::try_from(limit).unwrap_or(u64::MAX) {
+            return Err(Trouble::TooLarge);
+        }
+        body.reserve_exact(limit);
+        while let Some(chunk) = response.chunk().await.map_err(|error| trouble(&error))? {
+            if chunk.len() > limit - body.len() {
+                return Err(Trouble::TooLarge);
+            }
+            body.extend_from_slice(&chunk);
+        }
+    }
+    Ok(Answer {
+        status,
+        content_type,
+        body,
+    })
+}
+
+/// Resolves every name to the checked addresses of the configured host: the URL may carry the
+/// certificate's name.
+struct CheckedResolver {
+    host: Arc<str>,
+    port: u16,
+    policy: Arc<NetworkPolicy>,
+}
+
+impl Resolve for CheckedResolver {
+    fn resolve(&self, _name: Name) -> Resolving {
+        let (host, port) = (Arc::clone(&self.host), self.port);
+        let policy = Arc::clone(&self.policy);
+        Box::pin(async move {
+            match policy.resolve(&host, port).await {
+                Ok(addresses) => Ok(Box::new(addresses.into_iter()) as Addrs),
+                Err(trouble) => Err(Unconnectable(trouble).into()),
+            }
+        })
+    }
+}
+
+/// Carries the resolver's verdict through the HTTP client's error chain.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unconnectable(Trouble);
+
+/// Finds out by types, never by text, how far a failed request got.
+fn trouble(error: &reqwest::Error) -> Trouble {
+    let connecting = error.is_connect();
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if let Some(Unconnectable(trouble)) = current.downcast_ref() {
+            return *trouble;
+        }
+        // An I/O error hides the error it wraps from `source`.
+        let wrapped = current
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let tls =
+            current.is::<rustls::Error>() || wrapped.is_some_and(|one| one.is::<rustls::Error>());
+        if connecting && tls {
+            return Trouble::Tls;
+        }
+        cause = match wrapped {
+            Some(inner) => Some(inner),
+            None => current.source(),
+        };
+    }
+    if connecting {
+        Trouble::Unreachable
+    } else if error.is_timeout() {
+        Trouble::Timeout
+    } else {
+        Trouble::Broken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_with_forbidden_addresses_only_is_not_connected_to() {
+        let resolver = CheckedResolver {
+            host: "localhost".into(),
+            port: 80,
+            policy: Arc::new(NetworkPolicy::default()),
+        };
+        let client = Client::builder()
+            .tls_backend_preconfigured(client_config(None).unwrap())
+            .dns_resolver(resolver)
+            .no_proxy()
+            .build()
+            .unwrap();
+        let error = client
+            .get("http://mail.acme.example/")
+            .send()
+            .await
+            .unwrap_err();
+        assert_eq!(trouble(&error), Trouble::AddressRefused);
+    }
+
+    #[test]
+    fn a_token_that_cannot_stand_in_a_header_is_refused() {
+        for text in ["", "a b", "a\r\nX: y", "t\u{f6}ken"] {
+            let token = Sensitive::new(text.to_owned());
+            assert_eq!(bearer(&token).unwrap_err(), ConnectError::Token, "{text}");
+        }
+        let value = bearer(&Sensitive::new("abc".to_owned())).unwrap();
+        assert_eq!(value, "Bearer abc");
+        assert!(value.is_sensitive());
+    }
+}
