@@ -1,1 +1,21 @@
+//! The one integration binary; see the submodules.
 
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    missing_debug_implementations,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::cast_possible_truncation,
+    clippy::missing_panics_doc,
+    clippy::missing_errors_doc,
+    clippy::needless_pass_by_value,
+    reason = "a test that meets the unexpected shall stop there and then, and has no API"
+)]
+
+mod handshake;
+mod lifecycle;
+mod support;
