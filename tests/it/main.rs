@@ -16,5 +16,7 @@
     reason = "a test that meets the unexpected shall stop there and then, and has no API"
 )]
 
+mod handshake;
+mod lifecycle;
 mod standin;
 mod support;

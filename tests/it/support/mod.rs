@@ -1,3 +1,6 @@
-//! What the integration tests share.
+//! What several tests share.
 
+pub(crate) mod host;
+pub(crate) mod host_services;
 pub(crate) mod mailu;
+pub(crate) mod probe;
