@@ -39,7 +39,7 @@ pub(super) struct LockedTenant {
     pub(super) config: Arc<MountConfig>,
     /// The record as it will be stored next. Changed freely; [`LockedTenant::store`] makes it
     /// true, and on any doubt it is replaced by what storage holds.
-    pub(super) record: TenantRecord,
+    pub(super) record: Box<TenantRecord>,
     /// What storage holds; `None` if there is no entry.
     stored: Option<Vec<u8>>,
     /// The pointers that belong to what storage holds.
@@ -72,7 +72,7 @@ impl Engine {
             name: name.clone(),
             keyring,
             config,
-            record,
+            record: Box::new(record),
             stored,
             pointers,
             accounts: Vec::new(),
@@ -238,7 +238,7 @@ impl LockedTenant {
     }
 
     fn reset_to_stored(&mut self) -> Result<(), Error> {
-        self.record = self
+        *self.record = self
             .engine
             .decode_or_new(&self.name, self.stored.as_deref())?;
         self.pointers = pointers(&self.record, &self.config)?;

@@ -9,7 +9,7 @@ use super::steps::{self, Announced, Change, Committed, SENDS_PER_OPERATION, Verd
 use crate::audit::{EventName, NewEvent, Outcome, Severity};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::storage::record::{Intent, Proof, Version};
+use crate::engine::storage::record::{Intent, Version};
 use crate::provider::Trouble;
 
 /// After this many sends the candidate is not sent again.
@@ -223,21 +223,10 @@ async fn give_up(mut tenant: LockedTenant) -> Result<Settled, Error> {
         return Err(Error::Defect("no credential to give up on"));
     };
     credential.versions.push(Version {
-        number: intent.version,
-        password: intent.candidate,
-        created_at: intent.announced_at,
-        created_by: intent.actor,
-        rotation_type: intent.rotation_type,
-        request_id: intent.request_id,
-        attempt: intent.attempt,
-        proof: Proof::None,
-        verified_at: None,
-        hash_fingerprint: None,
-        last_sent_at: intent.last_sent_at,
+        // Doubtful even if every outcome is known: nothing proved where it went.
         doubtful: true,
-        login_tried: false,
         abandoned: true,
-        compromised: None,
+        ..intent.into_version()
     });
     tenant.record.open.settle_at = None;
     tenant.record.open.settle_failures = 0;

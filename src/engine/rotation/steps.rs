@@ -16,7 +16,7 @@ use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Live, Mail};
 use crate::engine::schedule;
-use crate::engine::storage::record::{Drift, Intent, LastError, Proof, Version};
+use crate::engine::storage::record::{Drift, Intent, LastError, OpenWork, Proof, Version};
 use crate::provider::{Account, EmailAddress, Login, Marker, Refusal, Sent, Trouble, marker};
 
 /// A send follows its own stored announcement by at most this much monotonic time: otherwise the
@@ -383,84 +383,79 @@ impl Applied {
 
 impl Proven {
     /// Makes the candidate the current version: one Put.
-    pub(super) async fn commit(self) -> Result<Committed, Error> {
+    pub(super) async fn commit(mut self) -> Result<Committed, Error> {
+        let (event, previous_version) = self.commit_in_memory()?;
         let Self {
             mut tenant,
             mail,
             account,
-            proof,
-            fingerprint,
+            ..
         } = self;
-        let now = tenant.engine.clock().now();
-        let intent = tenant
-            .record
+        let version = event.version;
+        let event = tenant.record_event(event)?;
+        tenant.store().await?;
+        let version = version.ok_or(Error::Defect("a change without version"))?;
+        tracing::info!(tenant = %tenant.name, version, "password changed");
+        let mut committed = Committed {
+            tenant,
+            event,
+            version,
+            previous_version,
+            warnings: Vec::new(),
+        };
+        if mail.verify_smtp {
+            committed.try_login(&mail, &account).await;
+        }
+        Ok(committed)
+    }
+
+    /// Turns the intent into the current version; returns the event of it.
+    fn commit_in_memory(&mut self) -> Result<(NewEvent, Option<u64>), Error> {
+        let record = &mut self.tenant.record;
+        let now = self.tenant.engine.clock().now();
+        let intent = record
             .intent
             .take()
             .ok_or(Error::Defect("no intent to commit"))?;
-        let doubtful = intent.is_doubtful();
-        let try_login = mail.verify_smtp;
-        let credential = tenant
-            .record
+        let credential = record
             .credential
             .as_mut()
             .ok_or(Error::Defect("no credential to commit"))?;
         let previous_version = credential.current;
-        let previous_rotation = previous_version.map(|_| credential.last_rotated);
-        credential.versions.push(Version {
-            number: intent.version,
-            password: intent.candidate,
-            created_at: intent.announced_at,
-            created_by: intent.actor.clone(),
-            rotation_type: intent.rotation_type,
-            request_id: intent.request_id.clone(),
-            attempt: intent.attempt,
-            proof,
-            verified_at: Some(now),
-            hash_fingerprint: fingerprint,
-            last_sent_at: intent.last_sent_at,
-            doubtful,
-            login_tried: try_login,
-            abandoned: false,
-            compromised: None,
-        });
+        let mut event = NewEvent::new(
+            success_event(intent.rotation_type),
+            intent.actor.clone(),
+            now,
+        );
+        event.rotation_type = intent.rotation_type;
+        event.version = Some(intent.version);
+        event.previous_version = previous_version;
+        event.previous_rotation = previous_version.map(|_| credential.last_rotated);
+        event.reason.clone_from(&intent.reason);
+        event.request_id.clone_from(&intent.request_id);
+        record.open = OpenWork::default();
+        if intent.is_doubtful() {
+            // A hung server may still apply an older send: look again.
+            record.open.confirm_at =
+                vec![now + TimeDelta::minutes(2), now + TimeDelta::minutes(15)];
+        }
+        record.last_error = None;
         credential.current = Some(intent.version);
+        credential.versions.push(Version {
+            proof: self.proof,
+            verified_at: Some(now),
+            hash_fingerprint: self.fingerprint.take(),
+            // Stored with the commit: the login after it is never tried twice.
+            login_tried: self.mail.verify_smtp,
+            ..intent.into_version()
+        });
         credential.last_rotated = now;
         credential.notice_sent_at = None;
         credential.drift = None;
         credential.next_rotation =
-            schedule::next_rotation(credential.rotation_policy, &tenant.config, now);
-        retention::prune(credential, &tenant.config, now);
-        tenant.record.last_error = None;
-        tenant.record.open.settle_at = None;
-        tenant.record.open.settle_failures = 0;
-        tenant.record.open.retry_at = None;
-        tenant.record.open.retry_failures = 0;
-        if doubtful {
-            // A hung server may still apply an older send: look again.
-            tenant.record.open.confirm_at =
-                vec![now + TimeDelta::minutes(2), now + TimeDelta::minutes(15)];
-        }
-        let mut event = NewEvent::new(success_event(intent.rotation_type), intent.actor, now);
-        event.rotation_type = intent.rotation_type;
-        event.version = Some(intent.version);
-        event.previous_version = previous_version;
-        event.previous_rotation = previous_rotation;
-        event.reason = intent.reason;
-        event.request_id = intent.request_id;
-        let event = tenant.record_event(event)?;
-        tenant.store().await?;
-        tracing::info!(tenant = %tenant.name, version = intent.version, "password changed");
-        let mut committed = Committed {
-            tenant,
-            event,
-            version: intent.version,
-            previous_version,
-            warnings: Vec::new(),
-        };
-        if try_login {
-            committed.try_login(&mail, &account).await;
-        }
-        Ok(committed)
+            schedule::next_rotation(credential.rotation_policy, &self.tenant.config, now);
+        retention::prune(credential, &self.tenant.config, now);
+        Ok((event, previous_version))
     }
 }
 
