@@ -30,7 +30,7 @@ pub enum Fault {
 struct State {
     entries: Map,
     /// Open transactions: the entries as they were at its start, and its writes.
-    transactions: BTreeMap<String, (Map, BTreeMap<String, (Vec<u8>, bool)>)>,
+    transactions: BTreeMap<String, (Map, Map)>,
     transactional: bool,
     next: u32,
     fault: Option<Fault>,
@@ -139,7 +139,7 @@ impl Storage for MapStorage {
         let mut keys = self.one_level(&args.prefix);
         keys.retain(|key| *key > args.after);
         if args.limit > 0 {
-            keys.truncate(args.limit as usize);
+            keys.truncate(usize::try_from(args.limit).unwrap());
         }
         Ok(Response::new(pb::StorageListReply { keys, err }))
     }
