@@ -29,7 +29,11 @@ fn main() -> ExitCode {
         },
         ["--version"] => say(std::io::stdout(), &format!("{NAME} {VERSION}\n"), 0),
         ["--help" | "-h"] => say(std::io::stdout(), HELP, 0),
-        ["--audit-keys"] => say(std::io::stdout(), &audit_keys(), 0),
+        ["--audit-keys"] => say(
+            std::io::stdout(),
+            &format!("{}\n", EXEMPT_RESPONSE_KEYS.join(",")),
+            0,
+        ),
         _ => say(std::io::stderr(), &format!("unknown argument\n\n{HELP}"), 2),
     }
 }
@@ -61,11 +65,6 @@ fn run() -> Result<(), Box<dyn Error>> {
     // A password hash under way must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_millis(100));
     Ok(served?)
-}
-
-/// One key a line would not paste into a command: comma separated, as the command line takes it.
-fn audit_keys() -> String {
-    format!("{}\n", EXEMPT_RESPONSE_KEYS.join(","))
 }
 
 fn say(mut out: impl Write, text: &str, code: u8) -> ExitCode {

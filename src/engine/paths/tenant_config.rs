@@ -13,7 +13,7 @@ use super::super::Engine;
 use super::super::error::Error;
 use super::super::locked::LockedTenant;
 use super::super::mail;
-use super::super::storage::record::Server;
+use super::super::storage::record::{Proof, Server};
 use super::super::tenant::TenantName;
 use super::{actor, tenant};
 use crate::audit::{EventName, NewEvent};
@@ -198,7 +198,8 @@ async fn store(
         return Ok(());
     }
     if wanted.endpoint_changed && locked.record.credential.is_some() {
-        require_same_server(&locked, &wanted.server, token.clone()).await?;
+        let fingerprint = require_same_server(&locked, &wanted.server, token.clone()).await?;
+        note_proof(&mut locked, fingerprint);
     }
     // The clock only moves what really changed.
     wanted.server.written_at = engine.clock().now();
@@ -208,6 +209,7 @@ async fn store(
         server.api_token = sealed;
     }
     locked.claim_account().await?;
+    locked.check_room()?;
     let actor = actor(&call.request);
     let mut event = NewEvent::new(EventName::TenantConfigChanged, actor, engine.clock().now());
     event.request_id = call.request.id.as_str().to_owned();
@@ -339,12 +341,24 @@ fn token_required() -> Error {
     )
 }
 
-/// The new endpoint must answer a hash that the stored current password fits.
+/// The comparison that let the endpoint in has proven the current password as well.
+fn note_proof(locked: &mut LockedTenant, fingerprint: String) {
+    let now = locked.engine.clock().now();
+    let credential = locked.record.credential.as_mut();
+    if let Some(version) = credential.and_then(|kept| kept.current_version_mut()) {
+        version.proof = Proof::Hash;
+        version.verified_at = Some(now);
+        version.hash_fingerprint = Some(fingerprint);
+    }
+}
+
+/// The new endpoint must answer a hash that the stored current password fits; returns the hash's
+/// fingerprint.
 async fn require_same_server(
     locked: &LockedTenant,
     server: &Server,
     token: Sensitive<String>,
-) -> Result<(), Error> {
+) -> Result<String, Error> {
     let use_rehome = || {
         Error::conflict(
             "use_rehome",
@@ -360,9 +374,7 @@ async fn require_same_server(
              <tenant>/rotate.",
         ));
     }
-    let Some(credential) = &locked.record.credential else {
-        return Ok(());
-    };
+    let credential = locked.record.credential.as_ref().ok_or_else(use_rehome)?;
     let current = credential.current_version().ok_or_else(use_rehome)?;
     let password = locked.open_password(current.number, &current.password)?;
     let address = mail::address(&credential.username)?;
@@ -376,7 +388,7 @@ async fn require_same_server(
         .and_then(|account| account.hash)
         .ok_or_else(use_rehome)?;
     match locked.engine.parts.hash_pool.check(&hash, &password).await {
-        HashCheck::Fits => Ok(()),
+        HashCheck::Fits => Ok(hash.fingerprint()),
         HashCheck::DoesNotFit | HashCheck::CannotTell(_) => Err(use_rehome()),
     }
 }

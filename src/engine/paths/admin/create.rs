@@ -91,6 +91,7 @@ async fn import(
 ) -> Result<Written, Error> {
     let checked = check(&locked, username, &password).await?;
     let event = add_version(&mut locked, &password, &checked, last_rotated, change)?;
+    locked.check_room()?;
     let event = locked.record_event(event(EventName::Imported))?;
     locked.store().await?;
     Written::new(&locked, Some(&event), checked.warnings)
