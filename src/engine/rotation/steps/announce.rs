@@ -68,7 +68,7 @@ impl Announced {
         })
     }
 
-    /// Takes up the stored intent after a look at Mailu; for [`super::settle`].
+    /// Takes up the stored intent after a look at Mailu; for settling.
     pub(in crate::engine::rotation) async fn resume(
         tenant: LockedTenant,
     ) -> Result<Self, (LockedTenant, Error)> {
@@ -108,7 +108,6 @@ fn new_intent(
         last_sent_at: None,
         refusals: 0,
         acknowledgements: 0,
-        old_live: true,
     })
 }
 
