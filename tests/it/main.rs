@@ -16,5 +16,7 @@
     reason = "a test that meets the unexpected shall stop there and then, and has no API"
 )]
 
+mod endpoints;
+mod rotation_faults;
 mod standin;
 mod support;
