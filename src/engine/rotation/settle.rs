@@ -139,14 +139,7 @@ fn drop_intent(tenant: &mut LockedTenant) -> Option<Intent> {
     let intent = tenant.record.intent.take()?;
     tenant.record.open.settle_at = None;
     tenant.record.open.settle_failures = 0;
-    if tenant
-        .record
-        .credential
-        .as_ref()
-        .is_some_and(|kept| kept.versions.is_empty())
-    {
-        tenant.record.credential = None;
-    }
+    steps::drop_unborn(tenant);
     Some(intent)
 }
 

@@ -16,7 +16,7 @@ use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Live, Mail};
 use crate::engine::schedule;
-use crate::engine::storage::record::{Drift, Intent, LastError, Proof, Version};
+use crate::engine::storage::record::{Credential, Drift, Intent, LastError, Proof, Version};
 use crate::provider::{Account, EmailAddress, Login, Marker, Refusal, Sent, Trouble, marker};
 
 /// A send follows its own stored announcement by at most this much monotonic time: otherwise the
@@ -547,6 +547,7 @@ fn notice_newer_marker(
 pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, error: &Error) {
     let now = tenant.engine.clock().now();
     tenant.record.last_attempt = Some(now);
+    drop_unborn(tenant);
     note_error(tenant, error.code());
     let mut event = NewEvent::new(EventName::RotationFailed, change.actor.clone(), now);
     event.severity = Severity::Warning;
@@ -562,6 +563,14 @@ pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, e
     if let Err(error) = recorded {
         // The change did not happen either way; its caller gets the first error.
         tracing::warn!(tenant = %tenant.name, %error, "a failure could not be recorded");
+    }
+}
+
+/// Removes, in memory, a credential that never had a password: a failed creation leaves none.
+pub(super) fn drop_unborn(tenant: &mut LockedTenant) {
+    let unborn = |kept: &Credential| kept.versions.is_empty();
+    if tenant.record.credential.as_ref().is_some_and(unborn) {
+        tenant.record.credential = None;
     }
 }
 
