@@ -204,7 +204,8 @@ impl Announced {
     pub(super) async fn send(mut self) -> Result<Sending, Error> {
         let now = self.tenant.engine.clock().now();
         let record = &mut self.tenant.record;
-        record.generation += 1;
+        // A mark in Mailu, which anybody there may edit, can have raised it to the end.
+        record.generation = record.generation.saturating_add(1);
         record.open.settle_at = Some(now + TimeDelta::minutes(1));
         let intent = record
             .intent
