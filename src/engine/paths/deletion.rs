@@ -59,7 +59,8 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
 }
 
 pub(super) async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
-    change(engine, mount, call, |locked, event| {
+    // A delete has no body to give a reason in.
+    change(engine, mount, call, None, |locked, event| {
         let now = event.timestamp;
         let retention = i64::try_from(locked.config.deleted_retention).unwrap_or(i64::MAX);
         let retention = TimeDelta::try_seconds(retention).unwrap_or(TimeDelta::MAX);
@@ -84,7 +85,8 @@ pub(super) async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Rep
 }
 
 async fn undelete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
-    change(engine, mount, call, |locked, event| {
+    let reason = optional_text(&call, "reason");
+    change(engine, mount, call, reason, |locked, event| {
         let Some(credential) = locked.record.credential.as_mut() else {
             return Err(Error::UnknownTenant);
         };
@@ -106,7 +108,8 @@ async fn destroy(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             "`confirm` must repeat the tenant's name: this cannot be undone.",
         ));
     }
-    change(engine, mount, call, |locked, event| {
+    let reason = optional_text(&call, "reason");
+    change(engine, mount, call, reason, |locked, event| {
         refuse_unsettled(locked)?;
         let Some(credential) = locked.record.credential.take() else {
             return Err(Error::UnknownTenant);
@@ -142,7 +145,13 @@ async fn destroy(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
 
 /// Runs one change of the record that needs no Mailu. `apply` fills in the event and says whether
 /// anything changed.
-async fn change<F>(engine: Arc<Engine>, mount: Mount, call: Call, apply: F) -> Reply
+async fn change<F>(
+    engine: Arc<Engine>,
+    mount: Mount,
+    call: Call,
+    reason: Option<String>,
+    apply: F,
+) -> Reply
 where
     F: FnOnce(&mut LockedTenant, &mut NewEvent) -> Result<bool, Error> + Send + 'static,
 {
@@ -155,7 +164,7 @@ where
         let now = worker.clock().now();
         let mut event = NewEvent::new(EventName::Deleted, actor(&call.request), now);
         event.request_id = call.request.id.as_str().to_owned();
-        event.reason = optional_text(&call, "reason");
+        event.reason = reason;
         if apply(&mut locked, &mut event)? {
             locked.record_event(event)?;
             locked.store().await?;
