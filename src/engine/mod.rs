@@ -137,6 +137,16 @@ impl Engine {
     /// Refuses on nodes that may not write and on mounts that are being removed; asked before
     /// anything else of every request that changes something.
     async fn require_active(&self, mount: &Mount) -> Result<(), Error> {
+        self.require_writable(mount).await?;
+        let host = |error: crate::logical::SystemViewError| Error::Host(error.to_string());
+        if mount.system.tainted().await.map_err(host)? {
+            return Err(Error::Tainted);
+        }
+        Ok(())
+    }
+
+    /// Refuses on nodes that may not write; asked of reads that must not lag behind.
+    async fn require_writable(&self, mount: &Mount) -> Result<(), Error> {
         let host = |error: crate::logical::SystemViewError| Error::Host(error.to_string());
         let state = mount.system.replication_state().await.map_err(host)?;
         // Only performance secondaries make a difference for local mounts: ask only then.
@@ -144,9 +154,6 @@ impl Engine {
             && !(state.may_write(true) && mount.system.local_mount().await.map_err(host)?)
         {
             return Err(Error::Standby);
-        }
-        if mount.system.tainted().await.map_err(host)? {
-            return Err(Error::Tainted);
         }
         Ok(())
     }

@@ -95,6 +95,7 @@ struct LastErrorOutput<'a> {
 
 async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
+    engine.require_writable(&mount).await?;
     let Some(record) = engine.read_tenant(&mount, &name).await? else {
         return Ok(None);
     };
