@@ -73,10 +73,7 @@ pub(in crate::engine) async fn settle(
         Verdict::OtherLive(announced) if is_exhausted(&announced) => {
             give_up(announced.into_tenant()).await
         }
-        Verdict::CannotTell(announced, None) if is_exhausted(&announced) => {
-            let trouble = Error::Unreachable(Trouble::Unintelligible);
-            Err(leave_open(announced.into_tenant(), &trouble).await)
-        }
+        // Not being able to tell never ends an attempt: only a definite answer does.
         Verdict::OtherLive(announced) | Verdict::CannotTell(announced, None) => drive(announced)
             .await
             .map(|committed| Settled::Committed(Box::new(committed))),
