@@ -134,8 +134,33 @@ impl LockedTenant {
         match self.try_store().await {
             Ok(()) => Ok(()),
             Err(error) => {
-                self.reset_to_stored()?;
+                self.undo().await?;
                 Err(error)
+            }
+        }
+    }
+
+    /// Goes back to what storage holds after a change that did not happen.
+    async fn undo(&mut self) -> Result<(), Error> {
+        let wanted = pointers(&self.record, &self.config);
+        self.record = self
+            .engine
+            .decode_or_new(&self.name, self.stored.as_deref())?;
+        self.pointers = pointers(&self.record, &self.config)?;
+        // While the mount goes away it may be open which record holds: then all pointers stay.
+        if !self.engine.tasks.is_stopping() {
+            self.remove_unneeded(wanted?.keys()).await;
+        }
+        self.accounts.clear();
+        Ok(())
+    }
+
+    /// Removes those of `keys` that the record, as stored, does not need.
+    async fn remove_unneeded(&self, keys: impl Iterator<Item = &String>) {
+        for key in keys.filter(|key| !self.pointers.contains_key(*key)) {
+            // A pointer left behind is judged stale by whoever follows it: not worth an error.
+            if let Err(error) = self.mount.storage.delete(key).await {
+                tracing::warn!(tenant = %self.name, %error, "stale pointer not removed");
             }
         }
     }
@@ -170,15 +195,7 @@ impl LockedTenant {
         }
         self.put_record(bytes).await?;
         let before = std::mem::replace(&mut self.pointers, wanted);
-        for key in before
-            .keys()
-            .filter(|key| !self.pointers.contains_key(*key))
-        {
-            // A pointer left behind is judged stale by whoever follows it: not worth an error.
-            if let Err(error) = self.mount.storage.delete(key).await {
-                tracing::warn!(tenant = %self.name, %error, "stale pointer not removed");
-            }
-        }
+        self.remove_unneeded(before.keys()).await;
         self.accounts.clear();
         Ok(())
     }
@@ -234,15 +251,6 @@ impl LockedTenant {
                 .await?;
         }
         self.record.log.drop_overflow();
-        Ok(())
-    }
-
-    fn reset_to_stored(&mut self) -> Result<(), Error> {
-        self.record = self
-            .engine
-            .decode_or_new(&self.name, self.stored.as_deref())?;
-        self.pointers = pointers(&self.record, &self.config)?;
-        self.accounts.clear();
         Ok(())
     }
 
