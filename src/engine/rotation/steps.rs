@@ -71,6 +71,8 @@ pub(super) struct Proven {
     account: EmailAddress,
     proof: Proof,
     fingerprint: Option<String>,
+    /// Whether the account may log in at all.
+    enabled: bool,
 }
 
 /// The candidate is the current version, in storage.
@@ -284,6 +286,7 @@ impl Announced {
 
     fn proven(self, proof: Proof, fingerprint: Option<String>) -> Proven {
         Proven {
+            enabled: self.seen.as_ref().is_none_or(|account| account.enabled),
             tenant: self.tenant,
             mail: self.mail,
             account: self.account,
@@ -391,6 +394,7 @@ impl Proven {
             account,
             proof,
             fingerprint,
+            enabled,
         } = self;
         let now = tenant.engine.clock().now();
         let intent = tenant
@@ -399,7 +403,8 @@ impl Proven {
             .take()
             .ok_or(Error::Defect("no intent to commit"))?;
         let doubtful = intent.is_doubtful();
-        let try_login = mail.verify_smtp;
+        // Never for a disabled user: it fails and counts against the limits.
+        let try_login = mail.verify_smtp && enabled;
         let credential = tenant
             .record
             .credential
@@ -460,6 +465,10 @@ impl Proven {
         };
         if try_login {
             committed.try_login(&mail, &account).await;
+        } else if mail.verify_smtp {
+            committed.warnings.push(String::from(
+                "SMTP AUTH was not tried: the account is disabled in Mailu.",
+            ));
         }
         Ok(committed)
     }
