@@ -65,7 +65,11 @@ pub(in crate::engine) async fn settle(
         .is_some_and(|kept| kept.drift.is_some());
     let announced = match Announced::resume(tenant).await {
         Ok(announced) => announced,
-        Err((tenant, error)) => return Err(leave_open(tenant, &error).await),
+        Err((tenant, error @ (Error::Refused(_) | Error::Unreachable(_)))) => {
+            return Err(leave_open(tenant, &error).await);
+        }
+        // Nothing was learnt of Mailu: the record's own trouble is the answer.
+        Err((_unchanged, error)) => return Err(error),
     };
     let verdict = announced.judge().await?;
     match verdict {
@@ -83,8 +87,8 @@ pub(in crate::engine) async fn settle(
                 .map(|committed| Settled::Committed(Box::new(committed)))
         }
         Verdict::NoneLive(announced) => Err(stop_in_drift(announced.into_tenant()).await),
-        Verdict::CannotTell(announced, Some(trouble)) => {
-            Err(leave_open(announced.into_tenant(), &Error::Unreachable(trouble)).await)
+        Verdict::CannotTell(announced, Some(error)) => {
+            Err(leave_open(announced.into_tenant(), &error).await)
         }
         Verdict::Refused(tenant, refusal) => {
             Err(drop_candidate(tenant, Error::Refused(refusal)).await)
@@ -103,8 +107,8 @@ pub(super) async fn drive(mut announced: Announced) -> Result<Committed, Error> 
             }
             Verdict::OtherLive(again) | Verdict::CannotTell(again, None) => again,
             Verdict::NoneLive(open) => return Err(stop_in_drift(open.into_tenant()).await),
-            Verdict::CannotTell(open, Some(trouble)) => {
-                return Err(leave_open(open.into_tenant(), &Error::Unreachable(trouble)).await);
+            Verdict::CannotTell(open, Some(error)) => {
+                return Err(leave_open(open.into_tenant(), &error).await);
             }
         };
     }

@@ -17,7 +17,7 @@ use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Live, Mail};
 use crate::engine::schedule;
 use crate::engine::storage::record::{Credential, Drift, Intent, LastError, Proof, Version};
-use crate::provider::{Account, EmailAddress, Login, Marker, Refusal, Sent, Trouble, marker};
+use crate::provider::{Account, EmailAddress, Login, Marker, Refusal, Sent, marker};
 
 /// A send follows its own stored announcement by at most this much monotonic time: otherwise the
 /// process slept in between and another node may have taken over.
@@ -103,7 +103,7 @@ pub(super) enum Verdict {
     NoneLive(Announced),
     /// Mailu cannot be asked, or shows no hash that can be checked. `None` if it answered: then
     /// sending again gets at least an acknowledgement.
-    CannotTell(Announced, Option<Trouble>),
+    CannotTell(Announced, Option<Error>),
 }
 
 impl Announced {
@@ -232,7 +232,7 @@ impl Announced {
 
     async fn verdict(
         mut self,
-        seen: Result<Option<Account>, Trouble>,
+        seen: Result<Option<Account>, Error>,
         acknowledged: bool,
     ) -> Result<Verdict, Error> {
         let account = match seen {
@@ -252,10 +252,10 @@ impl Announced {
                     Verdict::NoneLive(self)
                 });
             }
-            Err(_trouble) if acknowledged => {
+            Err(_unasked) if acknowledged => {
                 return Ok(Verdict::Live(self.proven(Proof::Acknowledged, None)));
             }
-            Err(trouble) => return Ok(Verdict::CannotTell(self, Some(trouble))),
+            Err(error) => return Ok(Verdict::CannotTell(self, Some(error))),
         };
         let live = self.tenant.find_live(&account).await?;
         let fingerprint = account.hash.as_ref().map(|hash| hash.fingerprint());
@@ -371,17 +371,15 @@ impl Applied {
             if matches!(refusal, Refusal::Token | Refusal::RateLimited) {
                 return Ok(Verdict::CannotTell(
                     announced,
-                    Some(Trouble::Unintelligible),
+                    Some(Error::Refused(refusal)),
                 ));
             }
         }
         let acknowledged = sent == Sent::Acknowledged;
-        let seen = match announced.mail.provider.account(&announced.account).await {
-            Ok(seen) => Ok(seen),
-            Err(crate::provider::ReadError::Trouble(trouble)) => Err(trouble),
-            Err(crate::provider::ReadError::Refused(_)) => Err(Trouble::Unintelligible),
-        };
-        announced.verdict(seen, acknowledged).await
+        let seen = announced.mail.provider.account(&announced.account).await;
+        announced
+            .verdict(seen.map_err(mail::read_error), acknowledged)
+            .await
     }
 }
 
