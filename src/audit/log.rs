@@ -34,6 +34,10 @@ pub struct EventLog {
     seq: u64,
     /// The `hash` of the last event.
     head: String,
+    /// Every event up to this number was delivered to an audit device, or is parked.
+    delivered_through: u64,
+    /// Events that were refused too often to be tried again by themselves.
+    parked: Vec<u64>,
     /// Oldest first, at most [`MAX_IN_RECORD`] once [`EventLog::overflow`] was taken.
     events: Vec<Event>,
 }
@@ -43,6 +47,8 @@ impl Default for EventLog {
         Self {
             seq: 0,
             head: FIRST_PREV_HASH.to_owned(),
+            delivered_through: 0,
+            parked: Vec::new(),
             events: Vec::new(),
         }
     }

@@ -44,6 +44,12 @@ pub(crate) enum Error {
     /// The work goes on after the request stopped waiting for it.
     #[error("the work goes on")]
     InProgress,
+    /// The tenant has a server at most, but no credential.
+    #[error("the tenant has no credential")]
+    NoCredential,
+    /// The credential was deleted softly.
+    #[error("the credential was deleted")]
+    Deleted,
     /// An emergency reset holds the credential back.
     #[error("the credential is on hold")]
     OnHold,
@@ -111,6 +117,8 @@ impl Error {
             Self::Unreachable(trouble) => trouble_code(*trouble),
             Self::Unsettled => "mailu_unreachable",
             Self::InProgress => "in_progress",
+            Self::NoCredential => "unknown_tenant",
+            Self::Deleted => "deleted",
             Self::OnHold => "on_hold",
             Self::Answer(_) => "internal",
             Self::Standby => "standby",
@@ -312,6 +320,8 @@ impl From<Error> for logical::Error {
             Error::Random(error) => Self::internal(error.to_string()),
             Error::Defect(what) => Self::internal(what),
             Error::Answer(error) => error,
+            Error::NoCredential => Self::status(404, code, NO_CREDENTIAL),
+            Error::Deleted => Self::status(409, code, DELETED),
             Error::OnHold => Self::status(403, code, ON_HOLD),
             Error::UnknownTenant => Self::status(404, code, UNKNOWN_TENANT),
             Error::Unsettled => Self::status(503, code, UNSETTLED),
@@ -324,6 +334,9 @@ impl From<Error> for logical::Error {
 
 const UNKNOWN_TENANT: &str =
     "there is no such tenant on this mount. Write <tenant>/config or <tenant>/admin first.";
+const NO_CREDENTIAL: &str = "the tenant has no credential yet. Write <tenant>/admin first.";
+const DELETED: &str = "the credential was deleted and is still kept. Bring it back with \
+                       <tenant>/undelete, or remove it for good with <tenant>/destroy.";
 const ON_HOLD: &str = "an emergency reset holds this credential back. Ask a platform administrator \
                        to release it.";
 const UNSETTLED: &str = "the password was sent and Mailu's answer is open; both passwords are \

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -30,8 +30,31 @@ pub(super) struct Joined {
 }
 
 struct Work {
-    started: Duration,
-    outcome: watch::Receiver<Option<Outcome>>,
+    /// The outcome and when it came.
+    outcome: watch::Receiver<Option<(Outcome, Duration)>>,
+    kept: Kept,
+}
+
+/// Whether an outcome that no request took waits for a repeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// For a minute: repeating the work would change something again.
+    ForRepeats,
+    /// Not at all: the outcome is a statement about now.
+    No,
+}
+
+impl Work {
+    /// Reports whether a request may still join: the work runs, or its outcome waits to be taken.
+    fn is_joinable(&self, now: Duration) -> bool {
+        match &*self.outcome.borrow() {
+            Some((_, ended)) => {
+                self.kept == Kept::ForRepeats && now.saturating_sub(*ended) < UNCLAIMED
+            }
+            // A sender that is gone without an outcome panicked.
+            None => self.outcome.has_changed().is_ok(),
+        }
+    }
 }
 
 impl fmt::Debug for Joined {
@@ -67,14 +90,20 @@ impl Engine {
 
     /// Like [`Engine::finish`], but a request with the same `key` joins the work instead of
     /// starting it again.
-    pub(super) async fn join<F>(&self, config: &MountConfig, key: String, work: F) -> Outcome
+    pub(super) async fn join<F>(
+        &self,
+        config: &MountConfig,
+        key: String,
+        kept: Kept,
+        work: F,
+    ) -> Outcome
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
-        let mut outcome = self.start_or_join(key.clone(), work);
+        let mut outcome = self.start_or_join(key.clone(), kept, work);
         let wait = Duration::from_secs(config.wait);
         let answered = match tokio::time::timeout(wait, outcome.wait_for(Option::is_some)).await {
-            Ok(Ok(answered)) => answered.clone(),
+            Ok(Ok(answered)) => answered.clone().map(|(outcome, _ended)| outcome),
             Ok(Err(_panicked)) => Some(Err(Error::Defect("a background task failed"))),
             Err(_elapsed) => return Err(Error::InProgress),
         };
@@ -88,15 +117,18 @@ impl Engine {
         answered.unwrap_or(Err(Error::Defect("joined work ended without an outcome")))
     }
 
-    fn start_or_join<F>(&self, key: String, work: F) -> watch::Receiver<Option<Outcome>>
+    fn start_or_join<F>(
+        &self,
+        key: String,
+        kept: Kept,
+        work: F,
+    ) -> watch::Receiver<Option<(Outcome, Duration)>>
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
         let now = self.clock().monotonic();
         let mut running = self.joined.lock();
-        running.retain(|_, work| {
-            work.outcome.borrow().is_none() || now.saturating_sub(work.started) < UNCLAIMED
-        });
+        running.retain(|_, work| work.is_joinable(now));
         if let Some(work) = running.get(&key) {
             return work.outcome.clone();
         }
@@ -104,13 +136,15 @@ impl Engine {
         running.insert(
             key,
             Work {
-                started: now,
                 outcome: outcome.clone(),
+                kept,
             },
         );
         drop(running);
+        let clock = Arc::clone(&self.parts.clock);
         self.tasks.spawn(async move {
-            sender.send_replace(Some(work.await));
+            let outcome = work.await;
+            sender.send_replace(Some((outcome, clock.monotonic())));
         });
         outcome
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::error::Error;
-use super::storage::{self, MOUNT_LOG};
+use super::storage::{self, MOUNT_LOG, TrailEntry};
 use crate::audit::{Actor, EventLog, EventName, NewEvent, Outcome};
 use crate::crypto::{self, Keyring};
 use crate::logical::{Mount, Request, StorageEntry};
@@ -62,7 +62,10 @@ impl Engine {
             let key = storage::trail_key(MOUNT, event.seq);
             mount
                 .storage
-                .put(StorageEntry::new(key, storage::encode(event)?))
+                .put(StorageEntry::new(
+                    key,
+                    storage::encode(&TrailEntry::undelivered(event.clone()))?,
+                ))
                 .await?;
         }
         log.log.drop_overflow();

@@ -47,28 +47,6 @@ pub(super) struct Reading<'a> {
     pub(super) candidates: Vec<Stored<'a>>,
 }
 
-/// Every value that may be live while that is in doubt, newest first.
-fn candidates<'a>(
-    credential: &'a Credential,
-    sent: Option<Stored<'a>>,
-    current: Option<&'a Version>,
-    answer: Stored<'a>,
-) -> Vec<Stored<'a>> {
-    let mut candidates: Vec<Stored<'a>> = sent.into_iter().collect();
-    candidates.extend(current.map(Stored::of));
-    if !current.is_some_and(is_proven) {
-        // Nobody checked the current one: what was live before it may still be.
-        let earlier = credential.versions.iter().rev();
-        let mut proven = earlier
-            .filter(|version| Some(version.number) != credential.current && is_proven(version));
-        candidates.extend(proven.next().map(Stored::of));
-    }
-    if candidates.is_empty() {
-        candidates.push(answer);
-    }
-    candidates
-}
-
 const fn is_proven(version: &Version) -> bool {
     !matches!(version.proof, Proof::None | Proof::Imported)
 }
@@ -78,32 +56,35 @@ pub(super) fn read<'a>(
     record: &'a TenantRecord,
     credential: &'a Credential,
 ) -> Option<Reading<'a>> {
-    let sent = record.sent_intent().map(|intent| Stored {
+    let intent = record.sent_intent();
+    let sent = intent.map(|intent| Stored {
         number: intent.version,
         sealed: &intent.candidate,
         compromised: false,
     });
     let current = credential.current_version();
-    let newest = sent.or_else(|| credential.versions.last().map(Stored::of));
-    let mut answer = current.map(Stored::of).or(newest)?;
-    let mut version = current;
-    let unproven = !current.is_some_and(is_proven);
-    let state = if let Some(drift) = &credential.drift {
-        let live = drift
-            .live_version
-            .and_then(|number| credential.version(number));
-        if let Some(live) = live.filter(|live| live.compromised.is_none()) {
-            answer = Stored::of(live);
-            version = Some(live);
-        }
-        State::Drift
-    } else if sent.is_some() || unproven {
+    let drift = credential.drift.as_ref();
+    // A send after the drift was noticed may have ended it.
+    let sent_since = intent.is_some_and(|intent| {
+        drift.is_none_or(|drift| intent.last_sent_at.is_none_or(|at| at >= drift.since))
+    });
+    let state = if sent_since {
         State::Uncertain
-    } else {
+    } else if drift.is_some() {
+        State::Drift
+    } else if current.is_some_and(is_proven) {
         State::Settled
+    } else {
+        State::Uncertain
     };
-    let candidates = if state == State::Uncertain {
-        candidates(credential, sent, current, answer)
+    let version = drifted_to(credential)
+        .or_else(|| last_proven(credential))
+        .or(current);
+    let newest = || sent.or_else(|| credential.versions.last().map(Stored::of));
+    let answer = version.map(Stored::of).or_else(newest)?;
+    let in_doubt = state == State::Uncertain || sent.is_some();
+    let candidates = if in_doubt {
+        candidates(credential, sent, answer)
     } else {
         Vec::new()
     };
@@ -113,4 +94,39 @@ pub(super) fn read<'a>(
         version,
         candidates,
     })
+}
+
+/// The stored version that Mailu was found to hold instead of the current one, if it may be used.
+fn drifted_to(credential: &Credential) -> Option<&Version> {
+    let live = credential.version(credential.drift.as_ref()?.live_version?)?;
+    live.compromised.is_none().then_some(live)
+}
+
+/// The current version if it was proven, else the newest that was: an adopted password that could
+/// not be checked must not hide one that is known to have been live.
+fn last_proven(credential: &Credential) -> Option<&Version> {
+    let current = credential
+        .current_version()
+        .filter(|version| is_proven(version));
+    let usable = |version: &&Version| is_proven(version) && version.compromised.is_none();
+    current.or_else(|| credential.versions.iter().rev().find(usable))
+}
+
+/// Every value that may be live while that is in doubt, newest first.
+fn candidates<'a>(
+    credential: &'a Credential,
+    sent: Option<Stored<'a>>,
+    answer: Stored<'a>,
+) -> Vec<Stored<'a>> {
+    let current = credential.current_version().map(Stored::of);
+    let mut candidates: Vec<Stored<'a>> = Vec::new();
+    for stored in sent.into_iter().chain(current).chain([answer]) {
+        if candidates
+            .iter()
+            .all(|listed| listed.number != stored.number)
+        {
+            candidates.push(stored);
+        }
+    }
+    candidates
 }

@@ -34,6 +34,20 @@ impl LockedTenant {
         Ok(())
     }
 
+    /// Removes the pointer of an account this tenant no longer has, unless another tenant has
+    /// claimed the account meanwhile.
+    pub(super) async fn release_account(&self, key: &str) -> Result<(), Error> {
+        let _guard = self.engine.account_locks.lock(key).await;
+        let Some(entry) = self.mount.storage.get(key).await? else {
+            return Ok(());
+        };
+        let owner: AccountOwner = storage::decode(key, &entry.value)?;
+        if owner.tenant == self.name.as_str() {
+            self.mount.storage.delete(key).await?;
+        }
+        Ok(())
+    }
+
     /// The pointer is only a hint: the owner is believed if its record says so.
     async fn owner_confirms(&self, owner: &AccountOwner, key: &str) -> Result<bool, Error> {
         let Ok(name) = TenantName::parse(&owner.tenant) else {

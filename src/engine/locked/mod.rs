@@ -19,8 +19,9 @@ use std::time::Duration;
 use super::Engine;
 use super::config::MountConfig;
 use super::error::Error;
-use super::storage::record::TenantRecord;
-use super::storage::{self, MAX_RECORD_BYTES};
+use super::schedule;
+use super::storage::record::{Credential, TenantRecord};
+use super::storage::{self, MAX_RECORD_BYTES, TrailEntry};
 use super::tenant::TenantName;
 use crate::audit::NewEvent;
 use crate::crypto::{self, Keyring};
@@ -72,7 +73,7 @@ impl Engine {
         let keyring = self.keyring_for_writing(mount).await?;
         let stored = read_bytes(&*mount.storage, name.as_str()).await?;
         let record = self.decode_or_new(name, stored.as_deref())?;
-        let pointers = pointer::pointers(&record, &config)?;
+        let pointers = pointer::pointers(&record)?;
         Ok(LockedTenant {
             engine: Arc::clone(self),
             mount: mount.clone(),
@@ -118,6 +119,21 @@ impl Engine {
 }
 
 impl LockedTenant {
+    /// Returns the credential.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownTenant`] if nothing is stored, [`Error::NoCredential`] if only a server is,
+    /// [`Error::Deleted`] if it was deleted softly.
+    pub(super) fn require_credential(&self) -> Result<&Credential, Error> {
+        match &self.record.credential {
+            Some(credential) if credential.deleted.is_some() => Err(Error::Deleted),
+            Some(credential) => Ok(credential),
+            None if self.stored.is_some() => Err(Error::NoCredential),
+            None => Err(Error::UnknownTenant),
+        }
+    }
+
     /// Appends an event to the record; it becomes true with the next [`LockedTenant::store`].
     pub(super) fn record_event(&mut self, event: NewEvent) -> Result<crate::audit::Event, Error> {
         let lineage = self.record.lineage.clone();
@@ -166,7 +182,7 @@ impl LockedTenant {
 
     /// Goes back to what storage holds after a change that did not happen.
     async fn undo(&mut self) -> Result<(), Error> {
-        let wanted = pointer::pointers(&self.record, &self.config);
+        let wanted = pointer::pointers(&self.record);
         self.forget_changes()?;
         // While the mount goes away it may be open which record holds: then all pointers stay.
         if !self.engine.tasks.is_stopping() {
@@ -179,7 +195,12 @@ impl LockedTenant {
     async fn remove_unneeded(&self, keys: impl Iterator<Item = &String>) {
         for key in keys.filter(|key| !self.pointers.contains_key(*key)) {
             // A pointer left behind is judged stale by whoever follows it: not worth an error.
-            if let Err(error) = self.mount.storage.delete(key).await {
+            let removed = if storage::is_account_key(key) {
+                self.release_account(key).await
+            } else {
+                self.mount.storage.delete(key).await.map_err(Error::from)
+            };
+            if let Err(error) = removed {
                 tracing::warn!(tenant = %self.name, %error, "stale pointer not removed");
             }
         }
@@ -195,9 +216,13 @@ impl LockedTenant {
 
     async fn try_store(&mut self) -> Result<(), Error> {
         self.record.revision += 1;
+        let now = self.engine.clock().now();
+        if let Some(credential) = self.record.credential.as_mut() {
+            credential.due_day = schedule::due_day(credential, &self.config, now);
+        }
         self.move_overflow_to_trail().await?;
         let bytes = storage::encode(&self.record)?;
-        let wanted = pointer::pointers(&self.record, &self.config)?;
+        let wanted = pointer::pointers(&self.record)?;
         for (key, value) in &wanted {
             if self.pointers.get(key) != Some(value) {
                 self.mount
@@ -208,8 +233,9 @@ impl LockedTenant {
         }
         self.put_record(bytes).await?;
         let before = std::mem::replace(&mut self.pointers, wanted);
-        self.remove_unneeded(before.keys()).await;
+        // The record's fate is known: claimed accounts need no lock any more.
         self.accounts.clear();
+        self.remove_unneeded(before.keys()).await;
         Ok(())
     }
 
@@ -258,9 +284,10 @@ impl LockedTenant {
     async fn move_overflow_to_trail(&mut self) -> Result<(), Error> {
         for event in self.record.log.overflow() {
             let key = storage::trail_key(self.name.as_str(), event.seq);
+            let entry = storage::encode(&TrailEntry::undelivered(event.clone()))?;
             self.mount
                 .storage
-                .put(StorageEntry::new(key, storage::encode(event)?))
+                .put(StorageEntry::new(key, entry))
                 .await?;
         }
         self.record.log.drop_overflow();
@@ -272,7 +299,7 @@ impl LockedTenant {
         *self.record = self
             .engine
             .decode_or_new(&self.name, self.stored.as_deref())?;
-        self.pointers = pointer::pointers(&self.record, &self.config)?;
+        self.pointers = pointer::pointers(&self.record)?;
         self.accounts.clear();
         Ok(())
     }

@@ -3,27 +3,21 @@
 use std::collections::BTreeMap;
 
 use super::account::AccountOwner;
-use crate::engine::config::MountConfig;
 use crate::engine::error::Error;
+use crate::engine::storage;
 use crate::engine::storage::record::TenantRecord;
-use crate::engine::{schedule, storage};
 use crate::provider::EmailAddress;
 
-/// The pointers a record needs, with their values.
-pub(super) fn pointers(
-    record: &TenantRecord,
-    config: &MountConfig,
-) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+/// The pointers a record needs, with their values; derived from the record alone, so that those of
+/// the stored record are known whatever the settings are now.
+pub(super) fn pointers(record: &TenantRecord) -> Result<BTreeMap<String, Vec<u8>>, Error> {
     let mut wanted = BTreeMap::new();
     let tenant = record.tenant.as_str();
     let nothing = || b"{}".to_vec();
     if record.intent.is_some() || !record.open.is_empty() {
         wanted.insert(storage::open_key(tenant), nothing());
     }
-    let due = record
-        .live_credential()
-        .and_then(|kept| schedule::due_day(kept, config));
-    if let Some(day) = due {
+    if let Some(day) = record.live_credential().and_then(|kept| kept.due_day) {
         wanted.insert(storage::due_key(day, tenant), nothing());
     }
     if let Some((key, value)) = account_pointer(record)? {

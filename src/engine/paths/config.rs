@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::config::{AuditMode, MountConfig};
 use super::super::error::Error;
 use super::super::{Engine, storage};
-use crate::audit::EventName;
+use crate::audit::{EventName, Outcome};
 use crate::crypto::PasswordEncoding;
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Patch, Reply, Response, Route, StorageEntry,
@@ -140,7 +140,6 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
 }
 
 async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error> {
-    let keyring = engine.keyring_for_writing(mount).await?;
     let _guard = engine.mount_lock.lock("config").await;
     engine.config.forget();
     let before = engine.config(mount).await?;
@@ -150,6 +149,7 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
     if config == *before {
         return Ok(());
     }
+    let keyring = engine.keyring_for_writing(mount).await?;
     let actor = super::actor(&call.request);
     let mut entry = engine.mount_event(EventName::ConfigChanged, actor, &call.request);
     engine.announce_mount_event(mount, &keyring, &entry).await?;
@@ -160,9 +160,14 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
         .await;
     // Whatever became of the Put, the copy in memory may be wrong now.
     engine.config.forget();
+    entry.outcome = if put.is_ok() {
+        Outcome::Success
+    } else {
+        Outcome::Failure
+    };
+    let told = engine.announce_mount_event(mount, &keyring, &entry).await;
     put?;
-    entry.outcome = crate::audit::Outcome::Success;
-    engine.announce_mount_event(mount, &keyring, &entry).await
+    told
 }
 
 /// Puts what the request names into `config`; ranges are checked afterwards.

@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use super::super::Engine;
 use super::super::error::Error;
 use super::super::locked::LockedTenant;
-use super::super::storage::record::Deletion;
+use super::super::storage::record::{Deletion, OpenWork};
 use super::{actor, optional_text, tenant};
 use crate::audit::{EventName, NewEvent, Severity};
 use crate::crypto;
@@ -88,7 +88,7 @@ async fn undelete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let reason = optional_text(&call, "reason");
     change(engine, mount, call, reason, |locked, event| {
         let Some(credential) = locked.record.credential.as_mut() else {
-            return Err(Error::UnknownTenant);
+            return Err(Error::NoCredential);
         };
         if credential.deleted.take().is_none() {
             return Ok(false);
@@ -110,33 +110,28 @@ async fn destroy(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     }
     let reason = optional_text(&call, "reason");
     change(engine, mount, call, reason, |locked, event| {
-        refuse_unsettled(locked)?;
+        // An open change does not stand in the way: a tenant whose server is gone for ever must be
+        // removable, and whoever confirms the name gives up every password, a candidate included.
         let Some(credential) = locked.record.credential.take() else {
-            return Err(Error::UnknownTenant);
+            return Err(Error::NoCredential);
         };
         event.event = EventName::Destroyed;
         event.severity = Severity::Warning;
         event.version = credential.current;
+        locked.record.intent = None;
+        locked.record.open = OpenWork::default();
         locked.record.pause = None;
         locked.record.last_error = None;
-        locked.record.open.confirm_at.clear();
-        locked.record.open.retry_at = None;
         // A new life: nothing that was encrypted before opens in it. The server's token is
-        // encrypted anew, versions and events keep counting.
-        let server = locked.record.server.take();
-        let token = match &server {
-            Some(kept) => {
-                locked.record.server.clone_from(&server);
-                Some(locked.open_token(&kept.api_token)?)
-            }
-            None => None,
-        };
+        // encrypted anew; versions and events keep counting.
+        let server = locked.record.server.as_ref();
+        let token = server
+            .map(|kept| locked.open_token(&kept.api_token))
+            .transpose()?;
         locked.record.incarnation = crypto::random_id()?;
-        if let Some(token) = token {
-            let sealed = locked.seal_token(&token)?;
-            if let Some(server) = &mut locked.record.server {
-                server.api_token = sealed;
-            }
+        let sealed = token.map(|token| locked.seal_token(&token)).transpose()?;
+        if let (Some(server), Some(sealed)) = (&mut locked.record.server, sealed) {
+            server.api_token = sealed;
         }
         Ok(true)
     })

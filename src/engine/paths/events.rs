@@ -106,7 +106,7 @@ async fn newest_first(
         let Some(entry) = host.get(&key).await? else {
             break;
         };
-        events.push(storage::decode(&key, &entry.value)?);
+        events.push(storage::TrailEntry::decode(&key, &entry.value)?.event);
     }
     Ok(events)
 }

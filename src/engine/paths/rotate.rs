@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::super::Engine;
 use super::super::error::Error;
-use super::super::joined::join_key;
+use super::super::joined::{Kept, join_key};
 use super::super::rotation::{self, Change, Changed};
 use super::{actor, optional_text, tenant};
 use crate::audit::{EventName, RotationType};
@@ -80,7 +80,7 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         let locked = worker.lock_tenant(&mount, &name).await?;
         answer(rotation::rotate(locked, change).await?)
     };
-    Ok(engine.join(&config, key, work).await?)
+    Ok(engine.join(&config, key, Kept::ForRepeats, work).await?)
 }
 
 fn answer(changed: Changed) -> Result<Option<Response>, Error> {

@@ -12,9 +12,9 @@ use serde::Serialize;
 use super::super::Engine;
 use super::super::error::Error;
 use super::super::locked::LockedTenant;
-use super::super::mail;
-use super::super::storage::record::{Proof, Server};
+use super::super::storage::record::Server;
 use super::super::tenant::TenantName;
+use super::super::{mail, rotation};
 use super::{actor, tenant};
 use crate::audit::{EventName, NewEvent};
 use crate::crypto::Sensitive;
@@ -199,7 +199,8 @@ async fn store(
     }
     if wanted.endpoint_changed && locked.record.credential.is_some() {
         let fingerprint = require_same_server(&locked, &wanted.server, token.clone()).await?;
-        note_proof(&mut locked, fingerprint);
+        // The comparison has proven the current password as well.
+        rotation::note_live(&mut locked, Some(fingerprint));
     }
     // The clock only moves what really changed.
     wanted.server.written_at = engine.clock().now();
@@ -341,17 +342,6 @@ fn token_required() -> Error {
     )
 }
 
-/// The comparison that let the endpoint in has proven the current password as well.
-fn note_proof(locked: &mut LockedTenant, fingerprint: String) {
-    let now = locked.engine.clock().now();
-    let credential = locked.record.credential.as_mut();
-    if let Some(version) = credential.and_then(|kept| kept.current_version_mut()) {
-        version.proof = Proof::Hash;
-        version.verified_at = Some(now);
-        version.hash_fingerprint = Some(fingerprint);
-    }
-}
-
 /// The new endpoint must answer a hash that the stored current password fits; returns the hash's
 /// fingerprint.
 async fn require_same_server(
@@ -363,8 +353,9 @@ async fn require_same_server(
         Error::conflict(
             "use_rehome",
             "the tenant has a credential, and this endpoint did not prove to be the server that \
-             holds its password. Nothing was changed. To move the credential to another server, \
-             use <tenant>/rehome.",
+             holds its password: the account is missing there, or the stored password is not its. \
+             Nothing was changed. Check the endpoint, and the stored password with \
+             <tenant>/verify; moving to another server is the business of <tenant>/rehome.",
         )
     };
     if locked.record.intent.is_some() {

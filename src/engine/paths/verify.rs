@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::super::Engine;
 use super::super::error::Error;
-use super::super::joined::join_key;
+use super::super::joined::{Kept, join_key};
 use super::super::rotation::{self, Verified};
 use super::super::state::{self, State};
 use super::{actor, tenant};
@@ -69,7 +69,7 @@ async fn verify(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         let locked = worker.lock_tenant(&mount, &name).await?;
         answer(rotation::verify(locked).await?)
     };
-    Ok(engine.join(&config, key, work).await?)
+    Ok(engine.join(&config, key, Kept::No, work).await?)
 }
 
 fn answer(verified: Verified) -> Result<Option<Response>, Error> {

@@ -16,6 +16,7 @@ use super::storage::record::{TenantRecord, Version};
 use crate::audit::{Event, Outcome};
 use crate::crypto::Sensitive;
 use crate::provider::{Account, EmailAddress};
+pub(super) use notes::note_live;
 pub(super) use settle::{InDrift, Settled, settle};
 use steps::Announced;
 pub(super) use steps::{Change, Committed};
@@ -41,9 +42,7 @@ pub(super) struct Changed {
 ///
 /// [`Error::UnknownTenant`], a 409 `too_soon`, and whatever the change itself meets.
 pub(super) async fn rotate(tenant: LockedTenant, change: Change) -> Result<Changed, Error> {
-    if tenant.record.live_credential().is_none() {
-        return Err(Error::UnknownTenant);
-    }
+    tenant.require_credential()?;
     if let Some(answered) = answered_before(&tenant, &change.request_id) {
         return Ok(answered);
     }

@@ -5,8 +5,8 @@ use crate::audit::{Actor, EventName, NewEvent, Outcome, RotationType, Severity};
 use crate::crypto;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::storage::record::{Drift, LastError};
-use crate::provider::{Account, marker};
+use crate::engine::storage::record::{Drift, LastError, Proof};
+use crate::provider::{Account, Refusal, marker};
 
 /// A generation in Mailu's marker above the stored one means that storage went back in time or
 /// that another cluster acts on the account: this node starts a new lineage.
@@ -45,6 +45,17 @@ pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, e
     }
     let now = tenant.engine.clock().now();
     tenant.record.last_attempt = Some(now);
+    let has_password = tenant
+        .record
+        .credential
+        .as_ref()
+        .is_some_and(|it| it.current.is_some());
+    if has_password && matches!(error, Error::Refused(Refusal::NoSuchAccount)) {
+        // The stored password cannot be live any more: reads must say so.
+        if let Err(error) = note_drift(tenant, "account_missing", None) {
+            tracing::warn!(tenant = %tenant.name, %error, "a drift could not be recorded");
+        }
+    }
     note_error(tenant, error.code());
     let mut event = NewEvent::new(EventName::RotationFailed, change.actor.clone(), now);
     event.severity = Severity::Warning;
@@ -84,6 +95,26 @@ pub(super) fn note_error(tenant: &mut LockedTenant, code: &'static str) {
     });
 }
 
+/// Records that the current version was found live by its hash.
+pub(in crate::engine) fn note_live(tenant: &mut LockedTenant, fingerprint: Option<String>) {
+    let now = tenant.engine.clock().now();
+    let Some(credential) = tenant.record.credential.as_mut() else {
+        return;
+    };
+    credential.drift = None;
+    if let Some(version) = credential.current_version_mut() {
+        // A login proves more than a hash: it is not taken back.
+        if version.proof != Proof::Login {
+            version.proof = Proof::Hash;
+        }
+        version.verified_at = Some(now);
+        version.hash_fingerprint = fingerprint;
+    }
+    tenant.record.last_error = None;
+    // Looks that were due are done.
+    tenant.record.open.confirm_at.retain(|at| *at > now);
+}
+
 /// Marks the credential as drifted and records the event, once per drift.
 pub(in crate::engine) fn note_drift(
     tenant: &mut LockedTenant,
@@ -105,6 +136,7 @@ pub(in crate::engine) fn note_drift(
         code: code.to_owned(),
         live_version,
         since: now,
+        set_again: false,
     });
     let current = credential.current;
     let mut event = NewEvent::new(EventName::DriftDetected, Actor::system(), now);

@@ -75,11 +75,11 @@ pub(in crate::engine) async fn settle(
     let verdict = announced.judge().await?;
     match verdict {
         Verdict::Live(proven) => Ok(Settled::Committed(Box::new(proven.commit().await?))),
-        Verdict::OtherLive(announced) if is_exhausted(&announced) => {
-            give_up(announced.into_tenant()).await
+        Verdict::OtherLive(announced, live) if is_exhausted(&announced) => {
+            give_up(announced.into_tenant(), live).await
         }
         // Not being able to tell never ends an attempt: only a definite answer does.
-        Verdict::OtherLive(announced) | Verdict::CannotTell(announced, None) => drive(announced)
+        Verdict::OtherLive(announced, _) | Verdict::CannotTell(announced, None) => drive(announced)
             .await
             .map(|committed| Settled::Committed(Box::new(committed))),
         Verdict::NoneLive(announced) if was_drifting && in_drift == InDrift::SendAgain => {
@@ -87,7 +87,7 @@ pub(in crate::engine) async fn settle(
                 .await
                 .map(|committed| Settled::Committed(Box::new(committed)))
         }
-        Verdict::NoneLive(announced) => Err(stop_in_drift(announced.into_tenant()).await),
+        Verdict::NoneLive(announced) => Err(stop_in_drift(announced).await),
         Verdict::CannotTell(announced, Some(error)) => {
             Err(leave_open(announced.into_tenant(), &error).await)
         }
@@ -106,8 +106,8 @@ pub(super) async fn drive(mut announced: Announced) -> Result<Committed, Error> 
             Verdict::Refused(tenant, refusal) => {
                 return Err(drop_candidate(tenant, Error::Refused(refusal)).await);
             }
-            Verdict::OtherLive(again) | Verdict::CannotTell(again, None) => again,
-            Verdict::NoneLive(open) => return Err(stop_in_drift(open.into_tenant()).await),
+            Verdict::OtherLive(again, _) | Verdict::CannotTell(again, None) => again,
+            Verdict::NoneLive(open) => return Err(stop_in_drift(open).await),
             Verdict::CannotTell(open, Some(error)) => {
                 return Err(leave_open(open.into_tenant(), &error).await);
             }
@@ -170,14 +170,20 @@ async fn leave_open(mut tenant: LockedTenant, error: &Error) -> Error {
     }
 }
 
-async fn stop_in_drift(mut tenant: LockedTenant) -> Error {
-    if let Err(error) = notes::note_drift(&mut tenant, "foreign_password", None) {
-        return error;
-    }
+/// No stored value is live. Nothing is tried again by itself: a person has to decide.
+async fn stop_in_drift(announced: Announced) -> Error {
+    let code = if announced.account_missing() {
+        "account_missing"
+    } else {
+        "foreign_password"
+    };
+    let mut tenant = announced.into_tenant();
+    tenant.record.open.settle_at = None;
     notes::note_error(&mut tenant, "drift");
-    match tenant.store().await {
-        Ok(()) => drift_error(),
-        Err(storage) => storage,
+    let noted = notes::note_drift(&mut tenant, code, None);
+    match noted {
+        Ok(()) => tenant.store().await.err().unwrap_or_else(drift_error),
+        Err(error) => error,
     }
 }
 
@@ -202,8 +208,8 @@ fn is_exhausted(announced: &Announced) -> bool {
 }
 
 /// Mailu never took the candidate: it is kept as an abandoned version, and the tenant is settled
-/// again, once its last send is long enough ago.
-async fn give_up(mut tenant: LockedTenant) -> Result<Settled, Error> {
+/// again, once its last send is long enough ago. `live` is the version that Mailu holds.
+async fn give_up(mut tenant: LockedTenant, live: Option<u64>) -> Result<Settled, Error> {
     let now = tenant.engine.clock().now();
     let last_sent = tenant
         .record
@@ -221,6 +227,7 @@ async fn give_up(mut tenant: LockedTenant) -> Result<Settled, Error> {
     let Some(credential) = tenant.record.credential.as_mut() else {
         return Err(Error::Defect("no credential to give up on"));
     };
+    let current = credential.current;
     credential.versions.push(Version {
         // Doubtful even if every outcome is known: nothing proved where it went.
         doubtful: true,
@@ -229,8 +236,20 @@ async fn give_up(mut tenant: LockedTenant) -> Result<Settled, Error> {
     });
     tenant.record.open.settle_at = None;
     tenant.record.open.settle_failures = 0;
+    tenant.record.open.confirm_later(now);
     notes::note_error(&mut tenant, "abandoned");
     tenant.record_event(event)?;
+    match live {
+        Some(number) if live != current => {
+            notes::note_drift(&mut tenant, "older_version", Some(number))?;
+        }
+        Some(_current) => {
+            if let Some(credential) = tenant.record.credential.as_mut() {
+                credential.drift = None;
+            }
+        }
+        None => {}
+    }
     tenant.store().await?;
     Ok(Settled::Free(tenant))
 }

@@ -5,7 +5,6 @@ use super::settle::{InDrift, Settled, settle};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Live, Mail};
-use crate::engine::storage::record::Proof;
 use crate::provider::{Account, EmailAddress, HashCheck, ServerVersion};
 
 /// What Mailu said about a credential.
@@ -33,18 +32,12 @@ pub(in crate::engine) struct Verified {
 /// [`Error::UnknownTenant`]; what Mailu refused; [`Error::Unreachable`] if it did not answer:
 /// then nothing is concluded and nothing changes.
 pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, Error> {
-    if tenant.record.live_credential().is_none() {
-        return Err(Error::UnknownTenant);
-    }
+    tenant.require_credential()?;
     let mut tenant = match settle(tenant, InDrift::Stop).await? {
         Settled::Free(tenant) => tenant,
         Settled::Committed(committed) => committed.tenant,
     };
-    let username = tenant
-        .record
-        .live_credential()
-        .map(|kept| kept.username.clone());
-    let address = mail::address(&username.ok_or(Error::UnknownTenant)?)?;
+    let address = mail::address(&tenant.require_credential()?.username)?;
     let mail = tenant.connect().await?;
     let account = mail
         .provider
@@ -78,7 +71,6 @@ fn conclude(
     account: Option<&Account>,
     live: &Live,
 ) -> Result<(), Error> {
-    let now = tenant.engine.clock().now();
     let fingerprint = account
         .and_then(|account| account.hash.as_ref())
         .map(|hash| hash.fingerprint());
@@ -89,21 +81,7 @@ fn conclude(
         .and_then(|kept| kept.current);
     match live {
         Live::Version(number) if Some(*number) == current => {
-            let Some(credential) = tenant.record.credential.as_mut() else {
-                return Ok(());
-            };
-            credential.drift = None;
-            if let Some(version) = credential.current_version_mut() {
-                // A login proves more than a hash: it is not taken back.
-                if version.proof != Proof::Login {
-                    version.proof = Proof::Hash;
-                }
-                version.verified_at = Some(now);
-                version.hash_fingerprint = fingerprint;
-            }
-            tenant.record.last_error = None;
-            // A waiting confirmation has just been done.
-            tenant.record.open.confirm_at.retain(|at| *at > now);
+            notes::note_live(tenant, fingerprint);
         }
         Live::Version(number) => notes::note_drift(tenant, "older_version", Some(*number))?,
         Live::None => {
@@ -176,7 +154,7 @@ fn warnings(
          told.",
     );
     warn(
-        server_version == ServerVersion::Mailu2024,
+        server_version == ServerVersion::Mailu2024 && app_tokens.is_some_and(|count| count > 0),
         "no call reveals the exact Mailu release: make sure that it is 2024.06.52 or later, older \
          ones let anyone edit app tokens (CVE-2026-49217).",
     );

@@ -17,11 +17,12 @@
 pub(super) mod fixture;
 pub mod record;
 
-use chrono::{DateTime, Utc};
-use serde::Serialize;
+use chrono::NaiveDate;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use crate::audit::Event;
 use crate::crypto;
 use record::{SCHEMA, TenantRecord};
 
@@ -51,7 +52,7 @@ pub(crate) fn open_key(tenant: &str) -> String {
 }
 
 /// The key of the pointer to a tenant's next due day.
-pub(crate) fn due_key(day: DateTime<Utc>, tenant: &str) -> String {
+pub(crate) fn due_key(day: NaiveDate, tenant: &str) -> String {
     format!("due/{}/{tenant}", day.format("%Y%m%d"))
 }
 
@@ -61,14 +62,46 @@ pub(crate) fn account_key(server: &str, folded_username: &str) -> String {
     format!("account/{}", crypto::sha256_hex(text.as_bytes()))
 }
 
-/// The folder of a tenant's events that left its record.
-pub(crate) fn trail_folder(tenant: &str) -> String {
-    format!("trail/{tenant}/")
+/// Tells the pointers of mail accounts from the others.
+pub(crate) fn is_account_key(key: &str) -> bool {
+    key.starts_with("account/")
 }
 
 /// The key of one event in the trail; padded so that lists are in order.
 pub(crate) fn trail_key(tenant: &str, seq: u64) -> String {
-    format!("{}{seq:020}", trail_folder(tenant))
+    format!("trail/{tenant}/{seq:020}")
+}
+
+/// One event that left its record.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TrailEntry {
+    schema: u32,
+    /// Whether an audit device took it.
+    delivered: bool,
+    /// How often the host refused to take it.
+    refusals: u32,
+    pub(crate) event: Event,
+}
+
+impl TrailEntry {
+    const SCHEMA: u32 = 1;
+
+    /// Keeps an event that no audit device has taken yet.
+    pub(crate) const fn undelivered(event: Event) -> Self {
+        Self {
+            schema: Self::SCHEMA,
+            delivered: false,
+            refusals: 0,
+            event,
+        }
+    }
+
+    /// Reads an entry of the trail.
+    pub(crate) fn decode(key: &str, bytes: &[u8]) -> Result<Self, Error> {
+        check_schema(key, bytes, Self::SCHEMA)?;
+        decode(key, bytes)
+    }
 }
 
 /// Serialises an entry.
@@ -86,7 +119,7 @@ pub(crate) fn decode<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, 
 }
 
 /// The one field every format has.
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 struct SchemaOnly {
     schema: u32,
 }
@@ -159,7 +192,10 @@ mod tests {
     fn keys_are_what_the_manual_says() {
         assert_eq!(tenant_key("acme"), "tenant/acme");
         assert_eq!(open_key("acme"), "open/acme");
-        assert_eq!(due_key(fixture::now(), "acme"), "due/20260921/acme");
+        assert_eq!(
+            due_key(fixture::now().date_naive(), "acme"),
+            "due/20260921/acme"
+        );
         assert_eq!(trail_key("acme", 7), "trail/acme/00000000000000000007");
         let one = account_key("https://mail.acme.example", "admin@acme.example");
         let other = account_key("https://mail.acme.exampl", "eadmin@acme.example");

@@ -5,7 +5,7 @@
 //! steps of the engine fill are part of it from the first day, so that no upgrade is needed to
 //! read what an older build wrote.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{Actor, EventLog, RotationType};
@@ -13,6 +13,9 @@ use crate::crypto::Sealed;
 
 /// The version of the stored format this build writes.
 pub const SCHEMA: u32 = 1;
+
+/// Looks at Mailu that may wait at once.
+const MOST_CONFIRMATIONS: usize = 8;
 
 /// All the mount keeps of one tenant, under `tenant/<name>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +95,9 @@ pub struct Credential {
     pub last_rotated: DateTime<Utc>,
     /// When the schedule wants the next change; `None` = never (policy `manual`).
     pub next_rotation: Option<DateTime<Utc>>,
+    /// The day under which the schedule finds the tenant; kept, because the pointer must be found
+    /// again when the settings it was computed from have changed.
+    pub due_day: Option<NaiveDate>,
     /// When the notice for the coming change was sent.
     pub notice_sent_at: Option<DateTime<Utc>>,
     /// The number of the current version; `None` until the first was proven.
@@ -136,6 +142,8 @@ pub struct Version {
     pub created_by: Actor,
     /// Why; `None` for the first.
     pub rotation_type: Option<RotationType>,
+    /// The incident of the emergency reset that made it.
+    pub incident_id: Option<String>,
     /// The host's request that made it, so that a resent request is recognised.
     pub request_id: String,
     /// The attempt that sent it, as in Mailu's marker; empty if it was never sent.
@@ -208,6 +216,15 @@ pub struct Intent {
     pub request_id: String,
     /// The account may have to be created first.
     pub create_account: bool,
+    /// A move to another server: where the candidate is to be sent instead of the record's server.
+    pub target: Option<Server>,
+    /// An emergency reset asked not to hand the password out afterwards.
+    pub hold: bool,
+    /// An emergency reset asked to leave the account's app tokens alone.
+    pub keep_app_tokens: bool,
+    /// The number of its "started" event: an automatic change may have to wait until that event is
+    /// in an audit device.
+    pub started_seq: u64,
     /// When it was announced.
     pub announced_at: DateTime<Utc>,
     /// How often the candidate was sent; 0 = announced only.
@@ -240,6 +257,7 @@ impl Intent {
             created_at: self.announced_at,
             created_by: self.actor,
             rotation_type: self.rotation_type,
+            incident_id: self.incident_id,
             request_id: self.request_id,
             attempt: self.attempt,
             proof: Proof::None,
@@ -264,6 +282,8 @@ pub struct Drift {
     pub live_version: Option<u64>,
     /// When it was noticed.
     pub since: DateTime<Utc>,
+    /// A compromised value was live and the current one was set again: done once only.
+    pub set_again: bool,
 }
 
 /// The password is not handed out until released.
@@ -296,6 +316,10 @@ pub struct AppTokenWork {
     pub revoked: u64,
     /// How many are known to be left.
     pub left: u64,
+    /// When to try the rest again.
+    pub next_attempt: Option<DateTime<Utc>>,
+    /// How many tries failed in a row.
+    pub failures: u32,
 }
 
 /// A pause of automatic rotation.
@@ -327,6 +351,17 @@ pub struct OpenWork {
 }
 
 impl OpenWork {
+    /// Looks again in 2 and in 15 minutes: a hung server may apply an older send by then.
+    pub fn confirm_later(&mut self, now: DateTime<Utc>) {
+        self.confirm_at.retain(|at| *at > now);
+        self.confirm_at
+            .extend([2, 15].map(|minutes| now + TimeDelta::minutes(minutes)));
+        self.confirm_at.sort_unstable();
+        // Rotations in quick succession must not grow the record; the last look is what counts.
+        let excess = self.confirm_at.len().saturating_sub(MOST_CONFIRMATIONS);
+        self.confirm_at.drain(..excess);
+    }
+
     /// Reports whether a tick has anything to do here.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -71,6 +71,7 @@ fn credential(username: &EmailAddress, input: &Input, now: DateTime<Utc>) -> Cre
         created_at: now,
         last_rotated: now,
         next_rotation: None,
+        due_day: None,
         notice_sent_at: None,
         current: None,
         versions: Vec::new(),
@@ -177,6 +178,7 @@ pub(super) fn add_version(
         created_at: now,
         created_by: change.actor.clone(),
         rotation_type: None,
+        incident_id: None,
         request_id: change.request_id.clone(),
         attempt: String::new(),
         proof: checked.proof,
@@ -188,6 +190,7 @@ pub(super) fn add_version(
         abandoned: false,
         compromised: None,
     });
+    locked.record.last_error = None;
     credential.current = Some(number);
     credential.drift = None;
     credential.last_rotated = last_rotated;

@@ -46,10 +46,10 @@ impl Input {
                 "`last_rotated` belongs to an imported `password`. Leave it out.",
             ));
         }
-        if last_rotated.is_some_and(|instant| instant > now) {
+        if last_rotated.is_some_and(|at| at > now || at < DateTime::UNIX_EPOCH) {
             return Err(Error::invalid(
                 "invalid_field",
-                "`last_rotated` is in the future.",
+                "`last_rotated` must be an instant between 1970 and now.",
             ));
         }
         let cas = fields

@@ -8,7 +8,7 @@ mod update;
 use std::sync::Arc;
 
 use super::super::error::Error;
-use super::super::joined::join_key;
+use super::super::joined::{Kept, join_key};
 use super::super::tenant::TenantName;
 use super::super::{Engine, locked, state};
 use super::{actor, tenant};
@@ -198,11 +198,7 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             .as_ref()
             .and_then(|kept| kept.deleted.as_ref());
         if deleted.is_some() {
-            return Err(Error::conflict(
-                "deleted",
-                "the credential was deleted and is still kept. Bring it back with \
-                 <tenant>/undelete, or remove it for good with <tenant>/destroy.",
-            ));
+            return Err(Error::Deleted);
         }
         let change = super::super::rotation::Change {
             rotation_type: None,
@@ -224,5 +220,5 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             ..Response::default()
         }))
     };
-    Ok(engine.join(&config, key, work).await?)
+    Ok(engine.join(&config, key, Kept::ForRepeats, work).await?)
 }

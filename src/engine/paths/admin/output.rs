@@ -64,7 +64,9 @@ impl<'a> Read<'a> {
         open: impl Fn(u64, &Sealed) -> Result<Sensitive<String>, Error>,
     ) -> Result<Self, Error> {
         let settled = reading.state == State::Settled;
-        let candidates = if reading.state == State::Uncertain {
+        let candidates = if reading.candidates.is_empty() {
+            None
+        } else {
             let opened = reading.candidates.iter().map(|stored| {
                 Ok(Candidate {
                     version: stored.number,
@@ -73,8 +75,6 @@ impl<'a> Read<'a> {
                 })
             });
             Some(opened.collect::<Result<Vec<_>, Error>>()?)
-        } else {
-            None
         };
         Ok(Self {
             username: &credential.username,

@@ -18,6 +18,8 @@ pub(super) async fn update(
     input: Input,
     change: Change,
 ) -> Result<Written, Error> {
+    // What can be refused without asking Mailu is refused first.
+    refuse_other_username(&locked, &input)?;
     let (mut locked, settled) = match rotation::settle(locked, InDrift::Stop).await? {
         Settled::Free(locked) => (locked, None),
         Settled::Committed(committed) => (committed.tenant, Some(committed.event)),
@@ -31,17 +33,9 @@ pub(super) async fn update(
         return create::create(locked, input, change).await;
     };
     if input
-        .username
-        .as_ref()
-        .is_some_and(|wanted| !wanted.as_str().eq_ignore_ascii_case(&credential.username))
+        .cas
+        .is_some_and(|cas| cas != credential.current.unwrap_or(0))
     {
-        return Err(Error::invalid(
-            "username_fixed",
-            "the username of a credential cannot be changed. Create another tenant for another \
-             account.",
-        ));
-    }
-    if input.cas.is_some_and(|cas| Some(cas) != credential.current) {
         return Err(Error::conflict(
             "cas_mismatch",
             format!(
@@ -61,6 +55,24 @@ pub(super) async fn update(
     locked.check_room()?;
     locked.store_if_changed().await?;
     Written::new(&locked, event.as_ref(), warnings)
+}
+
+fn refuse_other_username(locked: &LockedTenant, input: &Input) -> Result<(), Error> {
+    let stored = locked
+        .record
+        .credential
+        .as_ref()
+        .map(|kept| kept.username.as_str());
+    let (Some(stored), Some(wanted)) = (stored, &input.username) else {
+        return Ok(());
+    };
+    if wanted.as_str().eq_ignore_ascii_case(stored) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "username_fixed",
+        "the username of a credential cannot be changed. Create another tenant for another account.",
+    ))
 }
 
 /// Takes a given password over as a new version, in memory.

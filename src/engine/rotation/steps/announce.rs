@@ -9,6 +9,7 @@ use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Mail};
 use crate::engine::rotation::notes::{notice_newer_marker, record_failure};
+use crate::engine::rotation::retention;
 use crate::engine::storage::record::Intent;
 use crate::provider::{Account, EmailAddress, Refusal};
 
@@ -49,6 +50,10 @@ impl Announced {
         tenant.record.last_version = version;
         tenant.record.last_attempt = Some(now);
         tenant.record.intent = Some(new_intent(&change, version, candidate, first, now)?);
+        // What the commit would drop makes room now: the check is of the record as it will be.
+        if let Some(credential) = tenant.record.credential.as_mut() {
+            retention::prune(credential, &tenant.config, now);
+        }
         if let Err(error) = tenant.check_room() {
             record_failure(&mut tenant, &change, &error).await;
             return Err(error);
@@ -59,7 +64,10 @@ impl Announced {
         event.version = Some(version);
         event.reason = change.reason;
         event.request_id = change.request_id;
-        tenant.record_event(event)?;
+        let started = tenant.record_event(event)?;
+        if let Some(intent) = &mut tenant.record.intent {
+            intent.started_seq = started.seq;
+        }
         Ok(Self {
             tenant,
             mail,
@@ -102,6 +110,10 @@ fn new_intent(
         incident_id: None,
         request_id: change.request_id.clone(),
         create_account,
+        target: None,
+        hold: false,
+        keep_app_tokens: false,
+        started_seq: 0,
         announced_at: now,
         sends: 0,
         first_sent_at: None,

@@ -96,6 +96,11 @@ pub(in crate::engine) struct Committed {
 }
 
 impl Announced {
+    /// Reports whether Mailu was seen without the account.
+    pub(super) const fn account_missing(&self) -> bool {
+        self.seen.is_none()
+    }
+
     /// Returns the tenant.
     pub(super) fn into_tenant(self) -> LockedTenant {
         self.tenant
@@ -256,11 +261,13 @@ impl Proven {
         event.previous_rotation = previous_version.map(|_| credential.last_rotated);
         event.reason.clone_from(&intent.reason);
         event.request_id.clone_from(&intent.request_id);
-        record.open = OpenWork::default();
+        record.open = OpenWork {
+            // Those of an earlier change still stand: its sends may land late as well.
+            confirm_at: std::mem::take(&mut record.open.confirm_at),
+            ..OpenWork::default()
+        };
         if intent.is_doubtful() {
-            // A hung server may still apply an older send: look again.
-            record.open.confirm_at =
-                vec![now + TimeDelta::minutes(2), now + TimeDelta::minutes(15)];
+            record.open.confirm_later(now);
         }
         record.last_error = None;
         credential.current = Some(intent.version);

@@ -14,9 +14,10 @@ pub(in crate::engine::rotation) enum Verdict {
     Live(Proven),
     /// Every send was definitely refused: it never can become live.
     Refused(LockedTenant, Refusal),
-    /// Another stored version is live: the same candidate may be sent again.
-    OtherLive(Announced),
-    /// No stored value is live.
+    /// The version with this number is live (`None`: it is the first password, and whatever was
+    /// live before is nobody's loss): the same candidate may be sent again.
+    OtherLive(Announced, Option<u64>),
+    /// No stored value is live; the account may be missing.
     NoneLive(Announced),
     /// Mailu cannot be asked, or shows no hash that can be checked. `None` if it answered: then
     /// sending again gets at least an acknowledgement.
@@ -39,18 +40,7 @@ impl Announced {
             Ok(Some(account)) => account,
             Ok(None) => {
                 self.seen = None;
-                // Before the first password no version exists that could be live instead.
-                let first = self
-                    .tenant
-                    .record
-                    .intent
-                    .as_ref()
-                    .is_some_and(|i| i.create_account);
-                return Ok(if first {
-                    Verdict::OtherLive(self)
-                } else {
-                    Verdict::NoneLive(self)
-                });
+                return Ok(self.none_live());
             }
             Err(_unasked) if acknowledged => {
                 return Ok(Verdict::Live(self.proven(Proof::Acknowledged, None)));
@@ -66,22 +56,25 @@ impl Announced {
                 Verdict::Live(self.proven(Proof::Acknowledged, None))
             }
             Live::CannotTell => Verdict::CannotTell(self, None),
-            Live::Version(_) => Verdict::OtherLive(self),
-            Live::None => {
-                let first = self
-                    .tenant
-                    .record
-                    .intent
-                    .as_ref()
-                    .is_some_and(|i| i.create_account);
-                // The account existed before us with a password nobody told us.
-                if first {
-                    Verdict::OtherLive(self)
-                } else {
-                    Verdict::NoneLive(self)
-                }
-            }
+            Live::Version(number) => Verdict::OtherLive(self, Some(number)),
+            Live::None => self.none_live(),
         })
+    }
+
+    /// Before the first password no version exists that could be live instead, and the account may
+    /// have existed with a password that nobody told us.
+    fn none_live(self) -> Verdict {
+        let first = self
+            .tenant
+            .record
+            .intent
+            .as_ref()
+            .is_some_and(|it| it.create_account);
+        if first {
+            Verdict::OtherLive(self, None)
+        } else {
+            Verdict::NoneLive(self)
+        }
     }
 
     fn proven(self, proof: Proof, fingerprint: Option<String>) -> Proven {
