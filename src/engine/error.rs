@@ -271,12 +271,6 @@ impl From<Error> for logical::Error {
         let code = error.code();
         match error {
             Error::InvalidTenant(why) => Self::user(code, format!("{why}.")),
-            Error::UnknownTenant => Self::status(
-                404,
-                code,
-                "there is no such tenant on this mount. Write <tenant>/config or <tenant>/admin \
-                 first.",
-            ),
             Error::Invalid { message, .. } => Self::user(code, message),
             Error::Conflict { message, .. } => Self::status(409, code, message),
             Error::Refused(Refusal::RateLimited) => Self::status(
@@ -293,23 +287,7 @@ impl From<Error> for logical::Error {
                 code,
                 format!("{}. Nothing was changed.", trouble_hint(trouble)),
             ),
-            Error::Unsettled => Self::status(
-                503,
-                code,
-                "the password was sent and Mailu's answer is open; both passwords are kept. \
-                 Repeat the request to settle it, or read <tenant>/status.",
-            ),
-            Error::InProgress => Self::status(
-                503,
-                code,
-                "the work goes on in the background. Repeat the request to join it.",
-            ),
             Error::Standby | Error::Storage(StorageError::ReadOnly) => Self::ReadOnly,
-            Error::Tainted => Self::status(
-                409,
-                code,
-                "the mount is being removed; nothing is changed any more.",
-            ),
             Error::Keyring(why) => Self::status(
                 500,
                 code,
@@ -318,19 +296,28 @@ impl From<Error> for logical::Error {
                      raft snapshot."
                 ),
             ),
-            Error::Unopenable(_) => Self::status(
-                500,
-                code,
-                "a stored secret does not open with this mount's keyring: the entry was moved or \
-                 altered, or the keyring is not the one it was written with. Nothing was changed.",
-            ),
             Error::Entry { key, why } => {
                 Self::status(500, code, format!("{key}: {why}. Nothing was written."))
             }
-            Error::Storage(storage) => Self::from(storage),
             Error::Host(why) => Self::status(500, code, why),
+            Error::Storage(storage) => Self::from(storage),
             Error::Random(error) => Self::internal(error.to_string()),
             Error::Defect(what) => Self::internal(what),
+            Error::UnknownTenant => Self::status(404, code, UNKNOWN_TENANT),
+            Error::Unsettled => Self::status(503, code, UNSETTLED),
+            Error::InProgress => Self::status(503, code, IN_PROGRESS),
+            Error::Tainted => Self::status(409, code, TAINTED),
+            Error::Unopenable(_) => Self::status(500, code, UNOPENABLE),
         }
     }
 }
+
+const UNKNOWN_TENANT: &str =
+    "there is no such tenant on this mount. Write <tenant>/config or <tenant>/admin first.";
+const UNSETTLED: &str = "the password was sent and Mailu's answer is open; both passwords are \
+                         kept. Repeat the request to settle it, or read <tenant>/status.";
+const IN_PROGRESS: &str = "the work goes on in the background. Repeat the request to join it.";
+const TAINTED: &str = "the mount is being removed; nothing is changed any more.";
+const UNOPENABLE: &str = "a stored secret does not open with this mount's keyring: the entry was \
+                          moved or altered, or the keyring is not the one it was written with. \
+                          Nothing was changed.";

@@ -156,7 +156,7 @@ pub(super) fn address(username: &str) -> Result<EmailAddress, Error> {
 }
 
 /// A failed read, as the caller sees it.
-pub(super) fn read_error(error: ReadError) -> Error {
+pub(super) const fn read_error(error: ReadError) -> Error {
     match error {
         ReadError::Refused(refusal) => Error::Refused(refusal),
         ReadError::Trouble(trouble) => Error::Unreachable(trouble),

@@ -140,9 +140,10 @@ impl Engine {
         let host = |error: crate::logical::SystemViewError| Error::Host(error.to_string());
         let state = mount.system.replication_state().await.map_err(host)?;
         // Only performance secondaries make a difference for local mounts: ask only then.
-        if !state.may_write(false)
-            && !(state.may_write(true) && mount.system.local_mount().await.map_err(host)?)
-        {
+        let local = !state.may_write(false)
+            && state.may_write(true)
+            && mount.system.local_mount().await.map_err(host)?;
+        if !state.may_write(local) {
             return Err(Error::Standby);
         }
         if mount.system.tainted().await.map_err(host)? {

@@ -31,7 +31,7 @@ fn by_hand_it_explains_itself_on_stderr_only() {
         let output = run(&[], variables);
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(text(&output.stdout), "");
-        assert!(text(&output.stderr).contains("This program is a plugin"));
+        assert!(text(&output.stderr).contains("this program is a plugin"));
     }
 }
 

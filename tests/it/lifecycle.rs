@@ -220,15 +220,51 @@ async fn compare_and_put_uses_a_transaction_where_there_is_one() {
 
     let again = mount.refused("update", "kv/a", write).await;
     assert!(again.err_msg.contains("changed by someone else"));
-    // The rollback runs on a task of its own.
+    rolled_back(&storage).await;
+    let calls = storage.take_calls();
+    assert_eq!(calls[..2], ["begin", "get"], "asked once only");
+    assert_eq!(storage.stored("kv/a").unwrap(), b"1");
+}
+
+/// Waits until no transaction is open: the rollback runs on a task of its own.
+async fn rolled_back(storage: &MapStorage) {
     let end = Instant::now() + PATIENCE;
     while storage.open_transactions() > 0 {
         assert!(Instant::now() < end, "the transaction stays open");
         tokio::task::yield_now().await;
     }
-    let calls = storage.take_calls();
-    assert_eq!(calls[..2], ["begin", "get"], "asked once only");
-    assert_eq!(storage.stored("kv/a").unwrap(), b"1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_between_compare_and_commit_is_a_conflict() {
+    let storage = MapStorage::transactional();
+    let (_fixture, mount) = Fixture::mounted(&storage).await;
+    storage.interfere("kv/a", b"theirs");
+    let write = r#"{"value":"ours","expected":""}"#;
+    let error = mount.refused("update", "kv/a", write).await;
+    assert!(error.err_msg.contains("changed by someone else"));
+    assert_eq!(storage.stored("kv/a").unwrap(), b"theirs");
+    assert_eq!(storage.open_transactions(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_request_leaves_no_transaction_open() {
+    let storage = MapStorage::transactional();
+    let (_fixture, mount) = Fixture::mounted(&storage).await;
+    storage.fail_on("put", Fault::Silence);
+    let write = r#"{"value":"1","expected":""}"#;
+    let end = Instant::now() + PATIENCE;
+    tokio::select! {
+        _ = mount.handle("update", "kv/a", write) => panic!("the put is never answered"),
+        () = async {
+            while !storage.take_calls().contains(&String::from("put")) {
+                assert!(Instant::now() < end, "no put arrived");
+                tokio::task::yield_now().await;
+            }
+        } => {}
+    }
+    rolled_back(&storage).await;
+    assert_eq!(storage.stored("kv/a"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

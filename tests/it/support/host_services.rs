@@ -30,10 +30,14 @@ pub enum Fault {
 struct State {
     entries: Map,
     /// Open transactions: the entries as they were at its start, and its writes.
-    transactions: BTreeMap<String, (Map, BTreeMap<String, (Vec<u8>, bool)>)>,
+    transactions: BTreeMap<String, (Map, Map)>,
     transactional: bool,
     next: u32,
     fault: Option<Fault>,
+    /// The only call the fault is for; all if empty.
+    faulty: String,
+    /// What somebody else writes just before the next commit.
+    interloper: Option<(String, Vec<u8>)>,
     calls: Vec<String>,
 }
 
@@ -52,6 +56,18 @@ impl MapStorage {
     /// Answers every call from now on with `fault`.
     pub fn fail_with(&self, fault: impl Into<Option<Fault>>) {
         self.state().fault = fault.into();
+    }
+
+    /// Answers every call of this name from now on with `fault`.
+    pub fn fail_on(&self, call: &str, fault: Fault) {
+        let mut state = self.state();
+        call.clone_into(&mut state.faulty);
+        state.fault = Some(fault);
+    }
+
+    /// Lets somebody else write just before the next commit.
+    pub fn interfere(&self, key: &str, value: &[u8]) {
+        self.state().interloper = Some((key.to_owned(), value.to_vec()));
     }
 
     /// Returns the calls so far, and forgets them.
@@ -87,7 +103,8 @@ impl MapStorage {
         let fault = {
             let mut state = self.state();
             state.calls.push(call.to_owned());
-            state.fault.clone()
+            let meant = state.faulty.is_empty() || state.faulty == call;
+            state.fault.clone().filter(|_| meant)
         };
         match fault {
             None => Ok(String::new()),
@@ -139,7 +156,7 @@ impl Storage for MapStorage {
         let mut keys = self.one_level(&args.prefix);
         keys.retain(|key| *key > args.after);
         if args.limit > 0 {
-            keys.truncate(args.limit as usize);
+            keys.truncate(usize::try_from(args.limit).unwrap());
         }
         Ok(Response::new(pb::StorageListReply { keys, err }))
     }
@@ -221,6 +238,9 @@ impl Storage for MapStorage {
     async fn commit(&self, request: Request<pb::EndTxArgs>) -> Answer<pb::EndTxReply> {
         let mut err = self.called("commit").await?;
         let mut state = self.state();
+        if let Some((key, value)) = state.interloper.take() {
+            state.entries.insert(key, (value, false));
+        }
         let (snapshot, writes) = state
             .transactions
             .remove(&request.into_inner().txn)

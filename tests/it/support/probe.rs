@@ -92,6 +92,14 @@ impl Backend for Probe {
             ("user", _) => Err(Error::user("bad_name", "Choose another.")),
             ("status", code) => Err(Error::status(code.parse().unwrap(), "busy", "Wait.")),
             ("readonly", _) => Err(Error::ReadOnly),
+            ("failing", _) => Err(Error::Storage(format!(
+                "wrapped: {}",
+                vault_plugin_secrets_smtp::logical::READ_ONLY
+            ))),
+            ("userro", _) => Err(Error::user(
+                "standby",
+                vault_plugin_secrets_smtp::logical::READ_ONLY,
+            )),
             ("warn", _) => Ok(Some(Response::default().warn("careful"))),
             ("wrap", _) => Ok(Some(Response {
                 wrap_ttl: Some(Duration::from_secs(60)),
