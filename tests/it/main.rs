@@ -18,5 +18,6 @@
 
 mod handshake;
 mod lifecycle;
+mod readme;
 mod standin;
 mod support;
