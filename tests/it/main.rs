@@ -17,6 +17,7 @@
 )]
 
 mod handshake;
+mod layering;
 mod lifecycle;
 mod readme;
 mod standin;

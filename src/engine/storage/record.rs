@@ -220,8 +220,6 @@ pub struct Intent {
     pub refusals: u32,
     /// How many sends Mailu acknowledged.
     pub acknowledgements: u32,
-    /// In every check so far the old value was live.
-    pub old_live: bool,
 }
 
 impl Intent {

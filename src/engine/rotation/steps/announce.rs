@@ -1,8 +1,10 @@
 //! The first step: a look at Mailu, then a new intent in the record.
 
+use chrono::{DateTime, Utc};
+
 use super::{Announced, Change};
 use crate::audit::{EventName, NewEvent, Outcome};
-use crate::crypto::{self, Sensitive};
+use crate::crypto::{self, Sealed, Sensitive};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Mail};
@@ -46,24 +48,7 @@ impl Announced {
         let candidate = tenant.seal_password(version, password)?;
         tenant.record.last_version = version;
         tenant.record.last_attempt = Some(now);
-        tenant.record.intent = Some(Intent {
-            attempt: crypto::random_id()?,
-            version,
-            candidate,
-            rotation_type: change.rotation_type,
-            actor: change.actor.clone(),
-            reason: change.reason.clone(),
-            incident_id: None,
-            request_id: change.request_id.clone(),
-            create_account: first,
-            announced_at: now,
-            sends: 0,
-            first_sent_at: None,
-            last_sent_at: None,
-            refusals: 0,
-            acknowledgements: 0,
-            old_live: true,
-        });
+        tenant.record.intent = Some(new_intent(&change, version, candidate, first, now)?);
         if let Err(error) = tenant.check_room() {
             record_failure(&mut tenant, &change, &error).await;
             return Err(error);
@@ -83,7 +68,7 @@ impl Announced {
         })
     }
 
-    /// Takes up the stored intent after a look at Mailu; for [`super::settle`].
+    /// Takes up the stored intent after a look at Mailu; for settling.
     pub(in crate::engine::rotation) async fn resume(
         tenant: LockedTenant,
     ) -> Result<Self, (LockedTenant, Error)> {
@@ -97,6 +82,33 @@ impl Announced {
             Err(error) => Err((tenant, error)),
         }
     }
+}
+
+/// An announced change that was not sent yet.
+fn new_intent(
+    change: &Change,
+    version: u64,
+    candidate: Sealed,
+    create_account: bool,
+    now: DateTime<Utc>,
+) -> Result<Intent, Error> {
+    Ok(Intent {
+        attempt: crypto::random_id()?,
+        version,
+        candidate,
+        rotation_type: change.rotation_type,
+        actor: change.actor.clone(),
+        reason: change.reason.clone(),
+        incident_id: None,
+        request_id: change.request_id.clone(),
+        create_account,
+        announced_at: now,
+        sends: 0,
+        first_sent_at: None,
+        last_sent_at: None,
+        refusals: 0,
+        acknowledgements: 0,
+    })
 }
 
 /// Connects and reads the account.

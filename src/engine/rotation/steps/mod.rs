@@ -3,7 +3,7 @@
 //! Each step consumes the one before and cannot be made otherwise, so an order that could lose a
 //! password does not compile: a value is in storage before Mailu hears of it, and it becomes the
 //! current one only after it was proven. All of it runs on a tracked task that a cancelled request
-//! cannot stop; a crash anywhere leaves the stored intent, which [`super::settle`] picks up.
+//! cannot stop; a crash anywhere leaves the stored intent, which [`mod@super::settle`] picks up.
 
 mod announce;
 mod verdict;
