@@ -20,6 +20,7 @@ mod endpoints;
 mod handshake;
 mod layering;
 mod lifecycle;
+mod readme;
 mod rotation_faults;
 mod standin;
 mod support;

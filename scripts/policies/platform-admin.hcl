@@ -1,0 +1,52 @@
+# Runs the mail servers of all tenants: configures, provisions, rotates, watches.
+# Not granted: reading a password (<tenant>/admin) and destroying one for good.
+
+path "smtp/config" {
+  capabilities = ["create", "read", "update", "patch"]
+}
+
+path "smtp/" {
+  capabilities = ["list"]
+}
+
+path "smtp/tenants" {
+  capabilities = ["list"]
+}
+
+path "smtp/+/config" {
+  capabilities = ["create", "read", "update", "patch", "delete"]
+}
+
+# Creates, imports, changes and softly deletes a credential; the answers never hold a password.
+path "smtp/+/admin" {
+  capabilities = ["create", "update", "patch", "delete"]
+}
+
+path "smtp/+/undelete" {
+  capabilities = ["update"]
+}
+
+path "smtp/+/rotate" {
+  capabilities = ["update"]
+}
+
+path "smtp/+/verify" {
+  capabilities = ["update"]
+}
+
+# With a wildcard in it, a path is matched as the list request has it: with the slash at its end.
+path "smtp/+/versions/" {
+  capabilities = ["list"]
+}
+
+path "smtp/+/versions/+" {
+  capabilities = ["read"]
+}
+
+path "smtp/+/status" {
+  capabilities = ["read"]
+}
+
+path "smtp/+/events" {
+  capabilities = ["read"]
+}

@@ -1,0 +1,104 @@
+//! The README against the code: what it lists exists, and what exists is listed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use vault_plugin_secrets_smtp::audit::EXEMPT_RESPONSE_KEYS;
+use vault_plugin_secrets_smtp::clock::SystemClock;
+use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
+use vault_plugin_secrets_smtp::logical::BackendInfo;
+use vault_plugin_secrets_smtp::provider::{HashPool, connector};
+
+const README: &str = include_str!("../../README.md");
+
+/// The text between the heading and the next one of the same level.
+fn section(heading: &str) -> &'static str {
+    let start = format!("\n## {heading}\n");
+    let (_, rest) = README.split_once(&start).expect("a heading of the README");
+    rest.split_once("\n## ").map_or(rest, |(body, _)| body)
+}
+
+/// What stands in back ticks in the first cell of every row.
+fn first_cells(section: &'static str) -> Vec<&'static str> {
+    section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+        .map(|line| line.split_once(" |").expect("the first cell ends").0)
+        .flat_map(|cell| cell.split('`').step_by(2))
+        .filter(|code| !code.is_empty())
+        .collect()
+}
+
+#[test]
+fn the_endpoint_table_lists_exactly_the_routes() {
+    let parts = Parts {
+        clock: Arc::new(SystemClock::new()),
+        connector: connector(),
+        hash_pool: HashPool::new(),
+        dev_loopback: false,
+    };
+    let routes: BTreeSet<String> = SmtpBackend::new(parts, BackendInfo::default())
+        .paths()
+        .into_iter()
+        .map(|(pattern, _)| pattern.replace('{', "<").replace('}', ">"))
+        .collect();
+    let rows = first_cells(section("Endpoints"));
+    let listed: BTreeSet<String> = rows
+        .iter()
+        .map(|path| path.strip_prefix("smtp/").expect("a path of the mount"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(listed, routes);
+    assert_eq!(rows.len(), routes.len(), "a path is listed twice");
+}
+
+#[test]
+fn the_keys_in_clear_are_those_of_the_engine() {
+    let (_, block) = section("Audit")
+        .split_once("```text\n")
+        .expect("the block of keys");
+    let (block, _) = block.split_once("```").expect("the block ends");
+    let listed: Vec<&str> = block.split(',').map(str::trim).collect();
+    assert_eq!(listed, EXEMPT_RESPONSE_KEYS);
+}
+
+#[test]
+fn every_error_code_of_the_table_exists() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut text = String::new();
+    read_all(&source, &mut text);
+    let codes = first_cells(section("Errors"));
+    assert!(!codes.is_empty());
+    for code in codes {
+        assert!(
+            text.contains(&format!("\"{code}\"")),
+            "no source names the error code {code}"
+        );
+    }
+}
+
+fn read_all(folder: &Path, text: &mut String) {
+    for entry in fs::read_dir(folder).expect("a source folder") {
+        let path = entry.expect("its entry").path();
+        if path.is_dir() {
+            read_all(&path, text);
+        } else {
+            text.push_str(&fs::read_to_string(path).expect("a source file"));
+        }
+    }
+}
+
+#[test]
+fn the_files_it_links_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let links = README.split("](").skip(1).filter_map(|rest| {
+        let target = rest.split(')').next().expect("the link ends");
+        let file = target.split('#').next().unwrap_or_default();
+        (!file.is_empty() && !file.contains("://")).then_some(file)
+    });
+    for file in links {
+        assert!(root.join(file).exists(), "{file} is linked and missing");
+    }
+}
