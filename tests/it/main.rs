@@ -19,5 +19,6 @@
 mod handshake;
 mod layering;
 mod lifecycle;
+mod real;
 mod standin;
 mod support;
