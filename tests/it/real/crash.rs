@@ -1,5 +1,7 @@
 //! What a killed plugin, a killed server, a seal and a reload leave behind: everything.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::rig::{EMAIL, Rig, revived};
@@ -32,7 +34,7 @@ async fn a_plugin_killed_at_rest_is_back_at_the_next_request() {
 }
 
 async fn two_mounts_share_a_process_and_nothing_else(rig: &Rig) {
-    let other = Rig::mounted(rig.server.clone(), "smtp-other").await;
+    let other = Rig::mounted(Arc::clone(&rig.server), "smtp-other").await;
     assert_eq!(other.list("").await.status, 404);
     rig.server.plugin();
     other.create("acme").await;

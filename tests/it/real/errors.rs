@@ -21,81 +21,55 @@ fn assert_refused(answer: &Answer, status: u16, code: &str) {
 }
 
 #[tokio::test]
-async fn every_error_says_its_code_and_what_to_do() {
-    let rig = Rig::shared("errors").await;
+async fn what_a_tenant_s_state_forbids_is_refused_with_its_code() {
+    let rig = Rig::shared("refusals").await;
     rig.create("acme").await;
-    let refused = [
-        (rig.read("Acme/admin").await, 400, "invalid_tenant"),
+    let other_name = json!({"username": "b@example.test"});
+    let other_server = json!({"mailu_url": "https://other.example"});
+    for (path, body, status, code) in [
+        ("metrics/admin", json!({}), 400, "invalid_tenant"),
+        ("nobody/rotate", json!({}), 404, "unknown_tenant"),
+        ("nobody/verify", json!({}), 404, "unknown_tenant"),
+        ("acme/admin", json!({"cas": 7}), 409, "cas_mismatch"),
+        ("acme/admin", other_name, 400, "username_fixed"),
         (
-            rig.write("metrics/admin", json!({})).await,
-            400,
-            "invalid_tenant",
-        ),
-        (rig.rotate("nobody").await, 404, "unknown_tenant"),
-        (
-            rig.write("nobody/verify", json!({})).await,
-            404,
-            "unknown_tenant",
-        ),
-        (
-            rig.write("acme/admin", json!({"cas": 7})).await,
-            409,
-            "cas_mismatch",
-        ),
-        (
-            rig.write("acme/admin", json!({"username": "b@example.test"}))
-                .await,
-            400,
-            "username_fixed",
-        ),
-        (
-            rig.write("acme/admin", json!({"password": FIRST})).await,
+            "acme/admin",
+            json!({"password": FIRST}),
             400,
             "password_needs_cas",
         ),
-        (
-            rig.write("acme/config", json!({"mailu_url": "https://other.example"}))
-                .await,
-            400,
-            "token_required",
-        ),
-        (rig.delete("acme/config").await, 409, "credential_exists"),
-        (
-            rig.write("other/admin", json!({"username": EMAIL})).await,
-            400,
-            "no_server",
-        ),
-        (
-            rig.write("acme/destroy", json!({"reason": "left"})).await,
-            400,
-            "missing_field",
-        ),
-        (rig.read("acme/events?limit=0").await, 400, "invalid_field"),
-        (
-            rig.list("tenants?detailed=true&limit=101").await,
-            400,
-            "invalid_field",
-        ),
-        (
-            rig.write("config", json!({"wait": 26})).await,
-            400,
-            "invalid_config",
-        ),
-        (
-            rig.write("config", json!({"audit_mode": "required"})).await,
-            400,
-            "audit_unproven",
-        ),
-    ];
-    for (answer, status, code) in &refused {
-        assert_refused(answer, *status, code);
+        ("acme/config", other_server, 400, "token_required"),
+        ("other/admin", json!({"username": EMAIL}), 400, "no_server"),
+    ] {
+        assert_refused(&rig.write(path, body).await, status, code);
     }
+    assert_refused(&rig.delete("acme/config").await, 409, "credential_exists");
     rig.write("config", json!({"min_rotation_interval": "1h"}))
         .await
         .no_content();
     rig.rotate("acme").await.data();
     assert_refused(&rig.rotate("acme").await, 409, "too_soon");
     rig.assert_nothing_leaked();
+}
+
+#[tokio::test]
+async fn values_out_of_range_are_refused_with_their_code() {
+    let rig = Rig::shared("ranges").await;
+    for (path, body, code) in [
+        ("acme/destroy", json!({"reason": "left"}), "missing_field"),
+        ("config", json!({"wait": 26}), "invalid_config"),
+        (
+            "config",
+            json!({"audit_mode": "required"}),
+            "audit_unproven",
+        ),
+    ] {
+        assert_refused(&rig.write(path, body).await, 400, code);
+    }
+    assert_refused(&rig.read("Acme/admin").await, 400, "invalid_tenant");
+    assert_refused(&rig.read("acme/events?limit=0").await, 400, "invalid_field");
+    let list = rig.list("tenants?detailed=true&limit=101").await;
+    assert_refused(&list, 400, "invalid_field");
 }
 
 #[tokio::test]
