@@ -78,7 +78,13 @@ impl Engine {
             Ok(Err(_panicked)) => Some(Err(Error::Defect("a background task failed"))),
             Err(_elapsed) => return Err(Error::InProgress),
         };
-        self.joined.lock().remove(&key);
+        let mut running = self.joined.lock();
+        let own = |work: &Work| work.outcome.same_channel(&outcome);
+        // Another request that joined may have taken this outcome away and begun anew.
+        if running.get(&key).is_some_and(own) {
+            running.remove(&key);
+        }
+        drop(running);
         answered.unwrap_or(Err(Error::Defect("joined work ended without an outcome")))
     }
 

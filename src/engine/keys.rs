@@ -71,17 +71,29 @@ impl<T> Cached<T> {
     }
 }
 
+/// A keyring as it was found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) keyring: Keyring,
+    /// The copy that was absent, as a crash during the creation leaves it.
+    missing: Option<&'static str>,
+}
+
 /// Loads the keyring; `None` if the mount never had one.
-pub(crate) async fn load(storage: &dyn Storage) -> Result<Option<Keyring>, Error> {
+pub(crate) async fn load(storage: &dyn Storage) -> Result<Option<Found>, Error> {
+    let whole = |keyring, missing| Ok(Some(Found { keyring, missing }));
     let first = read_copy(storage, KEYRING).await?;
     let second = read_copy(storage, KEYRING_COPY).await?;
     match (first, second) {
-        (Copy::Good(keyring), Copy::Absent | Copy::Damaged) => Ok(Some(keyring)),
-        (Copy::Absent | Copy::Damaged, Copy::Good(keyring)) => Ok(Some(keyring)),
+        (Copy::Good(keyring), Copy::Absent) => whole(keyring, Some(KEYRING_COPY)),
+        (Copy::Absent, Copy::Good(keyring)) => whole(keyring, Some(KEYRING)),
+        (Copy::Good(keyring), Copy::Damaged) | (Copy::Damaged, Copy::Good(keyring)) => {
+            whole(keyring, None)
+        }
         (Copy::Good(first), Copy::Good(second)) => {
             // The copy is written second: it may lack the newest version, never have more.
             if first.extends(&second) {
-                Ok(Some(first))
+                whole(first, None)
             } else {
                 Err(Error::Keyring(
                     "the keyring and its copy contradict each other",
@@ -101,6 +113,19 @@ pub(crate) async fn load(storage: &dyn Storage) -> Result<Option<Keyring>, Error
             Err(Error::Keyring("the keyring is damaged"))
         }
     }
+}
+
+/// Writes the copy that is missing, if one is. A damaged one is left to be looked at. The caller
+/// holds the mount's lock and is on the active node.
+pub(crate) async fn complete(storage: &dyn Storage, found: Found) -> Keyring {
+    if let Some(missing) = found.missing {
+        let bytes = found.keyring.to_bytes();
+        // The keyring itself is whole: the next write tries again.
+        if let Err(error) = write_and_read_back(storage, missing, &bytes).await {
+            tracing::warn!(key = missing, %error, "a missing copy of the keyring was not written");
+        }
+    }
+    found.keyring
 }
 
 /// Creates the first keyring. The caller holds the mount's lock, is on the active node, and

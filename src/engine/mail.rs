@@ -8,7 +8,7 @@ use super::Engine;
 use super::config::MountConfig;
 use super::error::Error;
 use super::locked::LockedTenant;
-use super::storage::record::{Credential, Server};
+use super::storage::record::{Credential, Server, Version};
 use crate::crypto::Sensitive;
 use crate::keyed_lock::KeyGuard;
 use crate::provider::{
@@ -98,7 +98,7 @@ impl LockedTenant {
     }
 
     /// Finds which stored password the account's hash fits: the candidate, the current version,
-    /// then the others from the newest. At most 11 hash computations.
+    /// the doubtful ones, then the others from the newest. At most 11 hash computations.
     pub(super) async fn find_live(&self, account: &Account) -> Result<Live, Error> {
         const MOST_CHECKS: usize = 11;
         let Some(hash) = &account.hash else {
@@ -114,13 +114,7 @@ impl LockedTenant {
             order.push((Live::Candidate, intent.version, &intent.candidate));
         }
         if let Some(credential) = &self.record.credential {
-            let current = credential.current_version().into_iter();
-            let others = credential
-                .versions
-                .iter()
-                .rev()
-                .filter(|version| Some(version.number) != credential.current);
-            order.extend(current.chain(others).map(|version| {
+            order.extend(by_likelihood(credential).map(|version| {
                 (
                     Live::Version(version.number),
                     version.number,
@@ -167,9 +161,21 @@ pub(super) const fn read_error(error: ReadError) -> Error {
 fn known_by_fingerprint(credential: &Credential, hash: &StoredHash) -> Option<u64> {
     let fingerprint = hash.fingerprint();
     let fits = |known: &Option<String>| known.as_deref() == Some(fingerprint.as_str());
-    credential
-        .versions
-        .iter()
+    by_likelihood(credential)
         .find(|version| fits(&version.hash_fingerprint))
         .map(|version| version.number)
+}
+
+/// The versions, the likeliest to be live first: the current one (an adopted password may be that
+/// of an earlier version as well), those whose sends are doubtful, the others from the newest.
+fn by_likelihood(credential: &Credential) -> impl Iterator<Item = &Version> {
+    let is_current = |version: &&Version| Some(version.number) == credential.current;
+    let is_doubtful = |version: &&Version| version.doubtful || version.abandoned;
+    let newest_first = || credential.versions.iter().rev();
+    let others = move || newest_first().filter(move |version| !is_current(version));
+    credential
+        .current_version()
+        .into_iter()
+        .chain(others().filter(is_doubtful))
+        .chain(others().filter(move |version| !is_doubtful(version)))
 }

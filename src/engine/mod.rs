@@ -112,7 +112,8 @@ impl Engine {
         let epoch = self.keyring.epoch();
         let keyring = keys::load(&*mount.storage)
             .await?
-            .ok_or(Error::Keyring("the mount has no keyring yet"))?;
+            .ok_or(Error::Keyring("the mount has no keyring yet"))?
+            .keyring;
         let keyring = Arc::new(keyring);
         self.keyring.fill(&keyring, epoch, self.clock());
         Ok(keyring)
@@ -126,7 +127,7 @@ impl Engine {
         let _mount_guard = self.mount_lock.lock("keyring").await;
         let epoch = self.keyring.epoch();
         let keyring = match keys::load(&*mount.storage).await? {
-            Some(keyring) => keyring,
+            Some(found) => keys::complete(&*mount.storage, found).await,
             None => keys::create(&*mount.storage, self.clock()).await?,
         };
         let keyring = Arc::new(keyring);

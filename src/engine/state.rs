@@ -47,6 +47,32 @@ pub(super) struct Reading<'a> {
     pub(super) candidates: Vec<Stored<'a>>,
 }
 
+/// Every value that may be live while that is in doubt, newest first.
+fn candidates<'a>(
+    credential: &'a Credential,
+    sent: Option<Stored<'a>>,
+    current: Option<&'a Version>,
+    answer: Stored<'a>,
+) -> Vec<Stored<'a>> {
+    let mut candidates: Vec<Stored<'a>> = sent.into_iter().collect();
+    candidates.extend(current.map(Stored::of));
+    if !current.is_some_and(is_proven) {
+        // Nobody checked the current one: what was live before it may still be.
+        let earlier = credential.versions.iter().rev();
+        let mut proven = earlier
+            .filter(|version| Some(version.number) != credential.current && is_proven(version));
+        candidates.extend(proven.next().map(Stored::of));
+    }
+    if candidates.is_empty() {
+        candidates.push(answer);
+    }
+    candidates
+}
+
+const fn is_proven(version: &Version) -> bool {
+    !matches!(version.proof, Proof::None | Proof::Imported)
+}
+
 /// Derives the state of a credential; `None` if no password is stored at all.
 pub(super) fn read<'a>(
     record: &'a TenantRecord,
@@ -61,8 +87,7 @@ pub(super) fn read<'a>(
     let newest = sent.or_else(|| credential.versions.last().map(Stored::of));
     let mut answer = current.map(Stored::of).or(newest)?;
     let mut version = current;
-    let unproven =
-        current.is_none_or(|version| matches!(version.proof, Proof::None | Proof::Imported));
+    let unproven = !current.is_some_and(is_proven);
     let state = if let Some(drift) = &credential.drift {
         let live = drift
             .live_version
@@ -78,7 +103,7 @@ pub(super) fn read<'a>(
         State::Settled
     };
     let candidates = if state == State::Uncertain {
-        sent.into_iter().chain(current.map(Stored::of)).collect()
+        candidates(credential, sent, current, answer)
     } else {
         Vec::new()
     };

@@ -16,9 +16,11 @@
     reason = "a test that meets the unexpected shall stop there and then, and has no API"
 )]
 
+mod endpoints;
 mod handshake;
 mod layering;
 mod lifecycle;
 mod real;
+mod rotation_faults;
 mod standin;
 mod support;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use super::config::{Config, HashShown, LoginService, Settings};
+use super::config::{Config, HashShown, LoginService, Release, Settings};
 use super::faults::Rule;
 use super::hash;
 use super::http::{self, Service};
@@ -164,6 +164,10 @@ impl MailuStandin {
         self.set(|settings| settings.hash_shown = shown);
     }
 
+    pub fn set_release(&self, release: Release) {
+        self.set(|settings| settings.release = release);
+    }
+
     pub fn set_hash_delay(&self, delay: Duration) {
         self.set(|settings| settings.hash_delay = delay);
     }
@@ -207,6 +211,11 @@ impl MailuStandin {
     pub fn set_password_directly(&self, email: &str, password: &str) {
         let hash = hash::hash(password, self.shared.settings().rounds);
         lock(&self.shared.tables).set_hash(email, hash);
+    }
+
+    /// Puts a stored hash back, as a restored database does.
+    pub fn set_hash_directly(&self, email: &str, hash: &str) {
+        lock(&self.shared.tables).set_hash(email, hash.to_owned());
     }
 
     /// Sets any other member of a user object. Returns whether the user exists.

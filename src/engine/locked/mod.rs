@@ -141,7 +141,7 @@ impl LockedTenant {
         match self.try_store().await {
             Ok(()) => Ok(()),
             Err(error) => {
-                self.forget_changes()?;
+                self.undo().await?;
                 Err(error)
             }
         }
@@ -162,6 +162,27 @@ impl LockedTenant {
             "the tenant's record would exceed 256 KiB. Lower max_versions in the mount's config \
              so that settled versions are dropped, or shorten ca_cert.",
         ))
+    }
+
+    /// Goes back to what storage holds after a change that did not happen.
+    async fn undo(&mut self) -> Result<(), Error> {
+        let wanted = pointer::pointers(&self.record, &self.config);
+        self.forget_changes()?;
+        // While the mount goes away it may be open which record holds: then all pointers stay.
+        if !self.engine.tasks.is_stopping() {
+            self.remove_unneeded(wanted?.keys()).await;
+        }
+        Ok(())
+    }
+
+    /// Removes those of `keys` that the record, as stored, does not need.
+    async fn remove_unneeded(&self, keys: impl Iterator<Item = &String>) {
+        for key in keys.filter(|key| !self.pointers.contains_key(*key)) {
+            // A pointer left behind is judged stale by whoever follows it: not worth an error.
+            if let Err(error) = self.mount.storage.delete(key).await {
+                tracing::warn!(tenant = %self.name, %error, "stale pointer not removed");
+            }
+        }
     }
 
     /// Like [`LockedTenant::store`], but leaves storage alone if nothing changed.
@@ -187,15 +208,7 @@ impl LockedTenant {
         }
         self.put_record(bytes).await?;
         let before = std::mem::replace(&mut self.pointers, wanted);
-        for key in before
-            .keys()
-            .filter(|key| !self.pointers.contains_key(*key))
-        {
-            // A pointer left behind is judged stale by whoever follows it: not worth an error.
-            if let Err(error) = self.mount.storage.delete(key).await {
-                tracing::warn!(tenant = %self.name, %error, "stale pointer not removed");
-            }
-        }
+        self.remove_unneeded(before.keys()).await;
         self.accounts.clear();
         Ok(())
     }

@@ -12,7 +12,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::error::Error;
 use super::locked::LockedTenant;
-use crate::audit::Event;
+use super::storage::record::{TenantRecord, Version};
+use crate::audit::{Event, Outcome};
 use crate::crypto::Sensitive;
 use crate::provider::{Account, EmailAddress};
 pub(super) use settle::{InDrift, Settled, settle};
@@ -102,24 +103,36 @@ fn changed(committed: Committed) -> Result<Changed, Error> {
     })
 }
 
-/// The host sends a request again, with the same id, if the plugin died under it.
-fn answered_before(tenant: &LockedTenant, request_id: &str) -> Option<Changed> {
-    let credential = tenant.record.credential.as_ref()?;
-    let current = credential.current_version()?;
-    if request_id.is_empty() || current.request_id != request_id {
-        return None;
-    }
-    let event = tenant
-        .record
-        .log
-        .events()
+/// The version that an earlier arrival of this request made, with its event: the host sends a
+/// request again, with the same id, if the plugin died under it. The event is `None` if it left
+/// the record already.
+pub(super) fn made_before<'a>(
+    record: &'a TenantRecord,
+    request_id: &str,
+) -> Option<(&'a Version, Option<&'a Event>)> {
+    let credential = record.credential.as_ref()?;
+    let made = |version: &&Version| version.request_id == request_id && !version.abandoned;
+    let version = credential
+        .versions
         .iter()
         .rev()
-        .find(|event| event.request_id == request_id && event.version == Some(current.number))
-        .cloned();
+        .find(made)
+        .filter(|_| !request_id.is_empty())?;
+    let told = |event: &&Event| {
+        event.request_id == request_id
+            && event.version == Some(version.number)
+            && event.outcome == Outcome::Success
+    };
+    Some((version, record.log.events().iter().rev().find(told)))
+}
+
+fn answered_before(tenant: &LockedTenant, request_id: &str) -> Option<Changed> {
+    let credential = tenant.record.credential.as_ref()?;
+    let (version, event) = made_before(&tenant.record, request_id)?;
+    let event = event.cloned();
     Some(Changed {
         tenant: tenant.name.as_str().to_owned(),
-        version: current.number,
+        version: version.number,
         previous_version: event.as_ref().and_then(|event| event.previous_version),
         last_rotated: credential.last_rotated,
         next_rotation: credential.next_rotation,

@@ -10,7 +10,7 @@ use super::steps::{Announced, Change, Committed, SENDS_PER_OPERATION, Verdict};
 use crate::audit::{EventName, NewEvent, Outcome, Severity};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::storage::record::{Intent, Version};
+use crate::engine::storage::record::{Credential, Intent, Version};
 use crate::provider::Trouble;
 
 /// After this many sends the candidate is not sent again.
@@ -66,7 +66,11 @@ pub(in crate::engine) async fn settle(
         .is_some_and(|kept| kept.drift.is_some());
     let announced = match Announced::resume(tenant).await {
         Ok(announced) => announced,
-        Err((tenant, error)) => return Err(leave_open(tenant, &error).await),
+        Err((tenant, error @ (Error::Refused(_) | Error::Unreachable(_)))) => {
+            return Err(leave_open(tenant, &error).await);
+        }
+        // Nothing was learnt of Mailu: the record's own trouble is the answer.
+        Err((_unchanged, error)) => return Err(error),
     };
     let verdict = announced.judge().await?;
     match verdict {
@@ -74,10 +78,7 @@ pub(in crate::engine) async fn settle(
         Verdict::OtherLive(announced) if is_exhausted(&announced) => {
             give_up(announced.into_tenant()).await
         }
-        Verdict::CannotTell(announced, None) if is_exhausted(&announced) => {
-            let trouble = Error::Unreachable(Trouble::Unintelligible);
-            Err(leave_open(announced.into_tenant(), &trouble).await)
-        }
+        // Not being able to tell never ends an attempt: only a definite answer does.
         Verdict::OtherLive(announced) | Verdict::CannotTell(announced, None) => drive(announced)
             .await
             .map(|committed| Settled::Committed(Box::new(committed))),
@@ -87,8 +88,8 @@ pub(in crate::engine) async fn settle(
                 .map(|committed| Settled::Committed(Box::new(committed)))
         }
         Verdict::NoneLive(announced) => Err(stop_in_drift(announced.into_tenant()).await),
-        Verdict::CannotTell(announced, Some(trouble)) => {
-            Err(leave_open(announced.into_tenant(), &Error::Unreachable(trouble)).await)
+        Verdict::CannotTell(announced, Some(error)) => {
+            Err(leave_open(announced.into_tenant(), &error).await)
         }
         Verdict::Refused(tenant, refusal) => {
             Err(drop_candidate(tenant, Error::Refused(refusal)).await)
@@ -107,8 +108,8 @@ pub(super) async fn drive(mut announced: Announced) -> Result<Committed, Error> 
             }
             Verdict::OtherLive(again) | Verdict::CannotTell(again, None) => again,
             Verdict::NoneLive(open) => return Err(stop_in_drift(open.into_tenant()).await),
-            Verdict::CannotTell(open, Some(trouble)) => {
-                return Err(leave_open(open.into_tenant(), &Error::Unreachable(trouble)).await);
+            Verdict::CannotTell(open, Some(error)) => {
+                return Err(leave_open(open.into_tenant(), &error).await);
             }
         };
     }
@@ -140,12 +141,9 @@ fn drop_intent(tenant: &mut LockedTenant) -> Option<Intent> {
     let intent = tenant.record.intent.take()?;
     tenant.record.open.settle_at = None;
     tenant.record.open.settle_failures = 0;
-    if tenant
-        .record
-        .credential
-        .as_ref()
-        .is_some_and(|kept| kept.versions.is_empty())
-    {
+    // A failed creation leaves no credential behind.
+    let unborn = |kept: &Credential| kept.versions.is_empty();
+    if tenant.record.credential.as_ref().is_some_and(unborn) {
         tenant.record.credential = None;
     }
     Some(intent)

@@ -1,5 +1,7 @@
 //! What several tests share.
 
+pub(crate) mod engine;
+pub(crate) mod faults;
 pub(crate) mod host;
 pub(crate) mod host_services;
 pub(crate) mod mailu;

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::super::super::error::Error;
 use super::super::super::storage::record::RotationPolicy;
-use crate::crypto::Sensitive;
+use crate::crypto::{self, Sensitive};
 use crate::logical::{Call, Patch};
 use crate::provider::EmailAddress;
 
@@ -71,6 +71,15 @@ impl Input {
             last_rotated,
             cas,
         })
+    }
+}
+
+impl Input {
+    /// Returns a text that two requests share if they ask for the same; no secret is in it.
+    pub(super) fn fingerprint(&self) -> String {
+        let password = self.password.as_ref();
+        let password = password.map(|it| crypto::sha256_hex(it.expose().as_bytes()));
+        crypto::sha256_hex(format!("{self:?}{password:?}").as_bytes())
     }
 }
 

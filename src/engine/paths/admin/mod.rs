@@ -8,6 +8,7 @@ mod update;
 use std::sync::Arc;
 
 use super::super::error::Error;
+use super::super::joined::join_key;
 use super::super::tenant::TenantName;
 use super::super::{Engine, locked, state};
 use super::{actor, tenant};
@@ -184,6 +185,10 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let input = Input::parse(&call, engine.clock().now())?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
+    let actor = actor(&call.request);
+    // The same request again, and nothing else, finds work that it had to leave.
+    let operation = format!("admin {}", input.fingerprint());
+    let key = join_key(&operation, name.as_str(), &actor);
     let worker = Arc::clone(&engine);
     let work = async move {
         let locked = worker.lock_tenant(&mount, &name).await?;
@@ -201,22 +206,23 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         }
         let change = super::super::rotation::Change {
             rotation_type: None,
-            actor: actor(&call.request),
+            actor,
             reason: None,
             request_id: call.request.id.as_str().to_owned(),
         };
-        if locked.record.credential.is_some() {
+        let written = if locked.record.credential.is_some() {
             update::update(locked, input, change).await
         } else if call.request.operation == Operation::Patch {
             Err(Error::UnknownTenant)
         } else {
             create::create(locked, input, change).await
-        }
+        };
+        let Written { data, warnings } = written?;
+        Ok(Some(Response {
+            data: Some(data),
+            warnings,
+            ..Response::default()
+        }))
     };
-    let Written { data, warnings } = engine.finish(&config, work).await?;
-    Ok(Some(Response {
-        data: Some(data),
-        warnings,
-        ..Response::default()
-    }))
+    Ok(engine.join(&config, key, work).await?)
 }

@@ -22,6 +22,10 @@ pub(super) async fn update(
         Settled::Free(locked) => (locked, None),
         Settled::Committed(committed) => (committed.tenant, Some(committed.event)),
     };
+    // Its own first arrival made the version that `cas` would now speak against.
+    if let Some((_version, event)) = rotation::made_before(&locked.record, &change.request_id) {
+        return Written::new(&locked, event, Vec::new());
+    }
     let Some(credential) = &locked.record.credential else {
         // Settling found that the first password never came into being.
         return create::create(locked, input, change).await;

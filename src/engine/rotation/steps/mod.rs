@@ -76,6 +76,8 @@ pub(super) struct Proven {
     account: EmailAddress,
     proof: Proof,
     fingerprint: Option<String>,
+    /// Whether the account may log in at all: a disabled one only costs the limiter a try.
+    enabled: bool,
 }
 
 /// The candidate is the current version, in storage.
@@ -112,7 +114,8 @@ impl Announced {
     pub(super) async fn send(mut self) -> Result<Sending, Error> {
         let now = self.tenant.engine.clock().now();
         let record = &mut self.tenant.record;
-        record.generation += 1;
+        // A mark in Mailu, which anybody there may edit, can have raised it to the end.
+        record.generation = record.generation.saturating_add(1);
         record.open.settle_at = Some(now + TimeDelta::minutes(1));
         let intent = record
             .intent
@@ -204,6 +207,7 @@ impl Proven {
             mut tenant,
             mail,
             account,
+            enabled,
             ..
         } = self;
         let version = event.version;
@@ -218,8 +222,12 @@ impl Proven {
             previous_version,
             warnings: Vec::new(),
         };
-        if mail.verify_smtp {
+        if mail.verify_smtp && enabled {
             committed.try_login(&mail, &account).await;
+        } else if mail.verify_smtp {
+            committed.warnings.push(String::from(
+                "SMTP AUTH was not tried: the account is disabled in Mailu.",
+            ));
         }
         Ok(committed)
     }
@@ -261,7 +269,7 @@ impl Proven {
             verified_at: Some(now),
             hash_fingerprint: self.fingerprint.take(),
             // Stored with the commit: the login after it is never tried twice.
-            login_tried: self.mail.verify_smtp,
+            login_tried: self.mail.verify_smtp && self.enabled,
             ..intent.into_version()
         });
         credential.last_rotated = now;

@@ -3,9 +3,9 @@
 use super::{Announced, Applied, Proven};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::mail::Live;
+use crate::engine::mail::{self, Live};
 use crate::engine::storage::record::Proof;
-use crate::provider::{Account, ReadError, Refusal, Sent, Trouble};
+use crate::provider::{Account, Refusal, Sent};
 
 /// What a look at Mailu says of the candidate.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(in crate::engine::rotation) enum Verdict {
     NoneLive(Announced),
     /// Mailu cannot be asked, or shows no hash that can be checked. `None` if it answered: then
     /// sending again gets at least an acknowledgement.
-    CannotTell(Announced, Option<Trouble>),
+    CannotTell(Announced, Option<Error>),
 }
 
 impl Announced {
@@ -32,7 +32,7 @@ impl Announced {
 
     async fn verdict(
         mut self,
-        seen: Result<Option<Account>, Trouble>,
+        seen: Result<Option<Account>, Error>,
         acknowledged: bool,
     ) -> Result<Verdict, Error> {
         let account = match seen {
@@ -52,10 +52,10 @@ impl Announced {
                     Verdict::NoneLive(self)
                 });
             }
-            Err(_trouble) if acknowledged => {
+            Err(_unasked) if acknowledged => {
                 return Ok(Verdict::Live(self.proven(Proof::Acknowledged, None)));
             }
-            Err(trouble) => return Ok(Verdict::CannotTell(self, Some(trouble))),
+            Err(error) => return Ok(Verdict::CannotTell(self, Some(error))),
         };
         let live = self.tenant.find_live(&account).await?;
         let fingerprint = account.hash.as_ref().map(|hash| hash.fingerprint());
@@ -86,6 +86,7 @@ impl Announced {
 
     fn proven(self, proof: Proof, fingerprint: Option<String>) -> Proven {
         Proven {
+            enabled: self.seen.as_ref().is_none_or(|account| account.enabled),
             tenant: self.tenant,
             mail: self.mail,
             account: self.account,
@@ -108,16 +109,14 @@ impl Applied {
             if matches!(refusal, Refusal::Token | Refusal::RateLimited) {
                 return Ok(Verdict::CannotTell(
                     announced,
-                    Some(Trouble::Unintelligible),
+                    Some(Error::Refused(refusal)),
                 ));
             }
         }
         let acknowledged = sent == Sent::Acknowledged;
-        let seen = match announced.mail.provider.account(&announced.account).await {
-            Ok(seen) => Ok(seen),
-            Err(ReadError::Trouble(trouble)) => Err(trouble),
-            Err(ReadError::Refused(_)) => Err(Trouble::Unintelligible),
-        };
-        announced.verdict(seen, acknowledged).await
+        let seen = announced.mail.provider.account(&announced.account).await;
+        announced
+            .verdict(seen.map_err(mail::read_error), acknowledged)
+            .await
     }
 }

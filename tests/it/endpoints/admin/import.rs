@@ -1,0 +1,213 @@
+//! Importing an existing password, and adopting one that was set elsewhere.
+
+use serde_json::{Value, json};
+
+use crate::support::engine::{EMAIL, FIRST, Rig};
+use crate::support::mailu::standin::HashShown;
+
+fn import(password: &str) -> Value {
+    json!({ "username": EMAIL, "password": password })
+}
+
+#[tokio::test]
+async fn a_live_password_is_imported_and_proven() {
+    let rig = Rig::configured().await;
+    let mut body = import(FIRST);
+    body["last_rotated"] = json!("2026-08-01T00:00:00Z");
+    let written = rig.write("acme/admin", body).await.ok();
+    assert_eq!(written.get("proof"), "hash");
+    assert_eq!(written.get("event"), "smtp_credentials_imported");
+    assert_eq!(rig.settled().await, FIRST);
+    let read = rig.read("acme/admin").await;
+    assert_eq!(read.get("last_rotated"), "2026-08-01T00:00:00Z");
+    assert_eq!(read.get("next_rotation"), "2027-01-28T00:00:00Z");
+    assert_eq!(rig.password_writes(), 0);
+}
+
+#[tokio::test]
+async fn a_password_that_is_not_live_is_not_stored() {
+    let rig = Rig::configured().await;
+    rig.write("acme/admin", import("something else"))
+        .await
+        .fails(400, "password_not_live");
+    rig.mailu.delete(EMAIL);
+    rig.write("acme/admin", import(FIRST))
+        .await
+        .fails(400, "password_not_live");
+    assert_eq!(rig.read("acme/admin").await.status, 404);
+    rig.check_pointers("acme").await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_checked_is_stored_as_imported() {
+    let rig = Rig::start().await;
+    // No server at all.
+    let written = rig.write("acme/admin", import(FIRST)).await.ok();
+    assert_eq!(written.get("proof"), "imported");
+    assert_eq!(written.warnings.len(), 1);
+    let read = rig.read("acme/admin").await.ok();
+    assert_eq!(read.get("state"), "uncertain");
+    assert_eq!(read.get("ttl"), 15);
+    assert_eq!(read.get("verified_at"), &Value::Null);
+    assert_eq!(read.get("candidates")[0]["password"], FIRST);
+    rig.write("acme/verify", json!({}))
+        .await
+        .fails(400, "no_server");
+    rig.write("acme/rotate", json!({}))
+        .await
+        .fails(400, "no_server");
+    assert_eq!(rig.password().await, FIRST);
+    // The server comes later and has the password.
+    rig.configure("acme").await;
+    rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(rig.settled().await, FIRST);
+    rig.write("acme/rotate", json!({})).await.ok();
+    assert_ne!(rig.settled().await, FIRST);
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_asked_does_not_stop_an_import() {
+    for trouble in 0..3 {
+        let rig = Rig::configured().await;
+        match trouble {
+            0 => rig.mailu.set_admin_down(true),
+            1 => rig.mailu.set_token("another-token"),
+            _ => rig.mailu.set_hash_shown(HashShown::Hidden),
+        }
+        let written = rig.write("acme/admin", import(FIRST)).await.ok();
+        assert_eq!(written.get("proof"), "imported");
+        assert_eq!(written.get("state"), "uncertain");
+        assert!(written.warnings[0].contains("<tenant>/verify"));
+        assert_eq!(rig.password().await, FIRST);
+    }
+}
+
+#[tokio::test]
+async fn what_an_import_refuses() {
+    let rig = Rig::configured().await;
+    for (body, code) in [
+        (
+            json!({ "username": EMAIL, "password": "" }),
+            "invalid_field",
+        ),
+        (
+            json!({ "username": EMAIL, "password": "a\u{1}b" }),
+            "invalid_field",
+        ),
+        (
+            json!({ "username": EMAIL, "password": "line\nbreak" }),
+            "invalid_field",
+        ),
+        (
+            json!({ "username": EMAIL, "password": 12_345_678 }),
+            "invalid_field",
+        ),
+        (
+            json!({ "username": EMAIL, "password": "x".repeat(501) }),
+            "invalid_field",
+        ),
+        (
+            json!({ "username": EMAIL, "last_rotated": "2026-01-01T00:00:00Z" }),
+            "invalid_field",
+        ),
+        (
+            json!({ "username": EMAIL, "password": FIRST, "last_rotated": "2036-01-01T00:00:00Z" }),
+            "invalid_field",
+        ),
+    ] {
+        let refused = rig.write("acme/admin", body.clone()).await.fails(400, code);
+        let given = body["password"].as_str().unwrap_or("12345678");
+        assert!(
+            given.is_empty() || !refused.text.contains(given),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(rig.read("acme/admin").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_later_password_is_ignored_refused_or_adopted() {
+    let rig = Rig::configured().await;
+    rig.write("acme/admin", import(FIRST)).await.ok();
+    rig.later(3600);
+    // The same again: a repeated import.
+    let again = rig.write("acme/admin", import(FIRST)).await.ok();
+    assert_eq!(again.warnings.len(), 1, "{again:?}");
+    rig.write("acme/rotate", json!({})).await.ok();
+    let second = rig.settled().await;
+    // After a rotation the repeated import must not undo it.
+    let again = rig.write("acme/admin", import(FIRST)).await.ok();
+    assert_eq!(again.warnings.len(), 1, "{again:?}");
+    assert_eq!(rig.settled().await, second);
+    rig.write("acme/admin", json!({ "password": "foreign password" }))
+        .await
+        .fails(400, "password_needs_cas");
+    for cas in [0, 1, 7] {
+        rig.write("acme/admin", json!({ "password": "foreign", "cas": cas }))
+            .await
+            .fails(409, "cas_mismatch");
+    }
+    rig.write("acme/admin", json!({ "password": "foreign", "cas": 2 }))
+        .await
+        .fails(400, "password_not_live");
+    assert_eq!(rig.settled().await, second);
+    rig.mailu.set_password_directly(EMAIL, "foreign password");
+    let adopted = rig
+        .write(
+            "acme/admin",
+            json!({ "password": "foreign password", "cas": 2 }),
+        )
+        .await
+        .ok();
+    assert_eq!(adopted.get("event"), "smtp_credentials_adopted");
+    assert_eq!(adopted.get("version"), 3);
+    assert_eq!(rig.settled().await, "foreign password");
+    assert_eq!(rig.password_writes(), 1);
+}
+
+#[tokio::test]
+async fn an_adopted_earlier_password_is_its_new_version_and_no_drift() {
+    let rig = Rig::created().await;
+    let first = rig.password().await;
+    let backup = rig.mailu.user(EMAIL).unwrap().hash;
+    rig.write("acme/rotate", json!({})).await.ok();
+    // Somebody restores Mailu's database: the very same hash text as at the first proof.
+    rig.mailu.set_hash_directly(EMAIL, &backup);
+    let verified = rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(verified.get("state"), "drift");
+    assert_eq!(verified.get("live_version"), 1);
+    let body = json!({ "password": first, "cas": 2 });
+    rig.write("acme/admin", body).await.ok();
+    let verified = rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(verified.get("live_version"), 3);
+    assert_eq!(rig.settled().await, first);
+}
+
+#[tokio::test]
+async fn an_unchecked_adoption_keeps_the_proven_password_in_sight() {
+    let rig = Rig::created().await;
+    let proven = rig.password().await;
+    rig.mailu.set_admin_down(true);
+    let body = json!({ "password": "not yet known", "cas": 1 });
+    rig.write("acme/admin", body).await.ok();
+    let read = rig.read("acme/admin").await.ok();
+    assert_eq!(read.get("state"), "uncertain");
+    let candidates = read.get("candidates").as_array().unwrap();
+    let holds = |password: &str| candidates.iter().any(|it| it["password"] == password);
+    assert!(holds("not yet known") && holds(&proven), "{candidates:?}");
+}
+
+#[tokio::test]
+async fn a_resent_adoption_is_answered_again() {
+    let rig = Rig::created().await;
+    rig.mailu.set_password_directly(EMAIL, "foreign password");
+    let body = json!({ "password": "foreign password", "cas": 1 });
+    for _ in 0..2 {
+        let adopted = rig
+            .write_as("the-id", "acme/admin", body.clone())
+            .await
+            .ok();
+        assert_eq!(adopted.get("version"), 2);
+        assert_eq!(adopted.get("event"), "smtp_credentials_adopted");
+    }
+}

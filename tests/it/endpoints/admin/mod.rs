@@ -1,0 +1,6 @@
+//! `<tenant>/admin`.
+
+mod create;
+mod import;
+mod read;
+mod update;

@@ -1,0 +1,150 @@
+//! Updating what is not the password.
+
+use serde_json::{Value, json};
+
+use crate::support::engine::{EMAIL, Rig};
+
+#[tokio::test]
+async fn a_write_keeps_what_it_does_not_name_and_null_restores_the_default() {
+    let rig = Rig::created().await;
+    let body = json!({
+        "webmail_url": "https://mail.example.test/webmail",
+        "admin_emails": "a@example.test,b@example.test",
+        "rotation_policy": "90d",
+    });
+    rig.write("acme/admin", body).await.ok();
+    let read = rig.read("acme/admin").await;
+    assert_eq!(read.get("rotation_policy"), "90_days");
+    assert_eq!(read.get("rotation_period"), 90 * 86_400);
+    assert_eq!(read.get("next_rotation"), "2026-12-20T14:13:20Z");
+    rig.check_pointers("acme").await;
+    rig.patch("acme/admin", json!({ "webmail_url": null }))
+        .await
+        .ok();
+    let read = rig.read("acme/admin").await;
+    assert_eq!(read.get("webmail_url"), "");
+    assert_eq!(
+        read.get("admin_emails"),
+        &json!(["a@example.test", "b@example.test"])
+    );
+    rig.patch("acme/admin", json!({ "rotation_policy": "manual" }))
+        .await
+        .ok();
+    let read = rig.read("acme/admin").await;
+    assert_eq!(read.get("rotation_policy"), "manual");
+    assert_eq!(read.get("rotation_period"), 0);
+    assert_eq!(read.get("next_rotation"), &Value::Null);
+    rig.check_pointers("acme").await;
+    // A period that is long over does not rotate at once.
+    rig.later(100 * 86_400);
+    rig.patch("acme/admin", json!({ "rotation_policy": "60s" }))
+        .await
+        .ok();
+    let read = rig.read("acme/admin").await;
+    assert_eq!(read.get("next_rotation"), "2026-12-30T16:13:20Z");
+    let nulls = json!({ "rotation_policy": null, "admin_emails": null });
+    rig.patch("acme/admin", nulls).await.ok();
+    let read = rig.read("acme/admin").await;
+    assert_eq!(read.get("rotation_policy"), "180_days");
+    assert_eq!(read.get("admin_emails"), &json!([]));
+    rig.settled().await;
+}
+
+#[tokio::test]
+async fn the_same_again_changes_nothing() {
+    let rig = Rig::created().await;
+    let before = rig.storage.snapshot();
+    let body = json!({ "username": EMAIL.to_uppercase(), "cas": 1, "admin_emails": [] });
+    let same = rig.write("acme/admin", body).await.ok();
+    assert_eq!(same.get("version"), 1);
+    assert_eq!(same.get("event"), &Value::Null);
+    assert_eq!(rig.storage.snapshot(), before);
+}
+
+#[tokio::test]
+async fn what_an_update_refuses() {
+    let rig = Rig::created().await;
+    let before = rig.storage.snapshot();
+    let emails = |count: usize| -> Vec<String> {
+        (0..count).map(|n| format!("a{n}@example.test")).collect()
+    };
+    for (body, status, code) in [
+        (
+            json!({ "username": "b@example.test" }),
+            400,
+            "username_fixed",
+        ),
+        (json!({ "username": "no address" }), 400, "invalid_field"),
+        (json!({ "admin_emails": emails(11) }), 400, "invalid_field"),
+        (
+            json!({ "admin_emails": ["no address"] }),
+            400,
+            "invalid_field",
+        ),
+        (json!({ "admin_emails": [7] }), 400, "invalid_field"),
+        (
+            json!({ "webmail_url": "ftp://example.test" }),
+            400,
+            "invalid_field",
+        ),
+        (
+            json!({ "webmail_url": "https://u:p@example.test" }),
+            400,
+            "invalid_field",
+        ),
+        (
+            json!({ "webmail_url": format!("https://example.test/{}", "x".repeat(2048)) }),
+            400,
+            "invalid_field",
+        ),
+        (
+            json!({ "webmail_url": "https://example.test/\u{7}" }),
+            400,
+            "invalid_field",
+        ),
+        (
+            json!({ "rotation_policy": "sometimes" }),
+            400,
+            "invalid_field",
+        ),
+        (json!({ "rotation_policy": "59s" }), 400, "invalid_field"),
+        (json!({ "rotation_policy": "3651d" }), 400, "invalid_field"),
+        (json!({ "cas": -1 }), 400, "invalid_field"),
+        (json!({ "cas": "one" }), 400, "invalid_field"),
+        (json!({ "cas": 0 }), 409, "cas_mismatch"),
+        (json!({ "cas": 2 }), 409, "cas_mismatch"),
+    ] {
+        rig.write("acme/admin", body.clone())
+            .await
+            .fails(status, code);
+    }
+    assert_eq!(rig.storage.snapshot(), before);
+    rig.write("acme/admin", json!({ "admin_emails": emails(10) }))
+        .await
+        .ok();
+    let unknown = rig
+        .write("acme/admin", json!({ "colour": "green", "cas": 1 }))
+        .await
+        .ok();
+    assert!(unknown.warnings[0].contains("colour"), "{unknown:?}");
+}
+
+#[tokio::test]
+async fn a_write_settles_what_is_open_first() {
+    use crate::support::mailu::standin::{Fault, Rule};
+    let rig = Rig::created().await;
+    // The write arrives and the look after it does not.
+    rig.mailu.fault(Rule::new(Fault::CutAfter).method("PATCH"));
+    rig.mailu
+        .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+    rig.write("acme/rotate", json!({}))
+        .await
+        .fails(503, "mailu_unreachable");
+    assert_eq!(rig.read("acme/admin").await.get("state"), "uncertain");
+    let body = json!({ "webmail_url": "https://mail.example.test" });
+    let written = rig.write("acme/admin", body).await.ok();
+    assert_eq!(written.get("version"), 2);
+    assert_eq!(written.get("state"), "settled");
+    rig.settled().await;
+    assert_eq!(rig.password_writes(), 2);
+}

@@ -1,0 +1,17 @@
+//! The engine's endpoints, file for file as in `src/engine/paths`; `routes` is about all of them,
+//! `nodes` and `secrets` about what holds on every path.
+
+mod admin;
+mod config;
+mod deletion;
+mod events;
+mod keyring;
+mod nodes;
+mod rotate;
+mod routes;
+mod secrets;
+mod status;
+mod tenant_config;
+mod tenants;
+mod verify;
+mod versions;

@@ -1,0 +1,628 @@
+//! `<tenant>/rotate`.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::engine::{EMAIL, Rig};
+use crate::support::mailu::standin::{Fault, HashShown, LoginService, Release, Rule};
+
+async fn rotate(rig: &Rig) -> crate::support::engine::Answer {
+    rig.write("acme/rotate", json!({})).await
+}
+
+/// Asserts that an open change answers the old password and has the live one among its
+/// candidates; returns them, newest first.
+#[track_caller]
+fn uncertain(read: &crate::support::engine::Answer, proven: &str) -> Vec<String> {
+    assert_eq!(read.get("state"), "uncertain", "{:?}", read.data);
+    assert_eq!(read.text_of("password"), proven);
+    assert_eq!(read.get("ttl"), 15);
+    let candidates = read.get("candidates").as_array().unwrap();
+    let text = |it: &Value| it["password"].as_str().unwrap().to_owned();
+    candidates.iter().map(text).collect()
+}
+
+#[tokio::test]
+async fn the_old_password_is_refused_the_new_one_accepted_and_storage_agrees() {
+    let rig = Rig::created().await;
+    let old = rig.settled().await;
+    let body = json!({ "reason": "quarterly change" });
+    let rotated = rig.write("acme/rotate", body).await.ok();
+    let new = rig.settled().await;
+    assert_ne!(new, old);
+    assert!(!rig.fits(&old));
+    for (name, value) in [
+        ("tenant", json!("acme")),
+        ("version", json!(2)),
+        ("previous_version", json!(1)),
+        ("last_rotated", json!("2026-09-21T15:13:20Z")),
+        ("next_rotation", json!("2027-03-20T15:13:20Z")),
+        ("event", json!("smtp_credentials_rotated")),
+        ("seq", json!(5)),
+    ] {
+        assert_eq!(rotated.get(name), &value, "{name}");
+    }
+    let text = rotated.data.to_string();
+    assert!(!text.contains(&old) && !text.contains(&new));
+    assert_eq!(
+        rig.list("acme/versions").await.get("keys"),
+        &json!(["1", "2"])
+    );
+    let events = rig.events("acme").await;
+    let last = events.last().unwrap();
+    assert_eq!(last["event_id"], rotated.data["event_id"]);
+    assert_eq!(last["seq"], rotated.data["seq"]);
+    for (name, value) in [
+        ("rotation_type", json!("manual")),
+        ("version", json!(2)),
+        ("previous_version", json!(1)),
+        ("previous_rotation", json!("2026-09-21T14:13:20Z")),
+        ("reason", json!("quarterly change")),
+        ("user_id", json!("entity-of-userpass-alice")),
+        ("display_name", json!("userpass-alice")),
+        ("outcome", json!("success")),
+    ] {
+        assert_eq!(last[name], value, "{name}");
+    }
+    // The mark in Mailu names the send, and the administrator's own text stays.
+    rig.mailu.set_field(EMAIL, "comment", json!("ask Ada"));
+    rig.later(3600);
+    rotate(&rig).await.ok();
+    let comment = rig.mailu.comment(EMAIL).unwrap();
+    let lineage = rig.record("acme").await.unwrap().lineage;
+    assert!(
+        comment.starts_with(&format!("ask Ada [smtp {lineage} 3 ")),
+        "{comment}"
+    );
+}
+
+#[tokio::test]
+async fn too_soon_and_the_resent_request() {
+    let rig = Rig::created().await;
+    let first = rig.write_as("the-id", "acme/rotate", json!({})).await.ok();
+    rotate(&rig).await.fails(409, "too_soon");
+    rig.later(299);
+    rotate(&rig).await.fails(409, "too_soon");
+    // The host sends the same call again when the plugin died under it.
+    for _ in 0..2 {
+        let again = rig.write_as("the-id", "acme/rotate", json!({})).await.ok();
+        for name in ["version", "previous_version", "event_id", "seq"] {
+            assert_eq!(again.get(name), first.get(name), "{name}");
+        }
+    }
+    rig.later(1);
+    rotate(&rig).await.ok();
+    // Even after another change: the same call never makes a second candidate.
+    rig.later(3600);
+    let again = rig.write_as("the-id", "acme/rotate", json!({})).await.ok();
+    assert_eq!(again.get("version"), 2);
+    assert_eq!(rig.read("acme/admin").await.get("version"), 3);
+    rig.settled().await;
+    assert_eq!(rig.password_writes(), 3);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_found_out_in_the_same_request() {
+    for (fault, writes) in [
+        (Fault::CutAfter, 1),
+        (Fault::ErrorAfter, 1),
+        (Fault::Garbage, 1),
+        (Fault::HugeBody { bytes: 9_000_000 }, 1),
+        (Fault::CutBefore, 2),
+        (Fault::ErrorBefore, 2),
+        (Fault::BadGateway, 2),
+        (Fault::HtmlOk, 2),
+        (Fault::Lie, 2),
+    ] {
+        let rig = Rig::created().await;
+        let old = rig.settled().await;
+        rig.mailu
+            .fault(Rule::new(fault.clone()).method("PATCH").path("/user"));
+        let rotated = rotate(&rig).await.ok();
+        assert_eq!(rotated.get("version"), 2, "{fault:?}");
+        assert_ne!(rig.read("acme/admin").await.text_of("password"), old);
+        assert!(!rig.fits(&old));
+        assert_eq!(rig.password_writes() - 1, writes, "{fault:?}");
+        let journal = rig.mailu.journal();
+        let mut sent: Vec<_> = journal
+            .iter()
+            .filter_map(|it| it.password_sha256.clone())
+            .collect();
+        sent.remove(0);
+        sent.dedup();
+        assert_eq!(sent.len(), 1, "the same candidate, {fault:?}");
+        rig.write("acme/verify", json!({})).await.ok();
+        let password = rig.password().await;
+        assert!(rig.fits(&password));
+    }
+}
+
+#[tokio::test]
+async fn a_hung_server_leaves_both_passwords_in_sight_until_it_is_settled() {
+    for (fault, applied) in [
+        (Fault::HangBefore { ms: None }, false),
+        (Fault::HangAfter { ms: None }, true),
+        (Fault::ApplyLater, false),
+    ] {
+        for settle in ["rotate", "verify", "admin"] {
+            let rig = Rig::created().await;
+            let mut server = rig.server();
+            server["request_timeout"] = json!(1);
+            rig.write("acme/config", server).await.ok();
+            let old = rig.settled().await;
+            rig.mailu.fault(Rule::new(fault.clone()).method("PATCH"));
+            // The look after the send does not come through either.
+            rig.mailu
+                .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+            rotate(&rig).await.fails(503, "mailu_unreachable");
+            let read = rig.read("acme/admin").await.ok();
+            let candidates = uncertain(&read, &old);
+            assert_eq!(candidates.len(), 2);
+            assert_eq!(rig.fits(&candidates[0]), applied);
+            assert!(candidates.iter().any(|it| rig.fits(it)));
+            rig.check_pointers("acme").await;
+            let status = rig.read("acme/status").await.ok();
+            assert_eq!(status.get("state"), "uncertain");
+            assert_eq!(status.get("open_work")["sends"], 1);
+            assert_eq!(status.get("last_error")["code"], "mailu_unreachable");
+            // The late write lands before or while somebody settles.
+            rig.mailu.release().await;
+            rig.write(&format!("acme/{settle}"), json!({})).await.ok();
+            assert_eq!(rig.settled().await, candidates[0], "{fault:?} {settle}");
+            let status = rig.read("acme/status").await;
+            assert_eq!(status.get("last_error"), &Value::Null);
+            let story = rig.story("acme").await;
+            assert_eq!(story.last().unwrap(), "rotated");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_write_held_by_a_frozen_server_is_recognised_when_it_lands() {
+    let rig = Rig::created().await;
+    let mut server = rig.server();
+    server["request_timeout"] = json!(1);
+    rig.write("acme/config", server).await.ok();
+    let old = rig.settled().await;
+    rig.mailu
+        .fault(Rule::new(Fault::Hold { ms: None }).method("PATCH").times(2));
+    rotate(&rig).await.fails(503, "mailu_unreachable");
+    let candidates = uncertain(&rig.read("acme/admin").await, &old);
+    assert!(rig.fits(&old), "nothing landed yet");
+    // A restart in between forgets nothing.
+    let mut rig = rig;
+    rig.restart();
+    assert_eq!(uncertain(&rig.read("acme/admin").await, &old), candidates);
+    rig.mailu.release().await;
+    assert!(rig.fits(&candidates[0]));
+    rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(rig.settled().await, candidates[0]);
+    let record = rig.record("acme").await.unwrap();
+    assert_eq!(record.open.confirm_at.len(), 2, "it is looked at again");
+}
+
+#[tokio::test]
+async fn a_refusal_drops_the_candidate() {
+    for (case, status, code) in [
+        (0, 400, "mailu_token_refused"),
+        (1, 400, "mailu_no_such_account"),
+        (2, 400, "mailu_redirect"),
+    ] {
+        let rig = Rig::created().await;
+        let old = rig.settled().await;
+        match case {
+            0 => rig.mailu.set_token("another-token"),
+            1 => assert!(rig.mailu.delete(EMAIL)),
+            _ => rig.mailu.fault(
+                Rule::new(Fault::Redirect {
+                    location: String::from("https://elsewhere.test/"),
+                })
+                .method("PATCH"),
+            ),
+        }
+        rotate(&rig).await.fails(status, code);
+        let read = rig.read("acme/admin").await;
+        assert_eq!(read.get("state"), "settled");
+        assert_eq!(read.text_of("password"), old);
+        assert_eq!(rig.record("acme").await.unwrap().intent, None);
+        rig.check_pointers("acme").await;
+        let events = rig.events("acme").await;
+        assert_eq!(events.last().unwrap()["error_code"], code);
+        assert_eq!(events.last().unwrap()["outcome"], "failure");
+    }
+}
+
+#[tokio::test]
+async fn a_rate_limited_server_is_a_conflict_and_not_asked_again() {
+    let rig = Rig::created().await;
+    let old = rig.settled().await;
+    rig.mailu.set_limits(0, 50);
+    rig.mailu.forget_proven();
+    rotate(&rig).await.fails(409, "mailu_rate_limited");
+    assert_eq!(rig.mailu.journal().last().unwrap().status, Some(429));
+    rig.mailu.forgive();
+    rig.mailu.set_limits(5, 50);
+    assert_eq!(rig.settled().await, old);
+    rotate(&rig).await.ok();
+    rig.settled().await;
+}
+
+#[tokio::test]
+async fn a_refusal_after_an_unknown_outcome_does_not_drop_the_candidate() {
+    let rig = Rig::created().await;
+    let old = rig.settled().await;
+    rig.mailu
+        .fault(Rule::new(Fault::ApplyLater).method("PATCH"));
+    let redirect = Fault::Redirect {
+        location: String::from("https://elsewhere.test/"),
+    };
+    rig.mailu.fault(Rule::new(redirect).method("PATCH"));
+    rotate(&rig).await.fails(503, "mailu_unreachable");
+    let candidates = uncertain(&rig.read("acme/admin").await, &old);
+    rig.mailu.release().await;
+    assert!(rig.fits(&candidates[0]), "the late write landed");
+    rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(rig.settled().await, candidates[0]);
+}
+
+#[tokio::test]
+async fn a_token_refused_after_an_unknown_outcome_is_said_and_not_tried_again() {
+    let rig = Rig::created().await;
+    let old = rig.settled().await;
+    rig.mailu.fault(Rule::new(Fault::CutBefore).method("PATCH"));
+    rig.mailu
+        .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+    rotate(&rig).await.fails(503, "mailu_unreachable");
+    rig.mailu.set_token("another-token");
+    let calls = rig.mailu.journal().len();
+    rotate(&rig).await.fails(400, "mailu_token_refused");
+    assert_eq!(rig.mailu.journal().len(), calls + 1, "one refused call");
+    let candidates = uncertain(&rig.read("acme/admin").await, &old);
+    rig.mailu.set_token(rig.mailu.token());
+    rotate(&rig).await.ok();
+    assert_eq!(rig.settled().await, candidates[0]);
+}
+
+#[tokio::test]
+async fn a_server_that_lies_is_never_believed() {
+    let rig = Rig::created().await;
+    let old = rig.settled().await;
+    rig.mailu
+        .fault(Rule::new(Fault::Lie).method("PATCH").times(100));
+    for _ in 0..3 {
+        rotate(&rig).await.fails(503, "mailu_unreachable");
+        let candidates = uncertain(&rig.read("acme/admin").await, &old);
+        assert!(rig.fits(&candidates[1]));
+        rig.later(600);
+    }
+    rig.mailu.clear_faults();
+    rotate(&rig).await.ok();
+    assert_ne!(rig.settled().await, old);
+}
+
+#[tokio::test]
+async fn a_candidate_is_abandoned_after_its_last_send_and_kept() {
+    let rig = Rig::created().await;
+    let old = rig.settled().await;
+    rig.mailu
+        .fault(Rule::new(Fault::Lie).method("PATCH").times(8));
+    for _ in 0..4 {
+        rotate(&rig).await.fails(503, "mailu_unreachable");
+    }
+    let candidate = uncertain(&rig.read("acme/admin").await, &old).remove(0);
+    // Eight sends: not sent again, but kept open while it may still land.
+    rig.later(899);
+    rig.write("acme/verify", json!({}))
+        .await
+        .fails(503, "mailu_unreachable");
+    assert_eq!(rig.password_writes(), 9);
+    rig.later(1);
+    let verified = rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(verified.get("state"), "settled");
+    assert_eq!(rig.settled().await, old);
+    let version = rig.read("acme/versions/2").await.ok();
+    assert_eq!(version.get("position"), "abandoned");
+    assert!(
+        rig.story("acme")
+            .await
+            .contains(&String::from("rotation_failed(abandoned)"))
+    );
+    rotate(&rig).await.ok();
+    assert_eq!(rig.read("acme/admin").await.get("version"), 3);
+    let new = rig.settled().await;
+    // It lands after all: a stored version, so drift says which.
+    rig.mailu.set_password_directly(EMAIL, &candidate);
+    let verified = rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(verified.get("live_version"), 2);
+    assert_eq!(rig.password().await, candidate);
+    assert_ne!(new, candidate);
+}
+
+#[tokio::test]
+async fn an_abandoned_value_is_found_behind_many_later_versions() {
+    let rig = Rig::created().await;
+    rig.mailu
+        .fault(Rule::new(Fault::Lie).method("PATCH").times(8));
+    for _ in 0..4 {
+        rotate(&rig).await.fails(503, "mailu_unreachable");
+    }
+    let old = rig.password().await;
+    let candidate = uncertain(&rig.read("acme/admin").await, &old).remove(0);
+    rig.later(900);
+    rig.write("acme/verify", json!({})).await.ok();
+    for _ in 0..13 {
+        rig.later(300);
+        rotate(&rig).await.ok();
+    }
+    rig.mailu.set_password_directly(EMAIL, &candidate);
+    let verified = rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(verified.get("live_version"), 2);
+}
+
+#[tokio::test]
+async fn a_hidden_hash_never_blocks_for_ever() {
+    let rig = Rig::created().await;
+    let old = rig.settled().await;
+    rig.mailu.set_hash_shown(HashShown::Hidden);
+    rig.mailu
+        .fault(Rule::new(Fault::ErrorBefore).method("PATCH").times(8));
+    for _ in 0..4 {
+        rotate(&rig).await.fails(503, "mailu_unreachable");
+        rig.later(3600);
+    }
+    let candidates = uncertain(&rig.read("acme/admin").await, &old);
+    // The server works again: the same candidate is sent until a definite answer.
+    rotate(&rig).await.ok();
+    let read = rig.read("acme/admin").await;
+    assert_eq!(read.get("proof"), "acknowledged");
+    assert_eq!(rig.settled().await, candidates[0]);
+}
+
+#[tokio::test]
+async fn other_servers_and_hashes() {
+    for shown in [HashShown::Hidden, HashShown::OtherScheme] {
+        let rig = Rig::created().await;
+        rig.mailu.set_hash_shown(shown);
+        rotate(&rig).await.ok();
+        assert_eq!(rig.read("acme/admin").await.get("proof"), "acknowledged");
+        rig.settled().await;
+    }
+    let rig = Rig::created().await;
+    rig.mailu.set_release(Release::V2_0);
+    rotate(&rig).await.ok();
+    rig.settled().await;
+    rig.mailu.disable(EMAIL);
+    rig.later(3600);
+    rotate(&rig).await.ok();
+    rig.settled().await;
+}
+
+#[tokio::test]
+async fn a_login_is_tried_once_and_proves_more() {
+    let rig = Rig::created().await;
+    let mut server = rig.server();
+    server["smtp_address"] = json!(format!("localhost:{}", rig.mailu.smtps_port()));
+    server["verify_smtp"] = json!(true);
+    rig.write("acme/config", server.clone()).await.ok();
+    rotate(&rig).await.ok();
+    assert_eq!(rig.read("acme/admin").await.get("proof"), "login");
+    rig.settled().await;
+    let logins = rig.mailu.smtp_journal();
+    assert_eq!(
+        (logins.len(), logins[0].code, logins[0].tls),
+        (1, 235, true)
+    );
+    // Over STARTTLS, and refused: a warning and no second try.
+    server["smtp_address"] = json!(format!("localhost:{}", rig.mailu.submission_port()));
+    rig.write("acme/config", server).await.ok();
+    rig.mailu.set_require_tokens(true);
+    rig.later(3600);
+    let rotated = rotate(&rig).await.ok();
+    assert_eq!(rotated.warnings.len(), 1);
+    assert_eq!(rig.read("acme/admin").await.get("proof"), "hash");
+    rig.settled().await;
+    rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(rig.mailu.smtp_journal().len(), 2);
+    // A mail side that cannot tell.
+    rig.mailu.set_require_tokens(false);
+    rig.mailu.set_login_service(LoginService::Down);
+    rig.later(3600);
+    assert_eq!(rotate(&rig).await.ok().warnings.len(), 1);
+    rig.settled().await;
+    assert_eq!(rig.mailu.smtp_journal().len(), 3);
+    // Never for a disabled user: each try would count against it.
+    rig.mailu.set_login_service(LoginService::Up);
+    rig.mailu.disable(EMAIL);
+    rig.later(3600);
+    assert_eq!(rotate(&rig).await.ok().warnings.len(), 1);
+    rig.settled().await;
+    assert_eq!(rig.mailu.smtp_journal().len(), 3);
+}
+
+#[tokio::test]
+async fn a_mark_from_the_future_is_critical_and_begins_a_new_lineage() {
+    for generation in [9, u64::MAX] {
+        let rig = Rig::created().await;
+        let lineage = rig.record("acme").await.unwrap().lineage;
+        let comment = format!("[smtp {lineage} {generation} elsewhere]");
+        rig.mailu.set_field(EMAIL, "comment", json!(comment));
+        rotate(&rig).await.ok();
+        rig.settled().await;
+        let record = rig.record("acme").await.unwrap();
+        assert_ne!(record.lineage, lineage);
+        let story = rig.story("acme").await;
+        assert!(
+            story.contains(&String::from("drift_detected(stale_storage)")),
+            "{story:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn out_of_drift() {
+    let rig = Rig::created().await;
+    rig.mailu.set_password_directly(EMAIL, "foreign");
+    rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(rig.read("acme/admin").await.get("state"), "drift");
+    rotate(&rig).await.ok();
+    rig.settled().await;
+    assert!(!rig.fits("foreign"));
+    // A foreign change while the outcome is open: nothing is sent until a person decides.
+    rig.later(3600);
+    let old = rig.settled().await;
+    rig.mailu.fault(Rule::new(Fault::CutBefore).method("PATCH"));
+    rig.mailu
+        .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+    rotate(&rig).await.fails(503, "mailu_unreachable");
+    rig.mailu.set_password_directly(EMAIL, "foreign again");
+    let writes = rig.password_writes();
+    rig.write("acme/verify", json!({}))
+        .await
+        .fails(409, "drift");
+    rotate_answers_drift(&rig, &old).await;
+    assert_eq!(rig.password_writes(), writes);
+    rotate(&rig).await.ok();
+    rig.settled().await;
+    assert_eq!(
+        rig.read("acme/versions/2").await.get("position"),
+        "previous"
+    );
+}
+
+async fn rotate_answers_drift(rig: &Rig, old: &str) {
+    let read = rig.read("acme/admin").await;
+    assert_eq!(read.get("state"), "drift");
+    assert_eq!(read.get("live_version"), &Value::Null);
+    assert!(read.data.get("live_version").is_some());
+    assert_eq!(read.text_of("password"), old);
+    let status = rig.read("acme/status").await;
+    assert_eq!(status.get("drift")["code"], "foreign_password");
+}
+
+#[tokio::test]
+async fn a_request_that_waited_too_long_is_joined_by_its_repeat() {
+    let rig = Rig::created().await;
+    rig.write("config", json!({ "wait": 1 })).await.ok();
+    rig.mailu
+        .fault(Rule::new(Fault::Hold { ms: None }).method("PATCH"));
+    let old = rig.password().await;
+    rotate(&rig).await.fails(503, "in_progress");
+    rig.mailu.wait_held(1).await;
+    uncertain(&rig.read("acme/admin").await, &old);
+    let (repeated, ()) = tokio::join!(rotate(&rig), rig.mailu.release());
+    assert_eq!(repeated.ok().get("version"), 2);
+    rig.settled().await;
+    assert_eq!(
+        rig.password_writes(),
+        2,
+        "one for the creation, one for both"
+    );
+}
+
+#[tokio::test]
+async fn a_creation_that_waited_too_long_is_joined_by_its_repeat() {
+    let rig = Rig::configured().await;
+    rig.write("config", json!({ "wait": 1 })).await.ok();
+    rig.mailu
+        .fault(Rule::new(Fault::Hold { ms: None }).method("PATCH"));
+    let body = json!({ "username": EMAIL, "cas": 0 });
+    rig.write("acme/admin", body.clone())
+        .await
+        .fails(503, "in_progress");
+    rig.mailu.wait_held(1).await;
+    let (repeated, ()) = tokio::join!(rig.write("acme/admin", body), rig.mailu.release());
+    assert_eq!(repeated.ok().get("event"), "smtp_credentials_stored");
+    rig.settled().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_request_does_not_stop_the_work() {
+    let rig = Rig::created().await;
+    rig.mailu
+        .fault(Rule::new(Fault::Hold { ms: None }).method("PATCH"));
+    {
+        let request = rotate(&rig);
+        tokio::select! {
+            _ = request => panic!("the server is frozen"),
+            () = rig.mailu.wait_held(1) => {}
+        }
+    }
+    rig.mailu.release().await;
+    // Whoever asks next waits for the tenant's lock.
+    let verified = rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(verified.get("version"), 2);
+    rig.settled().await;
+    assert_eq!(rig.password_writes(), 2);
+}
+
+#[tokio::test]
+async fn two_at_once_lose_nothing() {
+    let mut rig = Rig::created().await;
+    let config = json!({ "min_rotation_interval": 0 });
+    rig.write("config", config).await.ok();
+    let (one, two) = tokio::join!(rotate(&rig), rotate(&rig));
+    assert_eq!(one.ok().get("version"), two.ok().get("version"));
+    assert_eq!(rig.password_writes(), 2, "the same caller joins");
+    rig.settled().await;
+    let bob = {
+        let mut bob = rig.host.clone();
+        bob.caller = String::from("userpass-bob");
+        bob
+    };
+    let (one, two) = tokio::join!(rotate(&rig), bob.write("acme/rotate", json!({})));
+    let versions = [one.ok(), two.ok()].map(|it| it.get("version").as_u64().unwrap());
+    assert_eq!(versions[0].max(versions[1]), 4);
+    rig.settled().await;
+    rig.restart();
+    rig.settled().await;
+    rig.events("acme").await;
+}
+
+#[tokio::test]
+async fn tenants_on_other_servers_do_not_wait_for_a_hung_one() {
+    let rig = Rig::created().await;
+    let healthy = Rig::start().await;
+    let server = json!({
+        "mailu_url": healthy.mailu.url(),
+        "ca_cert": healthy.mailu.ca_pem(),
+        "api_token": healthy.mailu.token(),
+    });
+    rig.write("other/config", server).await.ok();
+    rig.mailu
+        .fault(Rule::new(Fault::Hold { ms: None }).method("PATCH"));
+    let hung = rotate(&rig);
+    tokio::pin!(hung);
+    tokio::select! {
+        _ = &mut hung => panic!("the server is frozen"),
+        () = rig.mailu.wait_held(1) => {}
+    }
+    let other = rig.write("other/admin", json!({ "username": EMAIL }));
+    let other = tokio::time::timeout(Duration::from_secs(5), other).await;
+    other.expect("not behind the hung server").ok();
+    let (rotated, ()) = tokio::join!(hung, rig.mailu.release());
+    rotated.ok();
+    rig.settled().await;
+}
+
+#[tokio::test]
+async fn what_a_rotation_refuses() {
+    let rig = Rig::created().await;
+    let before = rig.storage.snapshot();
+    for reason in [json!("x".repeat(513)), json!("a\u{0}b"), json!(["a"])] {
+        rig.write("acme/rotate", json!({ "reason": reason }))
+            .await
+            .fails(400, "invalid_field");
+    }
+    assert_eq!(rig.storage.snapshot(), before);
+    let rotated = rig
+        .write(
+            "acme/rotate",
+            json!({ "password": "chosen", "reason": "x".repeat(512) }),
+        )
+        .await
+        .ok();
+    assert!(rotated.warnings[0].contains("password"));
+    assert!(!rotated.warnings[0].contains("chosen"));
+    assert_ne!(rig.settled().await, "chosen");
+}

@@ -1,0 +1,331 @@
+//! `<tenant>/config`.
+
+use serde_json::{Value, json};
+use vault_plugin_secrets_smtp::logical::StaticSystemView;
+use vault_plugin_secrets_smtp::provider::connector;
+
+use crate::support::engine::{EMAIL, Host, Rig, parts};
+use crate::support::mailu::standin::{HashShown, MailuStandin};
+
+#[tokio::test]
+async fn the_server_is_read_back_without_its_token() {
+    let rig = Rig::configured().await;
+    let read = rig.read("acme/config").await.ok();
+    let expected = json!({
+        "mailu_url": rig.mailu.url(),
+        "ca_cert": rig.mailu.ca_pem().trim(),
+        "tls_server_name": "",
+        "smtp_address": "",
+        "request_timeout": 10,
+        "verify_smtp": false,
+    });
+    assert_eq!(read.data, expected);
+    // The same again is no event.
+    rig.configure("acme").await;
+    assert_eq!(rig.story("acme").await, ["smtp_tenant_config_changed"]);
+}
+
+#[tokio::test]
+async fn every_change_of_the_endpoint_needs_the_token() {
+    let rig = Rig::configured().await;
+    let all = json!({
+        "tls_server_name": "mail.example.test",
+        "smtp_address": "mail.example.test:465",
+        "api_token": rig.mailu.token(),
+    });
+    rig.write("acme/config", all).await.ok();
+    let before = rig.storage.snapshot();
+    for field in ["mailu_url", "ca_cert", "tls_server_name", "smtp_address"] {
+        let other = match field {
+            "mailu_url" => json!("https://elsewhere.test"),
+            "ca_cert" => json!(
+                MailuStandin::start(Default::default())
+                    .await
+                    .unwrap()
+                    .ca_pem()
+            ),
+            "tls_server_name" => json!("elsewhere.test"),
+            _ => json!("elsewhere.test:587"),
+        };
+        let empty = if field == "mailu_url" {
+            None
+        } else {
+            Some(json!(""))
+        };
+        for value in [Some(other), empty].into_iter().flatten() {
+            let change = json!({ field: value });
+            rig.write("acme/config", change.clone())
+                .await
+                .fails(400, "token_required");
+            rig.patch("acme/config", change)
+                .await
+                .fails(400, "token_required");
+        }
+        if field != "mailu_url" {
+            rig.patch("acme/config", json!({ field: null }))
+                .await
+                .fails(400, "token_required");
+        }
+        let with_empty_token = json!({ field: "", "api_token": "" });
+        let refused = rig.write("acme/config", with_empty_token).await;
+        assert_eq!(refused.status, 400);
+    }
+    rig.write("acme/config", json!({ "mailu_url": "", "api_token": "t" }))
+        .await
+        .fails(400, "missing_field");
+    assert_eq!(rig.storage.snapshot(), before);
+    // What is no endpoint needs none.
+    let body = json!({ "request_timeout": "30s", "verify_smtp": true });
+    rig.patch("acme/config", body).await.ok();
+    let read = rig.read("acme/config").await;
+    assert_eq!(read.get("request_timeout"), 30);
+    assert_eq!(read.get("smtp_address"), "mail.example.test:465");
+    rig.write(
+        "new/config",
+        json!({ "mailu_url": "https://elsewhere.test" }),
+    )
+    .await
+    .fails(400, "token_required");
+    rig.write("new/config", json!({ "api_token": "t" }))
+        .await
+        .fails(400, "missing_field");
+}
+
+#[tokio::test]
+async fn what_a_server_must_look_like() {
+    let rig = Rig::start().await;
+    let url = rig.mailu.url();
+    for body in [
+        json!({ "mailu_url": "no url" }),
+        json!({ "mailu_url": "ftp://mail.example.test" }),
+        json!({ "mailu_url": "https://u:p@mail.example.test" }),
+        json!({ "mailu_url": "https://mail.example.test?x=1" }),
+        json!({ "mailu_url": url, "ca_cert": "no pem" }),
+        json!({ "mailu_url": url, "tls_server_name": "no name" }),
+        json!({ "mailu_url": url, "smtp_address": "no-port" }),
+        json!({ "mailu_url": url, "smtp_address": "host:0" }),
+    ] {
+        let mut body = body;
+        body["api_token"] = json!("t");
+        rig.write("acme/config", body)
+            .await
+            .fails(400, "invalid_server");
+    }
+    for (name, value) in [
+        ("request_timeout", json!(0)),
+        ("request_timeout", json!(61)),
+        ("verify_smtp", json!("perhaps")),
+        ("api_token", json!("a\nb")),
+        ("api_token", json!("x".repeat(1025))),
+        ("api_token", json!(7)),
+        ("mailu_url", json!("https://x.test/\u{0}")),
+        (
+            "mailu_url",
+            json!(format!("https://x.test/{}", "x".repeat(2048))),
+        ),
+        ("ca_cert", json!("x".repeat(65 * 1024))),
+        ("ca_cert", json!("a\u{0}")),
+    ] {
+        let mut body = json!({ "mailu_url": url, "api_token": "t" });
+        body[name] = value;
+        rig.write("acme/config", body)
+            .await
+            .fails(400, "invalid_field");
+    }
+    assert_eq!(rig.read("acme/config").await.status, 404);
+}
+
+/// A process without the development variable.
+fn strict(rig: &Rig) -> Host {
+    let mut parts = parts(&rig.clock, connector());
+    parts.dev_loopback = false;
+    let storage = std::sync::Arc::clone(&rig.storage) as _;
+    Host::new(parts, storage, StaticSystemView::default())
+}
+
+#[tokio::test]
+async fn addresses_that_are_not_allowed_are_refused_when_written() {
+    let rig = Rig::start().await;
+    let host = strict(&rig);
+    for url in [
+        "http://mail.example.test",
+        "https://127.0.0.1",
+        "https://[::1]:8443",
+        "https://0.0.0.0",
+        "https://169.254.169.254",
+        "https://10.1.2.3",
+        "https://192.168.1.1",
+        "https://[fe80::1]",
+        "https://[::ffff:127.0.0.1]",
+        "https://224.0.0.1",
+        "https://2130706433",
+    ] {
+        let body = json!({ "mailu_url": url, "api_token": "t" });
+        host.write("acme/config", body)
+            .await
+            .fails(400, "invalid_server");
+    }
+    let body = json!({ "allowed_hosts": ["10.0.0.0/8", "127.0.0.0/8"] });
+    host.write("config", body).await.ok();
+    for (url, status) in [
+        ("https://10.1.2.3", 204),
+        ("https://10.1.2.4", 204),
+        ("https://192.168.1.1", 400),
+        ("https://127.0.0.1", 400),
+    ] {
+        let body = json!({ "mailu_url": url, "api_token": "t" });
+        let written = host.write("acme/config", body).await;
+        assert_eq!(written.status, status, "{url} {written:?}");
+    }
+}
+
+#[tokio::test]
+async fn names_that_lead_to_loopback_are_refused_when_connecting() {
+    let rig = Rig::start().await;
+    let host = strict(&rig);
+    let written = host.write("acme/config", rig.server()).await;
+    if written.status == 204 {
+        let body = json!({ "username": EMAIL });
+        host.write("acme/admin", body)
+            .await
+            .fails(400, "address_refused");
+    } else {
+        written.fails(400, "invalid_server");
+    }
+    assert!(rig.mailu.journal().is_empty());
+}
+
+#[tokio::test]
+async fn another_server_is_for_rehome() {
+    let rig = Rig::created().await;
+    let other = Rig::start().await;
+    let before = rig.storage.snapshot();
+    let server = json!({
+        "mailu_url": other.mailu.url(),
+        "ca_cert": other.mailu.ca_pem(),
+        "api_token": other.mailu.token(),
+    });
+    rig.write("acme/config", server.clone())
+        .await
+        .fails(409, "use_rehome");
+    other.mailu.delete(EMAIL);
+    rig.write("acme/config", server.clone())
+        .await
+        .fails(409, "use_rehome");
+    // The right account and a hash that cannot be checked prove nothing.
+    other
+        .mailu
+        .set_password_directly(EMAIL, &rig.password().await);
+    other.mailu.set_hash_shown(HashShown::Hidden);
+    rig.write("acme/config", server.clone())
+        .await
+        .fails(409, "use_rehome");
+    other.mailu.set_admin_down(true);
+    rig.write("acme/config", server.clone())
+        .await
+        .fails(503, "mailu_unreachable");
+    other.mailu.set_admin_down(false);
+    other.mailu.set_hash_shown(HashShown::Real);
+    assert_eq!(rig.storage.snapshot(), before);
+    for entry in other.mailu.journal() {
+        assert_eq!(entry.password_sha256, None, "no password left the house");
+    }
+    // It turns out to be the same one.
+    rig.write("acme/config", server).await.ok();
+    assert_eq!(
+        rig.read("acme/config").await.get("mailu_url"),
+        &json!(other.mailu.url())
+    );
+    rig.check_pointers("acme").await;
+}
+
+#[tokio::test]
+async fn the_same_server_under_another_name_keeps_the_password() {
+    let rig = Rig::created().await;
+    let old = rig.settled().await;
+    rig.write("acme/rotate", json!({})).await.ok();
+    rig.later(3600);
+    let second = rig.settled().await;
+    let mut server = rig.server();
+    server["mailu_url"] = json!(rig.mailu.url().replace("localhost", "127.0.0.1"));
+    rig.write("acme/config", server).await.ok();
+    assert_eq!(rig.settled().await, second);
+    // Every version was taken over, and the password still changes.
+    rig.mailu.set_password_directly(EMAIL, &old);
+    let verified = rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(verified.get("live_version"), 1);
+    rig.write("acme/rotate", json!({})).await.ok();
+    rig.settled().await;
+    // A new token alone is asked nothing and used from then on.
+    rig.mailu.set_token("the-next-token");
+    rig.later(3600);
+    rig.write("acme/rotate", json!({}))
+        .await
+        .fails(400, "mailu_token_refused");
+    let calls = rig.mailu.journal().len();
+    rig.write("acme/config", json!({ "api_token": "the-next-token" }))
+        .await
+        .ok();
+    assert_eq!(rig.mailu.journal().len(), calls);
+    rig.write("acme/rotate", json!({})).await.ok();
+    rig.settled().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_does_not_change_under_an_open_change() {
+    use crate::support::mailu::standin::{Fault, Rule};
+    let rig = Rig::created().await;
+    rig.mailu.fault(Rule::new(Fault::CutAfter).method("PATCH"));
+    rig.mailu
+        .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+    rig.write("acme/rotate", json!({}))
+        .await
+        .fails(503, "mailu_unreachable");
+    let mut server = rig.server();
+    server["mailu_url"] = json!(rig.mailu.url().replace("localhost", "127.0.0.1"));
+    rig.write("acme/config", server)
+        .await
+        .fails(409, "unsettled");
+    // The token may change: it can be what stands in the way. The candidate still opens.
+    rig.mailu.set_token("the-next-token");
+    rig.write("acme/config", json!({ "api_token": "the-next-token" }))
+        .await
+        .ok();
+    rig.write("acme/verify", json!({})).await.ok();
+    rig.settled().await;
+}
+
+#[tokio::test]
+async fn a_taken_account_is_not_taken_by_a_changed_server() {
+    let rig = Rig::created().await;
+    let import = json!({ "username": EMAIL, "password": rig.password().await });
+    rig.write("other/admin", import).await.ok();
+    rig.write("other/config", rig.server())
+        .await
+        .fails(409, "account_taken");
+    assert_eq!(rig.read("other/config").await.status, 404);
+    rig.settled().await;
+}
+
+#[tokio::test]
+async fn a_server_goes_only_without_a_credential() {
+    let rig = Rig::created().await;
+    rig.delete("acme/config")
+        .await
+        .fails(409, "credential_exists");
+    rig.delete("acme/admin").await.ok();
+    rig.delete("acme/config")
+        .await
+        .fails(409, "credential_exists");
+    let body = json!({ "reason": "over", "confirm": "acme" });
+    rig.write("acme/destroy", body).await.ok();
+    assert_eq!(rig.read("acme/config").await.status, 200);
+    rig.delete("acme/config").await.ok();
+    assert_eq!(rig.read("acme/config").await.status, 404);
+    rig.delete("acme/config").await.ok();
+    let record = rig.record("acme").await.unwrap();
+    assert_eq!(record.server, None);
+    rig.check_pointers("acme").await;
+    let null = rig.read("acme/admin").await;
+    assert_eq!((null.status, null.data), (404, Value::Null));
+}

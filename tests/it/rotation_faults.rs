@@ -1,0 +1,284 @@
+//! The crash test: fail at every numbered storage and mail call of an operation, before and after
+//! its effect; start anew on what is stored; assert that no password was lost and nothing is lied
+//! about; settle; assert that all is well.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use vault_plugin_secrets_smtp::logical::{MemoryStorage, Snapshot, StaticSystemView};
+
+use crate::support::engine::{Answer, EMAIL, FIRST, Host, Rig, parts, pointers};
+use crate::support::faults::{Fault, Kind, Plan};
+
+/// One operation and the state of things before it.
+struct Case {
+    rig: Rig,
+    stored: Snapshot,
+    /// The account's hash and comment before; `None` if there is no account.
+    account: Option<(String, String)>,
+    path: &'static str,
+    body: Value,
+}
+
+impl Case {
+    fn new(rig: Rig, path: &'static str, body: Value) -> Self {
+        let user = rig.mailu.user(EMAIL);
+        Self {
+            stored: rig.storage.snapshot(),
+            account: user.map(|user| (user.hash.clone(), user.comment())),
+            rig,
+            path,
+            body,
+        }
+    }
+
+    /// Puts Mailu back and returns a copy of the storage as it was.
+    fn begin(&self) -> Arc<MemoryStorage> {
+        match &self.account {
+            Some((hash, comment)) => {
+                self.rig.mailu.set_hash_directly(EMAIL, hash);
+                self.rig.mailu.set_field(EMAIL, "comment", json!(comment));
+            }
+            None => {
+                self.rig.mailu.delete(EMAIL);
+            }
+        }
+        let storage = Arc::new(MemoryStorage::new());
+        storage.restore(&self.stored);
+        storage
+    }
+
+    /// Runs the operation in a process with this fault; `None` if the process was killed.
+    async fn run(&self, plan: &Plan, storage: &Arc<MemoryStorage>) -> Option<Answer> {
+        let parts = parts(&self.rig.clock, plan.connector());
+        let host = Host::new(parts, plan.over(storage), StaticSystemView::default());
+        tokio::select! {
+            answer = host.write(self.path, self.body.clone()) => Some(answer),
+            () = plan.crashed() => None,
+        }
+    }
+
+    async fn test(&self) -> usize {
+        let plan = Plan::default();
+        plan.arm(None);
+        let storage = self.begin();
+        let answer = self.run(&plan, &storage).await;
+        assert!(answer.unwrap().ok().code.is_empty());
+        let calls = plan.calls();
+        let mut points = 0;
+        for (at, name) in calls.iter().enumerate() {
+            for after in [false, true] {
+                for kind in [Kind::Refused, Kind::Unknown, Kind::Crash] {
+                    // A lost connection to a mail server has one form only.
+                    if kind == Kind::Unknown && name.starts_with("mail ") {
+                        continue;
+                    }
+                    let fault = Fault { at, kind, after };
+                    let what = format!("{} {fault:?} = {name}", self.path);
+                    self.point(fault, &what).await;
+                    points += 1;
+                }
+            }
+        }
+        println!(
+            "{}: {} calls, {points} fault points",
+            self.path,
+            calls.len()
+        );
+        points
+    }
+
+    async fn point(&self, fault: Fault, what: &str) {
+        let plan = Plan::default();
+        plan.arm(Some(fault));
+        let storage = self.begin();
+        let answer = self.run(&plan, &storage).await;
+        assert_eq!(answer.is_none(), fault.kind == Kind::Crash, "{what}");
+        let parts = parts(
+            &self.rig.clock,
+            vault_plugin_secrets_smtp::provider::connector(),
+        );
+        let host = Host::new(
+            parts,
+            Arc::clone(&storage) as _,
+            StaticSystemView::default(),
+        );
+        if let Some(answer) = &answer {
+            self.answer_is_true(&host, answer, what).await;
+        }
+        self.nothing_is_lost(&host, what).await;
+        self.pointers_are_there(&storage, answer.is_none(), what)
+            .await;
+        host.events("acme").await;
+
+        // The caller repeats, which settles.
+        let repeated = host.write(self.path, self.body.clone()).await;
+        let too_soon = repeated.code == "too_soon";
+        assert!(
+            too_soon || matches!(repeated.status, 200 | 204),
+            "{what}: {repeated:?}"
+        );
+        self.is_settled(&host, &storage, what).await;
+        self.rig.later(3600);
+        host.write("acme/rotate", json!({})).await.ok();
+        self.is_settled(&host, &storage, what).await;
+    }
+
+    /// A success was a success, and what was refused as unchanged is unchanged.
+    async fn answer_is_true(&self, host: &Host, answer: &Answer, what: &str) {
+        let read = host.read("acme/admin").await;
+        if answer.status == 200 && answer.get("state") != "uncertain" {
+            assert_eq!(read.get("version"), answer.get("version"), "{what}");
+            assert_eq!(read.get("state"), "settled", "{what}");
+        }
+        if answer.text.contains("Nothing was changed") {
+            let unchanged = self
+                .account
+                .as_ref()
+                .map(|(hash, _)| self.rig.mailu.user(EMAIL).unwrap().hash == *hash);
+            assert_ne!(unchanged, Some(false), "{what}");
+        }
+    }
+
+    /// What logs in at Mailu is stored, and no read says otherwise.
+    async fn nothing_is_lost(&self, host: &Host, what: &str) {
+        let read = host.read("acme/admin").await;
+        if read.status == 404 {
+            let hash = self.rig.mailu.user(EMAIL).map(|user| user.hash);
+            let before = self.account.as_ref().map(|(hash, _)| hash.clone());
+            assert_eq!(hash, before, "{what}: nothing stored, so nothing sent");
+            return;
+        }
+        assert_eq!(read.status, 200, "{what}: {read:?}");
+        let fits = |it: &Value| self.rig.fits(it["password"].as_str().unwrap());
+        if read.get("state") == "settled" {
+            assert!(fits(&read.data), "{what}: settled is a lie");
+            return;
+        }
+        assert_eq!(read.get("state"), "uncertain", "{what}");
+        let candidates = read.get("candidates").as_array().unwrap();
+        let untouched = match &self.account {
+            Some((hash, _)) => self.rig.mailu.user(EMAIL).unwrap().hash == *hash,
+            None => self.rig.mailu.user(EMAIL).is_none(),
+        };
+        // Before a first password, Mailu may still have what nobody told the engine.
+        let first = read.get("version") == 1 && self.path == "acme/admin";
+        let known = candidates.iter().any(fits);
+        assert!(known || (first && untouched), "{what}: {read:?}");
+    }
+
+    /// Every pointer the record needs is there. A killed process may leave one too many, which
+    /// whoever follows it finds stale.
+    async fn pointers_are_there(&self, storage: &MemoryStorage, killed: bool, what: &str) {
+        let (needed, found) = pointers(storage, "acme").await;
+        assert!(needed.is_subset(&found), "{what}: {needed:?} in {found:?}");
+        let stale = found.difference(&needed).count();
+        let removal = what.contains("= delete ");
+        assert!(
+            killed || removal || stale == 0,
+            "{what}: {found:?} but {needed:?}"
+        );
+    }
+
+    async fn is_settled(&self, host: &Host, storage: &MemoryStorage, what: &str) {
+        let read = host.read("acme/admin").await.ok();
+        assert_eq!(read.get("state"), "settled", "{what}: {read:?}");
+        assert!(self.rig.fits(read.text_of("password")), "{what}");
+        let (needed, found) = pointers(storage, "acme").await;
+        assert!(needed.is_subset(&found), "{what}: {needed:?} in {found:?}");
+        host.events("acme").await;
+    }
+}
+
+fn username() -> Value {
+    json!({ "username": EMAIL })
+}
+
+#[tokio::test]
+async fn a_creation_for_an_existing_account() {
+    let rig = Rig::configured().await;
+    let case = Case::new(rig, "acme/admin", username());
+    assert!(case.test().await > 100);
+}
+
+#[tokio::test]
+async fn a_creation_of_a_missing_account() {
+    let rig = Rig::configured().await;
+    rig.mailu.delete(EMAIL);
+    let case = Case::new(rig, "acme/admin", username());
+    assert!(case.test().await > 100);
+}
+
+#[tokio::test]
+async fn an_import() {
+    let rig = Rig::configured().await;
+    let mut body = username();
+    body["password"] = json!(FIRST);
+    let case = Case::new(rig, "acme/admin", body);
+    assert!(case.test().await > 60);
+}
+
+#[tokio::test]
+async fn a_rotation() {
+    let rig = Rig::created().await;
+    let case = Case::new(rig, "acme/rotate", json!({ "reason": "test" }));
+    assert!(case.test().await > 80);
+}
+
+#[tokio::test]
+async fn a_rotation_proven_by_login() {
+    let rig = Rig::created().await;
+    let mut server = rig.server();
+    server["smtp_address"] = json!(format!("localhost:{}", rig.mailu.smtps_port()));
+    server["verify_smtp"] = json!(true);
+    rig.write("acme/config", server).await.ok();
+    let case = Case::new(rig, "acme/rotate", json!({}));
+    assert!(case.test().await > 100);
+}
+
+#[tokio::test]
+async fn the_first_server_of_a_mount() {
+    let rig = Rig::start().await;
+    let body = rig.server();
+    let case = Case::new(rig, "acme/config", body);
+    let plan = Plan::default();
+    plan.arm(None);
+    let storage = case.begin();
+    case.run(&plan, &storage).await.unwrap().ok();
+    let calls = plan.calls().len();
+    for at in 0..calls {
+        for after in [false, true] {
+            for kind in [Kind::Refused, Kind::Unknown, Kind::Crash] {
+                let fault = Fault { at, kind, after };
+                let plan = Plan::default();
+                plan.arm(Some(fault));
+                let storage = case.begin();
+                case.run(&plan, &storage).await;
+                let real = vault_plugin_secrets_smtp::provider::connector();
+                let parts = parts(&case.rig.clock, real);
+                let host = Host::new(
+                    parts,
+                    Arc::clone(&storage) as _,
+                    StaticSystemView::default(),
+                );
+                let written = host.write("acme/config", case.body.clone()).await;
+                assert_eq!(written.status, 204, "{fault:?} {written:?}");
+                host.write("acme/admin", username()).await.ok();
+                case.is_settled(&host, &storage, &format!("{fault:?}"))
+                    .await;
+            }
+        }
+    }
+    println!("first config: {calls} calls, {} fault points", calls * 6);
+}
+
+#[tokio::test]
+async fn a_changed_name_of_the_server() {
+    let rig = Rig::created().await;
+    rig.write("acme/rotate", json!({})).await.ok();
+    rig.later(3600);
+    let mut server = rig.server();
+    server["mailu_url"] = json!(rig.mailu.url().replace("localhost", "127.0.0.1"));
+    let case = Case::new(rig, "acme/config", server);
+    assert!(case.test().await > 60);
+}

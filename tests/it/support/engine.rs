@@ -1,0 +1,414 @@
+//! The engine in process: the real backend and the real Mailu client over real TLS, against the
+//! stand-in; storage in memory and a clock that moves only when told to.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use chrono::DateTime;
+use serde_json::{Map, Value, json};
+
+use super::mailu::standin::{Config, MailuStandin};
+use vault_plugin_secrets_smtp::clock::ManualClock;
+use vault_plugin_secrets_smtp::crypto::sha256_hex;
+use vault_plugin_secrets_smtp::engine::storage::record::TenantRecord;
+use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
+use vault_plugin_secrets_smtp::logical::{
+    Backend, BackendInfo, Data, Error, MemoryStorage, Mount, Operation, Reply, Request, RequestId,
+    StaticSystemView, Storage,
+};
+use vault_plugin_secrets_smtp::provider::{Connector, HashPool, connector};
+
+/// The account of tenant `acme`, and the password it starts with.
+pub(crate) const EMAIL: &str = "smtp-admin@example.test";
+pub(crate) const FIRST: &str = "first-password-of-the-account";
+
+/// An answer as plain values.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    /// What the host would say: 200, 204, 400, ...; 0 for the text that forwards to the active
+    /// node.
+    pub(crate) status: u16,
+    /// The stable code of an error.
+    pub(crate) code: String,
+    /// The whole error text.
+    pub(crate) text: String,
+    pub(crate) data: Value,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Answer {
+    fn new(operation: Operation, reply: Reply) -> Self {
+        let mut answer = Self {
+            status: 200,
+            code: String::new(),
+            text: String::new(),
+            data: Value::Null,
+            warnings: Vec::new(),
+        };
+        match reply {
+            Ok(Some(response)) => {
+                if let Some(data) = &response.data {
+                    answer.data = Value::Object(data.as_map().clone());
+                }
+                answer.warnings = response.warnings;
+            }
+            Ok(None) => {
+                let reads = matches!(operation, Operation::Read | Operation::List);
+                answer.status = if reads { 404 } else { 204 };
+            }
+            Err(error) => {
+                answer.text = error.to_string();
+                (answer.status, answer.code) = match error {
+                    Error::User { code, .. } => (400, code.to_owned()),
+                    Error::Status { status, code, .. } => (status, code.to_owned()),
+                    Error::UnsupportedOperation => (405, String::new()),
+                    Error::UnsupportedPath => (404, String::new()),
+                    Error::ReadOnly => (0, String::from("read_only")),
+                    Error::Storage(_) => (500, String::from("storage_error")),
+                    Error::Internal(_) => (500, String::from("internal")),
+                };
+            }
+        }
+        answer
+    }
+
+    /// Returns an answered field.
+    pub(crate) fn get(&self, name: &str) -> &Value {
+        self.data.get(name).unwrap_or(&Value::Null)
+    }
+
+    pub(crate) fn text_of(&self, name: &str) -> &str {
+        self.get(name).as_str().unwrap_or_default()
+    }
+
+    /// Asserts a success and gives the answer on.
+    #[track_caller]
+    pub(crate) fn ok(self) -> Self {
+        assert!(matches!(self.status, 200 | 204), "{self:?}");
+        self
+    }
+
+    /// Asserts an error of this status and code.
+    #[track_caller]
+    pub(crate) fn fails(self, status: u16, code: &str) -> Self {
+        assert_eq!(
+            (self.status, self.code.as_str()),
+            (status, code),
+            "{self:?}"
+        );
+        let begins = self.text.starts_with(&format!("{code}: "));
+        assert!(
+            begins || status == 0,
+            "the text begins with its code: {self:?}"
+        );
+        self
+    }
+}
+
+/// One process of the plugin with one mount.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    pub(crate) backend: Arc<SmtpBackend>,
+    pub(crate) mount: Mount,
+    requests: Arc<AtomicU64>,
+    /// What the host calls the caller.
+    pub(crate) caller: String,
+}
+
+impl Host {
+    pub(crate) fn new(parts: Parts, storage: Arc<dyn Storage>, system: StaticSystemView) -> Self {
+        let backend = SmtpBackend::new(parts, BackendInfo::default());
+        Self {
+            backend: Arc::new(backend),
+            mount: Mount {
+                storage,
+                system: Arc::new(system),
+            },
+            requests: Arc::new(AtomicU64::new(1)),
+            caller: String::from("userpass-alice"),
+        }
+    }
+
+    fn request(&self, operation: Operation, path: &str, body: Value) -> Request {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let fields: Map<String, Value> = body.as_object().cloned().unwrap_or_default();
+        let mut request = Request::new(operation, path, Data::from_map(fields));
+        request.id = RequestId::new(format!(
+            "request-{:p}-{number}",
+            Arc::as_ptr(&self.requests)
+        ));
+        request.display_name.clone_from(&self.caller);
+        request.entity_id = format!("entity-of-{}", self.caller);
+        request.mount_point = String::from("smtp/");
+        request
+    }
+
+    /// Sends a request of any operation.
+    pub(crate) async fn send(&self, operation: Operation, path: &str, body: Value) -> Answer {
+        let request = self.request(operation, path, body);
+        self.send_request(request).await
+    }
+
+    async fn send_request(&self, request: Request) -> Answer {
+        let operation = request.operation;
+        let reply = self.backend.handle_request(&self.mount, request).await;
+        Answer::new(operation, reply)
+    }
+
+    /// Writes as the host does: the existence check decides between create and update.
+    pub(crate) async fn write(&self, path: &str, body: Value) -> Answer {
+        let mut request = self.request(Operation::Update, path, body);
+        let exists = self
+            .backend
+            .existence_check(&self.mount, request.clone())
+            .await;
+        match exists {
+            Ok(Some(false)) => request.operation = Operation::Create,
+            Ok(_) => {}
+            Err(error) => return Answer::new(Operation::Update, Err(error)),
+        }
+        self.send_request(request).await
+    }
+
+    /// Writes with the host's request id given, as a resent request has it.
+    pub(crate) async fn write_as(&self, id: &str, path: &str, body: Value) -> Answer {
+        let mut request = self.request(Operation::Update, path, body);
+        request.id = RequestId::new(id);
+        self.send_request(request).await
+    }
+
+    pub(crate) async fn read(&self, path: &str) -> Answer {
+        self.send(Operation::Read, path, json!({})).await
+    }
+
+    pub(crate) async fn list(&self, path: &str) -> Answer {
+        self.send(Operation::List, path, json!({})).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: Value) -> Answer {
+        self.send(Operation::Patch, path, body).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send(Operation::Delete, path, json!({})).await
+    }
+
+    /// Returns every event of a tenant, oldest first, after checking numbers and chain.
+    pub(crate) async fn events(&self, tenant: &str) -> Vec<Value> {
+        let read = self
+            .send(
+                Operation::Read,
+                &format!("{tenant}/events"),
+                json!({ "limit": 200 }),
+            )
+            .await;
+        let mut events = read.get("events").as_array().cloned().unwrap_or_default();
+        events.reverse();
+        let mut before = "0".repeat(64);
+        for (event, number) in events.iter().zip(1_u64..) {
+            assert_eq!(event["seq"], number, "no gap: {events:#?}");
+            assert_eq!(event["prev_hash"], before, "chained: {event:#}");
+            before = event["hash"].as_str().unwrap().to_owned();
+        }
+        events
+    }
+
+    /// Returns the names of a tenant's events, without the common prefix, oldest first.
+    pub(crate) async fn story(&self, tenant: &str) -> Vec<String> {
+        let name = |event: &Value| {
+            let name = event["event"].as_str().unwrap_or_default();
+            let name = name.strip_prefix("smtp_credentials_").unwrap_or(name);
+            match event["error_code"].as_str() {
+                Some(code) => format!("{name}({code})"),
+                None => name.to_owned(),
+            }
+        };
+        self.events(tenant).await.iter().map(name).collect()
+    }
+}
+
+/// A stand-in, a storage, a clock and a first process of the plugin.
+#[derive(Debug)]
+pub(crate) struct Rig {
+    pub(crate) mailu: MailuStandin,
+    pub(crate) storage: Arc<MemoryStorage>,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) host: Host,
+}
+
+impl std::ops::Deref for Rig {
+    type Target = Host;
+
+    fn deref(&self) -> &Host {
+        &self.host
+    }
+}
+
+impl Rig {
+    /// An account exists in Mailu; the mount is empty.
+    pub(crate) async fn start() -> Self {
+        Self::with(Config::default().user(EMAIL, FIRST)).await
+    }
+
+    pub(crate) async fn with(config: Config) -> Self {
+        let mailu = MailuStandin::start(config).await.unwrap();
+        let storage = Arc::new(MemoryStorage::new());
+        let start = DateTime::from_timestamp(1_790_000_000, 0).unwrap();
+        let clock = Arc::new(ManualClock::starting_at(start));
+        let host = Host::new(
+            parts(&clock, connector()),
+            Arc::clone(&storage) as _,
+            StaticSystemView::default(),
+        );
+        Self {
+            mailu,
+            storage,
+            clock,
+            host,
+        }
+    }
+
+    /// `acme` has its server.
+    pub(crate) async fn configured() -> Self {
+        let rig = Self::start().await;
+        rig.configure("acme").await;
+        rig
+    }
+
+    /// `acme` has its server and a credential with a generated, proven password.
+    pub(crate) async fn created() -> Self {
+        let rig = Self::configured().await;
+        rig.write("acme/admin", json!({ "username": EMAIL }))
+            .await
+            .ok();
+        rig.later(3600);
+        rig
+    }
+
+    pub(crate) fn server(&self) -> Value {
+        json!({
+            "mailu_url": self.mailu.url(),
+            "ca_cert": self.mailu.ca_pem(),
+            "api_token": self.mailu.token(),
+        })
+    }
+
+    pub(crate) async fn configure(&self, tenant: &str) {
+        self.write(&format!("{tenant}/config"), self.server())
+            .await
+            .ok();
+    }
+
+    /// A new process of the plugin on the same storage, as after a crash.
+    pub(crate) fn restart(&mut self) {
+        self.host = self.process(StaticSystemView::default());
+    }
+
+    /// Another process on the same storage.
+    pub(crate) fn process(&self, system: StaticSystemView) -> Host {
+        let parts = parts(&self.clock, connector());
+        Host::new(parts, Arc::clone(&self.storage) as _, system)
+    }
+
+    pub(crate) fn later(&self, seconds: u64) {
+        self.clock.advance(Duration::from_secs(seconds));
+    }
+
+    pub(crate) async fn password(&self) -> String {
+        let read = self.read("acme/admin").await.ok();
+        read.text_of("password").to_owned()
+    }
+
+    /// Asserts that `acme` is settled on a password that Mailu has; returns it.
+    #[track_caller]
+    pub(crate) fn settled(&self) -> impl Future<Output = String> {
+        let place = std::panic::Location::caller();
+        async move {
+            let read = self.read("acme/admin").await.ok();
+            let password = read.text_of("password").to_owned();
+            assert_eq!(read.get("state"), "settled", "{place}: {:?}", read.data);
+            assert!(self.fits(&password), "{place}: Mailu has another password");
+            self.check_pointers("acme").await;
+            password
+        }
+    }
+
+    pub(crate) fn fits(&self, password: &str) -> bool {
+        self.mailu.password_fits(EMAIL, password)
+    }
+
+    /// Writes that set a password, in the order in which they arrived.
+    pub(crate) fn password_writes(&self) -> usize {
+        let journal = self.mailu.journal();
+        journal
+            .iter()
+            .filter(|entry| entry.password_sha256.is_some())
+            .count()
+    }
+
+    pub(crate) async fn record(&self, tenant: &str) -> Option<TenantRecord> {
+        record(&self.storage, tenant).await
+    }
+
+    /// Asserts that the pointers to a tenant are those its record needs, and no others.
+    pub(crate) async fn check_pointers(&self, tenant: &str) {
+        let (needed, found) = pointers(&self.storage, tenant).await;
+        assert_eq!(found, needed, "pointers of {tenant}");
+    }
+}
+
+pub(crate) fn parts(clock: &Arc<ManualClock>, connector: Connector) -> Parts {
+    Parts {
+        clock: Arc::clone(clock) as _,
+        connector,
+        hash_pool: HashPool::new(),
+        dev_loopback: true,
+    }
+}
+
+pub(crate) async fn record(storage: &MemoryStorage, tenant: &str) -> Option<TenantRecord> {
+    let entry = storage.get(&format!("tenant/{tenant}")).await.unwrap()?;
+    Some(serde_json::from_slice(&entry.value).unwrap())
+}
+
+/// Returns the pointers a tenant's record needs and those that are stored, derived here from the
+/// documented format and not by the engine's own code.
+pub(crate) async fn pointers(
+    storage: &MemoryStorage,
+    tenant: &str,
+) -> (BTreeSet<String>, BTreeSet<String>) {
+    let mut needed = BTreeSet::new();
+    if let Some(record) = record(storage, tenant).await {
+        let open = &record.open;
+        let waits = open.settle_at.is_some() || open.retry_at.is_some();
+        if record.intent.is_some() || waits || !open.confirm_at.is_empty() {
+            needed.insert(format!("open/{tenant}"));
+        }
+        if let Some(credential) = &record.credential {
+            let next = credential
+                .next_rotation
+                .filter(|_| credential.deleted.is_none());
+            if let Some(next) = next {
+                let day = next - chrono::TimeDelta::days(7);
+                needed.insert(format!("due/{}/{tenant}", day.format("%Y%m%d")));
+            }
+            if let Some(server) = &record.server {
+                let url = &server.mailu_url;
+                let text = format!("{}:{url}{}", url.len(), credential.username.to_lowercase());
+                needed.insert(format!("account/{}", sha256_hex(text.as_bytes())));
+            }
+        }
+    }
+    let owner = format!("{{\"tenant\":\"{tenant}\"}}");
+    let found = storage.snapshot();
+    let found = found.entries().filter_map(|entry| {
+        let key = entry.key.as_str();
+        let pointer = (key.starts_with("open/") || key.starts_with("due/"))
+            && key.ends_with(&format!("/{tenant}"));
+        let account = key.starts_with("account/") && entry.value == owner.as_bytes();
+        (pointer || account).then(|| key.to_owned())
+    });
+    (needed, found.collect())
+}

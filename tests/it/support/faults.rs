@@ -1,0 +1,275 @@
+//! A storage and a mail provider that fail at call number N, before or after its effect.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use vault_plugin_secrets_smtp::crypto::Sensitive;
+use vault_plugin_secrets_smtp::logical::{MemoryStorage, Storage, StorageEntry, StorageError};
+use vault_plugin_secrets_smtp::provider::{
+    Account, Connector, EmailAddress, Login, MailProvider, ReadError, Sent, ServerVersion, Trouble,
+    connector,
+};
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The host answers with an error; for a mail server, the connection breaks.
+    Refused,
+    /// The connection to the host breaks.
+    Unknown,
+    /// The process is killed: the call never returns, nothing after it happens.
+    Crash,
+}
+
+/// Which call fails and whether its effect happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) at: usize,
+    pub(crate) kind: Kind,
+    pub(crate) after: bool,
+}
+
+/// Counts calls and fails one of them; shared by a storage and a provider of one process.
+#[derive(Clone, Default)]
+pub(crate) struct Plan(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    crashed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    calls: Vec<String>,
+    fault: Option<Fault>,
+    paused: bool,
+    dead: bool,
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Plan")
+    }
+}
+
+impl Plan {
+    /// Begins to count from 0, with this fault ahead.
+    pub(crate) fn arm(&self, fault: Option<Fault>) {
+        let mut state = self.0.state.lock().unwrap();
+        state.calls.clear();
+        state.fault = fault;
+    }
+
+    /// Returns what was called since [`Plan::arm`].
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.0.state.lock().unwrap().calls.clone()
+    }
+
+    /// Returns when the process was killed.
+    pub(crate) async fn crashed(&self) {
+        self.0.crashed.notified().await;
+    }
+
+    /// Counts a call in; returns how it fails.
+    fn enter(&self, name: String) -> Option<Fault> {
+        let mut state = self.0.state.lock().unwrap();
+        if state.paused {
+            state.paused = false;
+            tokio::time::resume();
+        }
+        let number = state.calls.len();
+        let record = name.contains(" tenant/");
+        state.calls.push(name);
+        let fault = state.fault.filter(|fault| fault.at == number);
+        // The engine lets a broken storage connection rest for seconds: skip them.
+        if record && fault.is_some_and(|fault| fault.kind == Kind::Unknown) {
+            state.paused = true;
+        }
+        fault
+    }
+
+    async fn die(&self) {
+        self.0.state.lock().unwrap().dead = true;
+        self.0.crashed.notify_one();
+        std::future::pending::<()>().await;
+    }
+
+    /// A killed process calls nobody any more.
+    async fn alive(&self) {
+        if self.0.state.lock().unwrap().dead {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn storage<T>(
+        &self,
+        name: String,
+        effect: impl Future<Output = Result<T, StorageError>>,
+    ) -> Result<T, StorageError> {
+        self.alive().await;
+        let Some(fault) = self.enter(name) else {
+            return effect.await;
+        };
+        if fault.after {
+            effect.await?;
+        }
+        match fault.kind {
+            Kind::Refused => Err(StorageError::Refused(String::from("ordered"))),
+            Kind::Unknown => {
+                if self.0.state.lock().unwrap().paused {
+                    tokio::time::pause();
+                }
+                Err(StorageError::Unknown(String::from("ordered")))
+            }
+            Kind::Crash => {
+                self.die().await;
+                Err(StorageError::Refused(String::from("dead")))
+            }
+        }
+    }
+
+    async fn mail<T>(&self, name: &str, lost: T, effect: impl Future<Output = T>) -> T {
+        self.alive().await;
+        let Some(fault) = self.enter(format!("mail {name}")) else {
+            return effect.await;
+        };
+        if fault.after {
+            effect.await;
+        }
+        if fault.kind == Kind::Crash {
+            self.die().await;
+        }
+        lost
+    }
+
+    /// Wraps a storage.
+    pub(crate) fn over(&self, inner: &Arc<MemoryStorage>) -> Arc<dyn Storage> {
+        Arc::new(FaultyStorage {
+            inner: Arc::clone(inner),
+            plan: self.clone(),
+        })
+    }
+
+    /// Wraps the clients of the real connector.
+    pub(crate) fn connector(&self) -> Connector {
+        let real = connector();
+        let plan = self.clone();
+        Arc::new(move |config, policy| {
+            Ok(Arc::new(FaultyProvider {
+                inner: real(config, policy)?,
+                plan: plan.clone(),
+            }) as Arc<dyn MailProvider>)
+        })
+    }
+}
+
+#[derive(Debug)]
+struct FaultyStorage {
+    inner: Arc<MemoryStorage>,
+    plan: Plan,
+}
+
+#[async_trait]
+impl Storage for FaultyStorage {
+    async fn get(&self, key: &str) -> Result<Option<StorageEntry>, StorageError> {
+        let name = format!("get {key}");
+        self.plan.storage(name, self.inner.get(key)).await
+    }
+
+    async fn put(&self, entry: StorageEntry) -> Result<(), StorageError> {
+        let name = format!("put {}", entry.key);
+        self.plan.storage(name, self.inner.put(entry)).await
+    }
+
+    async fn compare_and_put(
+        &self,
+        entry: StorageEntry,
+        expected: Option<&[u8]>,
+    ) -> Result<(), StorageError> {
+        let name = format!("cas {}", entry.key);
+        let effect = self.inner.compare_and_put(entry, expected);
+        self.plan.storage(name, effect).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        let name = format!("delete {key}");
+        self.plan.storage(name, self.inner.delete(key)).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
+        let name = format!("list {prefix}");
+        self.plan.storage(name, self.inner.list(prefix)).await
+    }
+
+    async fn list_page(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<String>, StorageError> {
+        let name = format!("list {prefix}");
+        let effect = self.inner.list_page(prefix, after, limit);
+        self.plan.storage(name, effect).await
+    }
+}
+
+#[derive(Debug)]
+struct FaultyProvider {
+    inner: Arc<dyn MailProvider>,
+    plan: Plan,
+}
+
+#[async_trait]
+impl MailProvider for FaultyProvider {
+    async fn set_password(
+        &self,
+        account: &EmailAddress,
+        password: &Sensitive<String>,
+        comment: Option<&str>,
+    ) -> Sent {
+        let effect = self.inner.set_password(account, password, comment);
+        let lost = Sent::Unknown(Trouble::Broken);
+        self.plan.mail("set_password", lost, effect).await
+    }
+
+    async fn create_account(
+        &self,
+        account: &EmailAddress,
+        password: &Sensitive<String>,
+        comment: Option<&str>,
+    ) -> Sent {
+        let effect = self.inner.create_account(account, password, comment);
+        let lost = Sent::Unknown(Trouble::Broken);
+        self.plan.mail("create_account", lost, effect).await
+    }
+
+    async fn account(&self, account: &EmailAddress) -> Result<Option<Account>, ReadError> {
+        let lost = Err(ReadError::Trouble(Trouble::Broken));
+        self.plan
+            .mail("account", lost, self.inner.account(account))
+            .await
+    }
+
+    async fn app_tokens(&self, account: &EmailAddress) -> Result<Option<usize>, ReadError> {
+        let lost = Err(ReadError::Trouble(Trouble::Broken));
+        self.plan
+            .mail("app_tokens", lost, self.inner.app_tokens(account))
+            .await
+    }
+
+    async fn server_version(&self) -> ServerVersion {
+        let effect = self.inner.server_version();
+        self.plan
+            .mail("server_version", ServerVersion::Unknown, effect)
+            .await
+    }
+
+    async fn login(&self, account: &EmailAddress, password: &Sensitive<String>) -> Login {
+        let effect = self.inner.login(account, password);
+        self.plan.mail("login", Login::CannotTell, effect).await
+    }
+}
