@@ -31,11 +31,11 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
-    /// The path exists, the operation does not: HTTP 405.
+    /// An operation this build does not know: HTTP 405, in the host's own words.
     #[error("unsupported operation")]
     UnsupportedOperation,
     /// No such path: HTTP 404.
-    #[error("unsupported path")]
+    #[error("unsupported_path: this mount has no such path. The mount's own path-help lists them.")]
     UnsupportedPath,
     /// This node may not write; the host forwards the request to the active node.
     #[error("{READ_ONLY}")]

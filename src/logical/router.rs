@@ -168,7 +168,7 @@ impl<S: Send + Sync + 'static> Router<S> {
     ///
     /// # Errors
     ///
-    /// [`Error::UnsupportedPath`] and [`Error::UnsupportedOperation`] for what no route has,
+    /// [`Error::UnsupportedPath`] and a 405 `unsupported_operation` for what no route has,
     /// [`Error::User`] for fields that do not decode, else the handler's.
     ///
     /// # Cancel safety
@@ -181,7 +181,7 @@ impl<S: Send + Sync + 'static> Router<S> {
         let (route, captures) = self.find(&request).ok_or(Error::UnsupportedPath)?;
         let endpoint = route
             .endpoint(request.operation)
-            .ok_or(Error::UnsupportedOperation)?;
+            .ok_or_else(|| unsupported(route, request.operation))?;
         let names: Vec<&'static str> = captures.iter().map(|(name, _)| *name).collect();
         let data = std::mem::take(&mut request.data);
         let decoded = decode::decode(route.fields, &names, data)?;
@@ -234,6 +234,21 @@ impl<S: Send + Sync + 'static> Router<S> {
         };
         Ok(Some(Response::data(data)))
     }
+}
+
+/// Names what the path takes instead; [`Error::UnsupportedOperation`] would lose any text.
+fn unsupported<S>(route: &Route<S>, asked: Operation) -> Error {
+    let taken = route.endpoints.iter().flat_map(|e| e.operations);
+    let taken: Vec<&str> = taken.map(|operation| operation.as_str()).collect();
+    Error::status(
+        405,
+        "unsupported_operation",
+        format!(
+            "this path does not take {}, but {}. Its path-help says what for.",
+            asked.as_str(),
+            taken.join(", "),
+        ),
+    )
 }
 
 fn check_operations<S>(route: &Route<S>) -> Result<(), RouteError> {
@@ -507,7 +522,23 @@ mod tests {
     async fn a_known_path_without_the_operation_is_told_apart() {
         for operation in [Operation::Delete, Operation::Rollback, Operation::List] {
             let answer = ask(operation, "acme/rotate", json!({})).await;
-            assert_eq!(answer.unwrap_err(), Error::UnsupportedOperation);
+            let refused = answer.unwrap_err();
+            assert!(
+                matches!(
+                    &refused,
+                    Error::Status {
+                        status: 405,
+                        code: "unsupported_operation",
+                        ..
+                    }
+                ),
+                "{refused:?}"
+            );
+            let text = refused.to_string();
+            assert!(
+                text.contains(operation.as_str()) && text.contains("update"),
+                "{text}"
+            );
         }
     }
 

@@ -17,13 +17,13 @@ use crate::proto::pb;
 /// What an absent body looks like, in both directions. An empty text would fail in the host.
 const NULL: &str = "null";
 
-/// The kinds of error a host tells apart. From `UnsupportedOperation` on it drops the text.
+/// The kinds of error a host tells apart, as far as they are sent. From `UnsupportedOperation` on
+/// it drops the text, so only what no client should read goes that way.
 #[derive(Clone, Copy, Debug)]
 enum ErrorType {
     Unknown = 0,
     Coded = 3,
     UnsupportedOperation = 5,
-    UnsupportedPath = 6,
 }
 
 /// Reads a request.
@@ -134,7 +134,7 @@ pub(super) fn error(error: &Error) -> pb::ProtoError {
         Error::User { .. } => (ErrorType::Coded, 400, error.to_string()),
         Error::Status { status, .. } => (ErrorType::Coded, i64::from(*status), error.to_string()),
         Error::UnsupportedOperation => (ErrorType::UnsupportedOperation, 0, error.to_string()),
-        Error::UnsupportedPath => (ErrorType::UnsupportedPath, 0, error.to_string()),
+        Error::UnsupportedPath => (ErrorType::Coded, 404, error.to_string()),
         Error::ReadOnly => (ErrorType::Unknown, 0, READ_ONLY.to_owned()),
         Error::Storage(_) | Error::Internal(_) => (ErrorType::Coded, 500, error.to_string()),
     };
@@ -271,7 +271,7 @@ mod tests {
     fn each_error_is_of_the_kind_the_host_knows() {
         let table = [
             (Error::status(409, "busy", "Wait."), 3, 409, "busy: Wait."),
-            (Error::UnsupportedPath, 6, 0, "unsupported path"),
+            (Error::UnsupportedOperation, 5, 0, "unsupported operation"),
             (Error::ReadOnly, 0, 0, READ_ONLY),
             (Error::internal("bug"), 3, 500, "internal: bug"),
             (Error::user("bad", "No."), 3, 400, "bad: No."),

@@ -21,6 +21,7 @@ mod handshake;
 mod layering;
 mod lifecycle;
 mod readme;
+mod real;
 mod rotation_faults;
 mod standin;
 mod support;

@@ -1,0 +1,65 @@
+//! `path-help` and the OpenAPI document, as the host passes them on.
+
+use std::collections::BTreeSet;
+
+use super::rig::Rig;
+
+/// Every path of the engine, as OpenAPI writes it.
+const PATHS: [&str; 13] = [
+    "",
+    "config",
+    "tenants",
+    "{tenant}/admin",
+    "{tenant}/config",
+    "{tenant}/destroy",
+    "{tenant}/events",
+    "{tenant}/rotate",
+    "{tenant}/status",
+    "{tenant}/undelete",
+    "{tenant}/verify",
+    "{tenant}/versions",
+    "{tenant}/versions/{version}",
+];
+
+#[tokio::test]
+async fn path_help_explains_the_mount_and_each_path() {
+    let rig = Rig::shared("help").await;
+    let text = |answer: super::api::Answer| {
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body["help"].as_str().unwrap().to_owned()
+    };
+    let root = text(rig.read("?help=1").await);
+    assert!(root.contains("Start with <tenant>/config"), "{root}");
+    for path in PATHS.into_iter().filter(|path| !path.is_empty()) {
+        assert!(root.contains(path), "{path} is not in:\n{root}");
+        let concrete = path.replace("{tenant}", "acme").replace("{version}", "1");
+        let help = text(rig.read(&format!("{concrete}?help=1")).await);
+        assert!(help.len() > 100, "{path}: {help}");
+    }
+    let rotate = text(rig.read("acme/rotate?help=1").await);
+    assert!(rotate.contains("reason"), "{rotate}");
+}
+
+#[tokio::test]
+async fn the_host_s_openapi_document_has_every_path() {
+    let rig = Rig::shared("openapi").await;
+    let answer = rig.api.read("sys/internal/specs/openapi").await;
+    assert_eq!(answer.status, 200);
+    let paths = answer.body["paths"].as_object().expect("a document");
+    let own: BTreeSet<&str> = paths
+        .keys()
+        .filter_map(|path| path.strip_prefix("/openapi/"))
+        .collect();
+    let own: BTreeSet<&str> = own.iter().map(|path| path.trim_end_matches('/')).collect();
+    assert_eq!(own, BTreeSet::from(PATHS));
+    for (path, item) in paths
+        .iter()
+        .filter(|(path, _)| path.starts_with("/openapi/"))
+    {
+        let methods = ["get", "post", "patch", "delete"];
+        let has_method = methods.iter().any(|method| item.get(method).is_some());
+        assert!(has_method, "{path}: {item}");
+    }
+    let rotate = &paths["/openapi/{tenant}/rotate"]["post"];
+    assert!(rotate["responses"]["200"].is_object(), "{rotate}");
+}

@@ -1,0 +1,18 @@
+//! The plugin inside a real server, against the Mailu stand-in over real TLS and SMTP.
+//!
+//! Needs an OpenBao binary in `SMTP_TEST_BAO`; `./scripts/test` provides it. With
+//! `SMTP_TEST_VAULT` the story is told to that Vault as well. `SMTP_TEST_PLUGIN` replaces the
+//! plugin's binary, for example by a released one.
+//!
+//! Here is only what needs a real host: what it makes of our answers, what it writes about them,
+//! how it starts, kills and revives us.
+
+mod acl;
+mod api;
+mod crash;
+mod errors;
+mod help;
+mod rig;
+mod server;
+mod story;
+mod upgrade;
