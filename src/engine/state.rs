@@ -59,8 +59,8 @@ fn candidates<'a>(
     if !current.is_some_and(is_proven) {
         // Nobody checked the current one: what was live before it may still be.
         let earlier = credential.versions.iter().rev();
-        let mut proven =
-            earlier.filter(|version| Some(version.number) != credential.current && is_proven(version));
+        let mut proven = earlier
+            .filter(|version| Some(version.number) != credential.current && is_proven(version));
         candidates.extend(proven.next().map(Stored::of));
     }
     if candidates.is_empty() {

@@ -51,7 +51,7 @@ async fn what_settings_refuse() {
         ("wait", json!("soon"), "invalid_field"),
         ("max_versions", json!(2.5), "invalid_field"),
         ("check_schedule", json!("0 2 * * *\u{0}"), "invalid_field"),
-        ("allowed_hosts", json!(["x".repeat(257)]), "invalid_field"),
+        ("allowed_hosts", json!(["x".repeat(257)]), "too_long"),
         ("paused_until", json!("tomorrow"), "invalid_field"),
     ] {
         rig.write("config", json!({ name: value }))
@@ -82,9 +82,12 @@ async fn settings_shape_the_next_password() {
         .await
         .fails(400, "password_policy_unusable");
     assert_eq!(rig.password_writes(), writes);
-    rig.write("config", json!({ "password_policy": null, "mailu_marker": false }))
-        .await
-        .ok();
+    rig.write(
+        "config",
+        json!({ "password_policy": null, "mailu_marker": false }),
+    )
+    .await
+    .ok();
     rig.mailu.set_field(EMAIL, "comment", json!("mine"));
     rig.write("acme/rotate", json!({})).await.ok();
     assert_eq!(rig.mailu.comment(EMAIL).unwrap(), "mine");

@@ -42,7 +42,10 @@ async fn a_deleted_credential_comes_back_as_it_was() {
 async fn a_destroyed_credential_leaves_counters_and_server() {
     let rig = Rig::created().await;
     for (body, code) in [
-        (json!({ "reason": "over", "confirm": "other" }), "confirm_mismatch"),
+        (
+            json!({ "reason": "over", "confirm": "other" }),
+            "confirm_mismatch",
+        ),
         (json!({ "reason": "over" }), "missing_field"),
         (json!({ "confirm": "acme" }), "missing_field"),
     ] {

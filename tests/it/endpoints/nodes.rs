@@ -84,7 +84,11 @@ async fn a_node_that_steps_down_forwards() {
     }
     assert_eq!(rig.storage.snapshot(), before);
     assert_eq!(rig.settled().await, old);
-    assert_eq!(rig.password_writes(), 1, "nothing was sent that could not be stored");
+    assert_eq!(
+        rig.password_writes(),
+        1,
+        "nothing was sent that could not be stored"
+    );
 }
 
 #[tokio::test]

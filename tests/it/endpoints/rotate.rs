@@ -45,7 +45,10 @@ async fn the_old_password_is_refused_the_new_one_accepted_and_storage_agrees() {
     }
     let text = rotated.data.to_string();
     assert!(!text.contains(&old) && !text.contains(&new));
-    assert_eq!(rig.list("acme/versions").await.get("keys"), &json!(["1", "2"]));
+    assert_eq!(
+        rig.list("acme/versions").await.get("keys"),
+        &json!(["1", "2"])
+    );
     let events = rig.events("acme").await;
     let last = events.last().unwrap();
     assert_eq!(last["event_id"], rotated.data["event_id"]);
@@ -68,7 +71,10 @@ async fn the_old_password_is_refused_the_new_one_accepted_and_storage_agrees() {
     rotate(&rig).await.ok();
     let comment = rig.mailu.comment(EMAIL).unwrap();
     let lineage = rig.record("acme").await.unwrap().lineage;
-    assert!(comment.starts_with(&format!("ask Ada [smtp {lineage} 3 ")), "{comment}");
+    assert!(
+        comment.starts_with(&format!("ask Ada [smtp {lineage} 3 ")),
+        "{comment}"
+    );
 }
 
 #[tokio::test]
@@ -119,7 +125,10 @@ async fn a_lost_answer_is_found_out_in_the_same_request() {
         assert!(!rig.fits(&old));
         assert_eq!(rig.password_writes() - 1, writes, "{fault:?}");
         let journal = rig.mailu.journal();
-        let mut sent: Vec<_> = journal.iter().filter_map(|it| it.password_sha256.clone()).collect();
+        let mut sent: Vec<_> = journal
+            .iter()
+            .filter_map(|it| it.password_sha256.clone())
+            .collect();
         sent.remove(0);
         sent.dedup();
         assert_eq!(sent.len(), 1, "the same candidate, {fault:?}");
@@ -144,7 +153,8 @@ async fn a_hung_server_leaves_both_passwords_in_sight_until_it_is_settled() {
             let old = rig.settled().await;
             rig.mailu.fault(Rule::new(fault.clone()).method("PATCH"));
             // The look after the send does not come through either.
-            rig.mailu.fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+            rig.mailu
+                .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
             rotate(&rig).await.fails(503, "mailu_unreachable");
             let read = rig.read("acme/admin").await.ok();
             let candidates = uncertain(&read, &old);
@@ -242,12 +252,12 @@ async fn a_rate_limited_server_is_a_conflict_and_not_asked_again() {
 async fn a_refusal_after_an_unknown_outcome_does_not_drop_the_candidate() {
     let rig = Rig::created().await;
     let old = rig.settled().await;
-    rig.mailu.fault(Rule::new(Fault::ApplyLater).method("PATCH"));
+    rig.mailu
+        .fault(Rule::new(Fault::ApplyLater).method("PATCH"));
     let redirect = Fault::Redirect {
         location: String::from("https://elsewhere.test/"),
     };
-    rig.mailu
-        .fault(Rule::new(redirect).method("PATCH"));
+    rig.mailu.fault(Rule::new(redirect).method("PATCH"));
     rotate(&rig).await.fails(503, "mailu_unreachable");
     let candidates = uncertain(&rig.read("acme/admin").await, &old);
     rig.mailu.release().await;
@@ -261,7 +271,8 @@ async fn a_token_refused_after_an_unknown_outcome_is_said_and_not_tried_again() 
     let rig = Rig::created().await;
     let old = rig.settled().await;
     rig.mailu.fault(Rule::new(Fault::CutBefore).method("PATCH"));
-    rig.mailu.fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+    rig.mailu
+        .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
     rotate(&rig).await.fails(503, "mailu_unreachable");
     rig.mailu.set_token("another-token");
     let calls = rig.mailu.journal().len();
@@ -312,7 +323,11 @@ async fn a_candidate_is_abandoned_after_its_last_send_and_kept() {
     assert_eq!(rig.settled().await, old);
     let version = rig.read("acme/versions/2").await.ok();
     assert_eq!(version.get("position"), "abandoned");
-    assert!(rig.story("acme").await.contains(&String::from("rotation_failed(abandoned)")));
+    assert!(
+        rig.story("acme")
+            .await
+            .contains(&String::from("rotation_failed(abandoned)"))
+    );
     rotate(&rig).await.ok();
     assert_eq!(rig.read("acme/admin").await.get("version"), 3);
     let new = rig.settled().await;
@@ -387,17 +402,18 @@ async fn other_servers_and_hashes() {
 async fn a_login_is_tried_once_and_proves_more() {
     let rig = Rig::created().await;
     let mut server = rig.server();
-    server["smtp_address"] = json!(format!("localhost:{}", rig.mailu.smtps_port()));
+    server["smtp_address"] = json!(format!("localhost:{}", rig.mailu.submission_port()));
     server["verify_smtp"] = json!(true);
-    rig.write("acme/config", server.clone()).await.ok();
+    rig.write("acme/config", server).await.ok();
     rotate(&rig).await.ok();
     assert_eq!(rig.read("acme/admin").await.get("proof"), "login");
     rig.settled().await;
     let logins = rig.mailu.smtp_journal();
-    assert_eq!((logins.len(), logins[0].code, logins[0].tls), (1, 235, true));
-    // Over STARTTLS, and refused: a warning and no second try.
-    server["smtp_address"] = json!(format!("localhost:{}", rig.mailu.submission_port()));
-    rig.write("acme/config", server).await.ok();
+    assert_eq!(
+        (logins.len(), logins[0].code, logins[0].tls),
+        (1, 235, true)
+    );
+    // Refused: a warning and no second try.
     rig.mailu.set_require_tokens(true);
     rig.later(3600);
     let rotated = rotate(&rig).await.ok();
@@ -434,7 +450,10 @@ async fn a_mark_from_the_future_is_critical_and_begins_a_new_lineage() {
         let record = rig.record("acme").await.unwrap();
         assert_ne!(record.lineage, lineage);
         let story = rig.story("acme").await;
-        assert!(story.contains(&String::from("drift_detected(stale_storage)")), "{story:?}");
+        assert!(
+            story.contains(&String::from("drift_detected(stale_storage)")),
+            "{story:?}"
+        );
     }
 }
 
@@ -451,16 +470,22 @@ async fn out_of_drift() {
     rig.later(3600);
     let old = rig.settled().await;
     rig.mailu.fault(Rule::new(Fault::CutBefore).method("PATCH"));
-    rig.mailu.fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+    rig.mailu
+        .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
     rotate(&rig).await.fails(503, "mailu_unreachable");
     rig.mailu.set_password_directly(EMAIL, "foreign again");
     let writes = rig.password_writes();
-    rig.write("acme/verify", json!({})).await.fails(409, "drift");
+    rig.write("acme/verify", json!({}))
+        .await
+        .fails(409, "drift");
     rotate_answers_drift(&rig, &old).await;
     assert_eq!(rig.password_writes(), writes);
     rotate(&rig).await.ok();
     rig.settled().await;
-    assert_eq!(rig.read("acme/versions/2").await.get("position"), "previous");
+    assert_eq!(
+        rig.read("acme/versions/2").await.get("position"),
+        "previous"
+    );
 }
 
 async fn rotate_answers_drift(rig: &Rig, old: &str) {
@@ -486,7 +511,11 @@ async fn a_request_that_waited_too_long_is_joined_by_its_repeat() {
     let (repeated, ()) = tokio::join!(rotate(&rig), rig.mailu.release());
     assert_eq!(repeated.ok().get("version"), 2);
     rig.settled().await;
-    assert_eq!(rig.password_writes(), 2, "one for the creation, one for both");
+    assert_eq!(
+        rig.password_writes(),
+        2,
+        "one for the creation, one for both"
+    );
 }
 
 #[tokio::test]
@@ -549,6 +578,39 @@ async fn two_at_once_lose_nothing() {
 }
 
 #[tokio::test]
+async fn an_old_leader_that_wakes_up_loses_nothing() {
+    use vault_plugin_secrets_smtp::logical::StaticSystemView;
+    let rig = Rig::created().await;
+    rig.mailu
+        .fault(Rule::new(Fault::Hold { ms: None }).method("PATCH"));
+    let old_leader = rotate(&rig);
+    tokio::pin!(old_leader);
+    tokio::select! {
+        _ = &mut old_leader => panic!("the server is frozen"),
+        () = rig.mailu.wait_held(1) => {}
+    }
+    // Another node took over: it settles what it finds and changes the password once more.
+    let new_leader = rig.process(StaticSystemView::default());
+    new_leader.write("acme/verify", json!({})).await.ok();
+    let second = rig.settled().await;
+    rig.later(300);
+    new_leader.write("acme/rotate", json!({})).await.ok();
+    let third = rig.settled().await;
+    let (late, ()) = tokio::join!(old_leader, rig.mailu.release());
+    late.fails(500, "storage_error");
+    // Its write brought back the second password, and the next look says so.
+    assert!(rig.fits(&second));
+    assert_eq!(rig.password().await, third);
+    let verified = new_leader.write("acme/verify", json!({})).await.ok();
+    assert_eq!(verified.get("live_version"), 2);
+    assert_eq!(rig.password().await, second);
+    rig.later(300);
+    new_leader.write("acme/rotate", json!({})).await.ok();
+    rig.settled().await;
+    new_leader.events("acme").await;
+}
+
+#[tokio::test]
 async fn tenants_on_other_servers_do_not_wait_for_a_hung_one() {
     let rig = Rig::created().await;
     let healthy = Rig::start().await;
@@ -578,14 +640,21 @@ async fn tenants_on_other_servers_do_not_wait_for_a_hung_one() {
 async fn what_a_rotation_refuses() {
     let rig = Rig::created().await;
     let before = rig.storage.snapshot();
-    for reason in [json!("x".repeat(513)), json!("a\u{0}b"), json!(["a"])] {
+    for (reason, code) in [
+        (json!("x".repeat(513)), "too_long"),
+        (json!("a\u{0}b"), "invalid_field"),
+        (json!(["a"]), "invalid_field"),
+    ] {
         rig.write("acme/rotate", json!({ "reason": reason }))
             .await
-            .fails(400, "invalid_field");
+            .fails(400, code);
     }
     assert_eq!(rig.storage.snapshot(), before);
     let rotated = rig
-        .write("acme/rotate", json!({ "password": "chosen", "reason": "x".repeat(512) }))
+        .write(
+            "acme/rotate",
+            json!({ "password": "chosen", "reason": "x".repeat(512) }),
+        )
         .await
         .ok();
     assert!(rotated.warnings[0].contains("password"));

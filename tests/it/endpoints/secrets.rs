@@ -94,7 +94,10 @@ async fn a_whole_story_leaks_nothing() {
     let debug = format!("{:?} {:?}", rig.host, rig.record("acme").await);
     said.push(rig.delete("acme/admin").await);
 
-    secrets.extend([String::from("a foreign password"), String::from("a foreign\u{1}password")]);
+    secrets.extend([
+        String::from("a foreign password"),
+        String::from("a foreign\u{1}password"),
+    ]);
     secrets.sort();
     secrets.dedup();
     assert!(secrets.len() >= 7, "several passwords came and went");
@@ -107,11 +110,18 @@ async fn a_whole_story_leaks_nothing() {
         assert!(!log.contains(secret.as_str()), "in the log");
         assert!(!debug.contains(secret.as_str()), "in Debug");
         for answer in &said {
-            assert!(!format!("{answer:?}").contains(secret.as_str()), "{answer:?}");
+            assert!(
+                !format!("{answer:?}").contains(secret.as_str()),
+                "{answer:?}"
+            );
         }
         for entry in stored.entries() {
             let text = String::from_utf8_lossy(&entry.value);
-            assert!(!text.contains(secret.as_str()), "stored in clear: {}", entry.key);
+            assert!(
+                !text.contains(secret.as_str()),
+                "stored in clear: {}",
+                entry.key
+            );
         }
     }
 }

@@ -30,5 +30,8 @@ async fn from_nothing_to_a_failure_with_a_hint() {
     }
     rig.mailu.set_token(rig.mailu.token());
     rig.write("acme/rotate", json!({})).await.ok();
-    assert_eq!(rig.read("acme/status").await.get("last_error"), &Value::Null);
+    assert_eq!(
+        rig.read("acme/status").await.get("last_error"),
+        &Value::Null
+    );
 }

@@ -94,7 +94,12 @@ async fn nothing_is_concluded_from_what_cannot_be_told() {
         let verified = rig.write("acme/verify", json!({})).await.ok();
         assert_eq!(verified.get("state"), "settled");
         assert_eq!(verified.get("live_version"), &Value::Null);
-        assert!(verified.warnings.iter().any(|it| it.contains("no password hash")));
+        assert!(
+            verified
+                .warnings
+                .iter()
+                .any(|it| it.contains("no password hash"))
+        );
     }
     rig.mailu.set_admin_down(true);
     let stored = rig.storage.snapshot();
@@ -120,6 +125,9 @@ async fn what_an_operator_is_warned_of() {
     let verified = rig.write("acme/verify", json!({})).await.ok();
     assert_eq!(verified.get("enabled"), false);
     for word in ["disabled", "forwarded", "automatic reply", "administrator"] {
-        assert!(verified.warnings.iter().any(|it| it.contains(word)), "{word}");
+        assert!(
+            verified.warnings.iter().any(|it| it.contains(word)),
+            "{word}"
+        );
     }
 }

@@ -46,6 +46,9 @@ async fn old_versions_go_and_numbers_do_not_come_back() {
         rig.later(100 * 86_400);
         rig.write("acme/rotate", json!({})).await.ok();
     }
-    assert_eq!(rig.list("acme/versions").await.get("keys"), &json!(["3", "4"]));
+    assert_eq!(
+        rig.list("acme/versions").await.get("keys"),
+        &json!(["3", "4"])
+    );
     rig.settled().await;
 }

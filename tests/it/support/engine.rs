@@ -93,9 +93,16 @@ impl Answer {
     /// Asserts an error of this status and code.
     #[track_caller]
     pub(crate) fn fails(self, status: u16, code: &str) -> Self {
-        assert_eq!((self.status, self.code.as_str()), (status, code), "{self:?}");
+        assert_eq!(
+            (self.status, self.code.as_str()),
+            (status, code),
+            "{self:?}"
+        );
         let begins = self.text.starts_with(&format!("{code}: "));
-        assert!(begins || status == 0, "the text begins with its code: {self:?}");
+        assert!(
+            begins || status == 0,
+            "the text begins with its code: {self:?}"
+        );
         self
     }
 }
@@ -128,7 +135,10 @@ impl Host {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let fields: Map<String, Value> = body.as_object().cloned().unwrap_or_default();
         let mut request = Request::new(operation, path, Data::from_map(fields));
-        request.id = RequestId::new(format!("request-{:p}-{number}", Arc::as_ptr(&self.requests)));
+        request.id = RequestId::new(format!(
+            "request-{:p}-{number}",
+            Arc::as_ptr(&self.requests)
+        ));
         request.display_name.clone_from(&self.caller);
         request.entity_id = format!("entity-of-{}", self.caller);
         request.mount_point = String::from("smtp/");
@@ -377,7 +387,9 @@ pub(crate) async fn pointers(
             needed.insert(format!("open/{tenant}"));
         }
         if let Some(credential) = &record.credential {
-            let next = credential.next_rotation.filter(|_| credential.deleted.is_none());
+            let next = credential
+                .next_rotation
+                .filter(|_| credential.deleted.is_none());
             if let Some(next) = next {
                 let day = next - chrono::TimeDelta::days(7);
                 needed.insert(format!("due/{}/{tenant}", day.format("%Y%m%d")));

@@ -240,13 +240,11 @@ async fn a_refusal_after_a_lost_answer_does_not_drop_the_candidate() {
     let rig = Rig::with(Config::default()).await;
     rig.configure("acme").await;
     // The first POST takes effect only later; the second meets a full domain.
-    rig.mailu
-        .fault(Rule::new(Fault::ApplyLater).method("POST"));
+    rig.mailu.fault(Rule::new(Fault::ApplyLater).method("POST"));
     let redirect = Fault::Redirect {
         location: String::from("https://elsewhere.test/"),
     };
-    rig.mailu
-        .fault(Rule::new(redirect).method("POST"));
+    rig.mailu.fault(Rule::new(redirect).method("POST"));
     rig.write("acme/admin", create())
         .await
         .fails(503, "mailu_unreachable");

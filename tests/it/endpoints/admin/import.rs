@@ -86,11 +86,26 @@ async fn a_server_that_cannot_be_asked_does_not_stop_an_import() {
 async fn what_an_import_refuses() {
     let rig = Rig::configured().await;
     for (body, code) in [
-        (json!({ "username": EMAIL, "password": "" }), "invalid_field"),
-        (json!({ "username": EMAIL, "password": "a\u{1}b" }), "invalid_field"),
-        (json!({ "username": EMAIL, "password": "line\nbreak" }), "invalid_field"),
-        (json!({ "username": EMAIL, "password": 12_345_678 }), "invalid_field"),
-        (json!({ "username": EMAIL, "password": "x".repeat(501) }), "invalid_field"),
+        (
+            json!({ "username": EMAIL, "password": "" }),
+            "invalid_field",
+        ),
+        (
+            json!({ "username": EMAIL, "password": "a\u{1}b" }),
+            "invalid_field",
+        ),
+        (
+            json!({ "username": EMAIL, "password": "line\nbreak" }),
+            "invalid_field",
+        ),
+        (
+            json!({ "username": EMAIL, "password": 12_345_678 }),
+            "invalid_field",
+        ),
+        (
+            json!({ "username": EMAIL, "password": "x".repeat(501) }),
+            "too_long",
+        ),
         (
             json!({ "username": EMAIL, "last_rotated": "2026-01-01T00:00:00Z" }),
             "invalid_field",
@@ -102,7 +117,10 @@ async fn what_an_import_refuses() {
     ] {
         let refused = rig.write("acme/admin", body.clone()).await.fails(400, code);
         let given = body["password"].as_str().unwrap_or("12345678");
-        assert!(given.is_empty() || !refused.text.contains(given), "{refused:?}");
+        assert!(
+            given.is_empty() || !refused.text.contains(given),
+            "{refused:?}"
+        );
     }
     assert_eq!(rig.read("acme/admin").await.status, 404);
 }
@@ -135,7 +153,10 @@ async fn a_later_password_is_ignored_refused_or_adopted() {
     assert_eq!(rig.settled().await, second);
     rig.mailu.set_password_directly(EMAIL, "foreign password");
     let adopted = rig
-        .write("acme/admin", json!({ "password": "foreign password", "cas": 2 }))
+        .write(
+            "acme/admin",
+            json!({ "password": "foreign password", "cas": 2 }),
+        )
         .await
         .ok();
     assert_eq!(adopted.get("event"), "smtp_credentials_adopted");

@@ -39,9 +39,7 @@ async fn a_moved_ciphertext_does_not_open() {
         })
         .await;
         let spoilt = rig.storage.snapshot();
-        rig.read("acme/admin")
-            .await
-            .fails(500, "secret_unreadable");
+        rig.read("acme/admin").await.fails(500, "secret_unreadable");
         rig.write("acme/admin", json!({ "password": "x", "cas": 2 }))
             .await
             .fails(500, "secret_unreadable");
@@ -65,9 +63,7 @@ async fn a_moved_ciphertext_does_not_open() {
         record["server"]["mailu_url"] = json!("https://elsewhere.test");
     })
     .await;
-    rig.read("acme/admin")
-        .await
-        .fails(500, "secret_unreadable");
+    rig.read("acme/admin").await.fails(500, "secret_unreadable");
     rig.write("acme/rotate", json!({}))
         .await
         .fails(500, "secret_unreadable");

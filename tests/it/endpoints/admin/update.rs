@@ -69,16 +69,44 @@ async fn what_an_update_refuses() {
         (0..count).map(|n| format!("a{n}@example.test")).collect()
     };
     for (body, status, code) in [
-        (json!({ "username": "b@example.test" }), 400, "username_fixed"),
+        (
+            json!({ "username": "b@example.test" }),
+            400,
+            "username_fixed",
+        ),
         (json!({ "username": "no address" }), 400, "invalid_field"),
         (json!({ "admin_emails": emails(11) }), 400, "invalid_field"),
-        (json!({ "admin_emails": ["no address"] }), 400, "invalid_field"),
+        (
+            json!({ "admin_emails": ["no address"] }),
+            400,
+            "invalid_field",
+        ),
         (json!({ "admin_emails": [7] }), 400, "invalid_field"),
-        (json!({ "webmail_url": "ftp://example.test" }), 400, "invalid_field"),
-        (json!({ "webmail_url": "https://u:p@example.test" }), 400, "invalid_field"),
-        (json!({ "webmail_url": format!("https://example.test/{}", "x".repeat(2048)) }), 400, "invalid_field"),
-        (json!({ "webmail_url": "https://example.test/\u{7}" }), 400, "invalid_field"),
-        (json!({ "rotation_policy": "sometimes" }), 400, "invalid_field"),
+        (
+            json!({ "webmail_url": "ftp://example.test" }),
+            400,
+            "invalid_field",
+        ),
+        (
+            json!({ "webmail_url": "https://u:p@example.test" }),
+            400,
+            "invalid_field",
+        ),
+        (
+            json!({ "webmail_url": format!("https://example.test/{}", "x".repeat(2048)) }),
+            400,
+            "too_long",
+        ),
+        (
+            json!({ "webmail_url": "https://example.test/\u{7}" }),
+            400,
+            "invalid_field",
+        ),
+        (
+            json!({ "rotation_policy": "sometimes" }),
+            400,
+            "invalid_field",
+        ),
         (json!({ "rotation_policy": "59s" }), 400, "invalid_field"),
         (json!({ "rotation_policy": "3651d" }), 400, "invalid_field"),
         (json!({ "cas": -1 }), 400, "invalid_field"),
