@@ -17,14 +17,7 @@ const NAME: &str = env!("CARGO_PKG_NAME");
 /// Development only: with `1` the engine talks plain http and to loopback addresses.
 const DEV_LOOPBACK: &str = "SMTP_DEV_ALLOW_LOOPBACK";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-const HELP: &str = "\
-A secrets engine plugin for HashiCorp Vault and OpenBao. The server starts it; register it with
-`vault plugin register`. By itself it only answers these arguments:
-
-  --version     print the version
-  --audit-keys  print the response fields to exempt from hashing in audit logs
-  --help        print this text
-";
+const HELP: &str = include_str!("help.txt");
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -32,11 +25,15 @@ fn main() -> ExitCode {
     match arguments.as_slice() {
         [] => match run() {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => say(std::io::stderr(), &chain(&*error), 1),
+            Err(error) => say(std::io::stderr(), &format!("{NAME}: {error}\n"), 1),
         },
         ["--version"] => say(std::io::stdout(), &format!("{NAME} {VERSION}\n"), 0),
         ["--help" | "-h"] => say(std::io::stdout(), HELP, 0),
-        ["--audit-keys"] => say(std::io::stdout(), &audit_keys(), 0),
+        ["--audit-keys"] => say(
+            std::io::stdout(),
+            &format!("{}\n", EXEMPT_RESPONSE_KEYS.join(",")),
+            0,
+        ),
         _ => say(std::io::stderr(), &format!("unknown argument\n\n{HELP}"), 2),
     }
 }
@@ -70,20 +67,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     Ok(served?)
 }
 
-/// One key a line would not paste into a command: comma separated, as the command line takes it.
-fn audit_keys() -> String {
-    format!("{}\n", EXEMPT_RESPONSE_KEYS.join(","))
-}
-
 fn say(mut out: impl Write, text: &str, code: u8) -> ExitCode {
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => ExitCode::from(code),
-        Err(_closed) => ExitCode::FAILURE,
-    }
-}
-
-fn chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause: &&dyn Error| (**cause).source());
-    let texts = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
-    format!("{NAME}: {texts}\n")
+    let said = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    said.map_or(ExitCode::FAILURE, |()| ExitCode::from(code))
 }

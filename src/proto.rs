@@ -11,9 +11,11 @@
     unnameable_types,
     unused_qualifications,
     clippy::all,
+    clippy::too_many_lines,
+    clippy::clone_on_ref_ptr,
     clippy::missing_errors_doc,
     clippy::allow_attributes_without_reason,
-    clippy::needless_pass_by_value,
+    clippy::use_self,
     reason = "generated code; its documentation is in proto/"
 )]
 

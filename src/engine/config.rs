@@ -231,7 +231,8 @@ mod tests {
 
     #[test]
     fn out_of_range_values_name_the_field() {
-        let cases: [(&str, fn(&mut MountConfig)); 5] = [
+        type Spoil = fn(&mut MountConfig);
+        let cases: [(&str, Spoil); 5] = [
             ("wait", |config| config.wait = 26),
             ("refresh_interval", |config| config.refresh_interval = 29),
             ("max_versions", |config| config.max_versions = 1),

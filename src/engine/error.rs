@@ -4,7 +4,7 @@
 //! 503 is kept for work that a repeat joins.
 
 use crate::crypto;
-use crate::logical::{self, StorageError};
+use crate::logical::{self, StorageError, SystemViewError};
 use crate::provider::{Refusal, Trouble};
 
 /// Why the engine did not do what was asked.
@@ -44,6 +44,12 @@ pub(crate) enum Error {
     /// The work goes on after the request stopped waiting for it.
     #[error("the work goes on")]
     InProgress,
+    /// An emergency reset holds the credential back.
+    #[error("the credential is on hold")]
+    OnHold,
+    /// An answer did not have the shape of one.
+    #[error(transparent)]
+    Answer(#[from] logical::Error),
     /// This node may not change anything.
     #[error("not the active node")]
     Standby,
@@ -69,7 +75,7 @@ pub(crate) enum Error {
     Storage(#[from] StorageError),
     /// The host could not answer about itself.
     #[error("the host did not answer: {0}")]
-    Host(String),
+    Host(#[from] SystemViewError),
     /// The operating system gave no random bytes.
     #[error(transparent)]
     Random(#[from] crypto::RandomError),
@@ -105,6 +111,8 @@ impl Error {
             Self::Unreachable(trouble) => trouble_code(*trouble),
             Self::Unsettled => "mailu_unreachable",
             Self::InProgress => "in_progress",
+            Self::OnHold => "on_hold",
+            Self::Answer(_) => "internal",
             Self::Standby => "standby",
             Self::Tainted => "tainted",
             Self::Keyring(_) => "keyring_unreadable",
@@ -271,12 +279,6 @@ impl From<Error> for logical::Error {
         let code = error.code();
         match error {
             Error::InvalidTenant(why) => Self::user(code, format!("{why}.")),
-            Error::UnknownTenant => Self::status(
-                404,
-                code,
-                "there is no such tenant on this mount. Write <tenant>/config or <tenant>/admin \
-                 first.",
-            ),
             Error::Invalid { message, .. } => Self::user(code, message),
             Error::Conflict { message, .. } => Self::status(409, code, message),
             Error::Refused(Refusal::RateLimited) => Self::status(
@@ -293,23 +295,7 @@ impl From<Error> for logical::Error {
                 code,
                 format!("{}. Nothing was changed.", trouble_hint(trouble)),
             ),
-            Error::Unsettled => Self::status(
-                503,
-                code,
-                "the password was sent and Mailu's answer is open; both passwords are kept. \
-                 Repeat the request to settle it, or read <tenant>/status.",
-            ),
-            Error::InProgress => Self::status(
-                503,
-                code,
-                "the work goes on in the background. Repeat the request to join it.",
-            ),
             Error::Standby | Error::Storage(StorageError::ReadOnly) => Self::ReadOnly,
-            Error::Tainted => Self::status(
-                409,
-                code,
-                "the mount is being removed; nothing is changed any more.",
-            ),
             Error::Keyring(why) => Self::status(
                 500,
                 code,
@@ -318,19 +304,32 @@ impl From<Error> for logical::Error {
                      raft snapshot."
                 ),
             ),
-            Error::Unopenable(_) => Self::status(
-                500,
-                code,
-                "a stored secret does not open with this mount's keyring: the entry was moved or \
-                 altered, or the keyring is not the one it was written with. Nothing was changed.",
-            ),
             Error::Entry { key, why } => {
                 Self::status(500, code, format!("{key}: {why}. Nothing was written."))
             }
+            Error::Host(why) => Self::status(500, code, format!("the host did not answer: {why}.")),
             Error::Storage(storage) => Self::from(storage),
-            Error::Host(why) => Self::status(500, code, why),
             Error::Random(error) => Self::internal(error.to_string()),
             Error::Defect(what) => Self::internal(what),
+            Error::Answer(error) => error,
+            Error::OnHold => Self::status(403, code, ON_HOLD),
+            Error::UnknownTenant => Self::status(404, code, UNKNOWN_TENANT),
+            Error::Unsettled => Self::status(503, code, UNSETTLED),
+            Error::InProgress => Self::status(503, code, IN_PROGRESS),
+            Error::Tainted => Self::status(409, code, TAINTED),
+            Error::Unopenable(_) => Self::status(500, code, UNOPENABLE),
         }
     }
 }
+
+const UNKNOWN_TENANT: &str =
+    "there is no such tenant on this mount. Write <tenant>/config or <tenant>/admin first.";
+const ON_HOLD: &str = "an emergency reset holds this credential back. Ask a platform administrator \
+                       to release it.";
+const UNSETTLED: &str = "the password was sent and Mailu's answer is open; both passwords are \
+                         kept. Repeat the request to settle it, or read <tenant>/status.";
+const IN_PROGRESS: &str = "the work goes on in the background. Repeat the request to join it.";
+const TAINTED: &str = "the mount is being removed; nothing is changed any more.";
+const UNOPENABLE: &str = "a stored secret does not open with this mount's keyring: the entry was \
+                          moved or altered, or the keyring is not the one it was written with. \
+                          Nothing was changed.";

@@ -135,28 +135,40 @@ impl Engine {
         Ok(keyring)
     }
 
-    /// Refuses on nodes that may not write and on mounts that are being removed; asked before
-    /// anything else of every request that changes something.
-    async fn require_active(&self, mount: &Mount) -> Result<(), Error> {
-        self.require_writable(mount).await?;
-        let host = |error: crate::logical::SystemViewError| Error::Host(error.to_string());
-        if mount.system.tainted().await.map_err(host)? {
-            return Err(Error::Tainted);
+    /// Refuses on nodes that may not write, with the error by which the host forwards the request
+    /// to the active node. Also asked by reads that a standby must not answer.
+    async fn require_active_node(&self, mount: &Mount) -> Result<(), Error> {
+        let state = mount.system.replication_state().await?;
+        // Only performance secondaries make a difference for local mounts: ask only then.
+        let local =
+            !state.may_write(false) && state.may_write(true) && mount.system.local_mount().await?;
+        if state.may_write(local) {
+            Ok(())
+        } else {
+            Err(Error::Standby)
         }
-        Ok(())
     }
 
-    /// Refuses on nodes that may not write; asked of reads that must not lag behind.
-    async fn require_writable(&self, mount: &Mount) -> Result<(), Error> {
-        let host = |error: crate::logical::SystemViewError| Error::Host(error.to_string());
-        let state = mount.system.replication_state().await.map_err(host)?;
-        // Only performance secondaries make a difference for local mounts: ask only then.
-        if !state.may_write(false)
-            && !(state.may_write(true) && mount.system.local_mount().await.map_err(host)?)
-        {
-            return Err(Error::Standby);
+    /// Refuses on standbys and on mounts that are being removed; asked before anything else of
+    /// every request that changes something.
+    async fn require_active(&self, mount: &Mount) -> Result<(), Error> {
+        self.require_active_node(mount).await?;
+        if mount.system.tainted().await? {
+            Err(Error::Tainted)
+        } else {
+            Ok(())
         }
-        Ok(())
+    }
+
+    /// What a failed read means on this node: a standby's copy of keyring and record may be of
+    /// different ages, so the active node is asked instead.
+    async fn failed_read(&self, mount: &Mount, error: Error) -> Error {
+        match error {
+            Error::Keyring(_) | Error::Unopenable(_) | Error::Entry { .. } => {
+                self.require_active_node(mount).await.err().unwrap_or(error)
+            }
+            other => other,
+        }
     }
 
     /// Returns the rules for every outgoing connection.

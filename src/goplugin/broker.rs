@@ -13,6 +13,7 @@ use futures_util::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Response, Status, Streaming};
@@ -87,17 +88,18 @@ impl Broker {
     ///
     /// Dropping the future forgets the dial; an announcement already taken is lost with it.
     pub async fn dial(&self, id: u32) -> Result<Channel, DialError> {
-        tokio::time::timeout(DIAL_DEADLINE, self.connect(id))
+        let deadline = Instant::now() + DIAL_DEADLINE;
+        let announced = timeout_at(deadline, self.announced(id)).await;
+        let Some(announced) = announced.ok().flatten() else {
+            self.table().awaited.remove(&id);
+            return Err(DialError::NotAnnounced(id));
+        };
+        timeout_at(deadline, self.connect(announced))
             .await
             .map_err(|_elapsed| DialError::Timeout(id))?
     }
 
-    async fn connect(&self, id: u32) -> Result<Channel, DialError> {
-        let announced = tokio::time::timeout(DIAL_DEADLINE, self.announced(id))
-            .await
-            .ok()
-            .flatten()
-            .ok_or(DialError::NotAnnounced(id))?;
+    async fn connect(&self, announced: Announced) -> Result<Channel, DialError> {
         if announced.network != "unix" {
             return Err(DialError::Network(announced.network));
         }

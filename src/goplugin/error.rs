@@ -1,4 +1,6 @@
 //! Why a plugin could not start.
+//!
+//! The texts name their cause themselves: each is shown once, as one line, and nobody walks a chain.
 
 use std::path::PathBuf;
 
@@ -7,22 +9,21 @@ use std::path::PathBuf;
 pub enum Error {
     /// The magic cookie is absent or wrong: no host started this process.
     #[error(
-        "This program is a plugin. It is started by its host, and does nothing when it is run by \
-         hand."
+        "this program is a plugin. Its host starts it; run by hand it does nothing. Try --help."
     )]
     NotStartedByHost,
     /// The host offered no certificate, so the connection would be neither secret nor authentic.
     #[error("the host does not use mutual TLS (PLUGIN_CLIENT_CERT is not set); it must")]
     NoMutualTls,
     /// `PLUGIN_CLIENT_CERT` is not a PEM certificate.
-    #[error("PLUGIN_CLIENT_CERT is not a PEM certificate")]
-    HostCertificate(#[source] rustls::pki_types::pem::Error),
+    #[error("PLUGIN_CLIENT_CERT is not a PEM certificate: {0}")]
+    HostCertificate(rustls::pki_types::pem::Error),
     /// The key pair or its certificate could not be made.
-    #[error("could not make a certificate")]
-    OwnCertificate(#[source] rcgen::Error),
+    #[error("could not make a certificate: {0}")]
+    OwnCertificate(rcgen::Error),
     /// The TLS library refused its settings.
-    #[error("could not set up TLS")]
-    Tls(#[source] rustls::Error),
+    #[error("could not set up TLS: {0}")]
+    Tls(rustls::Error),
     /// The operating system gave no random bytes.
     #[error("could not get random bytes")]
     Random,
@@ -30,7 +31,7 @@ pub enum Error {
     #[error("PLUGIN_UNIX_SOCKET_GROUP: there is no group {0:?}")]
     UnknownGroup(String),
     /// The socket could not be made or given its owner and mode.
-    #[error("could not make the socket {path}")]
+    #[error("could not make the socket {path}: {source}")]
     Socket {
         /// Where it was to be.
         path: PathBuf,
@@ -38,17 +39,17 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A signal handler could not be installed.
-    #[error("could not install a signal handler")]
-    Signal(#[source] std::io::Error),
+    #[error("could not install a signal handler: {0}")]
+    Signal(std::io::Error),
     /// Another logger is already installed, or its thread could not be started.
     #[error("could not start logging: {0}")]
     Logging(String),
     /// The handshake line could not be written to stdout.
-    #[error("could not write the handshake line")]
-    Handshake(#[source] std::io::Error),
+    #[error("could not write the handshake line: {0}")]
+    Handshake(std::io::Error),
     /// The gRPC server failed.
-    #[error("the gRPC server failed")]
-    Server(#[source] tonic::transport::Error),
+    #[error("the gRPC server failed: {0}")]
+    Server(tonic::transport::Error),
     /// The gRPC server stopped although nobody asked it to: its listener is gone.
     #[error("the gRPC server stopped by itself")]
     Stopped,

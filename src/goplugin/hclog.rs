@@ -85,10 +85,9 @@ pub(super) fn install(
         .map_err(|error| Error::Logging(error.to_string()))?;
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
         .map_err(|error| Error::Logging(error.to_string()))?;
-    let target = logging.target;
-    std::panic::set_hook(Box::new(move |panic| {
+    std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
-        tracing::error!(plugin = target, place, "a task panicked");
+        tracing::error!(place, "a task panicked");
     }));
     Ok(LogGuard(queue))
 }

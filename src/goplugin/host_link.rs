@@ -2,8 +2,8 @@
 //!
 //! go-plugin has no watchdog of its own: if a host dies by SIGKILL, its plugins live on, holding
 //! whatever they hold. Three signs are watched, because each can be missing: the connections are
-//! gone, the broker stream ended, the parent process changed. (`PR_SET_PDEATHSIG` is no help: it
-//! fires when the forking *thread* of a Go host ends.)
+//! gone (or never came), the broker stream ended, the parent process changed. (`PR_SET_PDEATHSIG`
+//! is no help: it fires when the forking *thread* of a Go host ends.)
 //!
 //! A host that shuts a plugin down in good order closes the broker stream *before* it asks for the
 //! shutdown, so a sign counts only once it has lasted a while.
@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a sign must last.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the first connection may take; hosts give a plugin one minute to start.
+const FIRST_CONNECTION: Duration = Duration::from_secs(120);
 /// How often the parent process is looked at.
 const PARENT_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -51,11 +53,15 @@ impl State {
 pub(super) struct HostLink {
     state: watch::Sender<State>,
     shutdown: CancellationToken,
+    parent: u32,
 }
 
 impl HostLink {
+    /// Starts watching. To be called before the host can know that this process runs, so that
+    /// the parent seen here is the host.
     pub(super) fn new() -> Self {
         Self {
+            parent: std::os::unix::process::parent_id(),
             state: watch::Sender::new(State::default()),
             shutdown: CancellationToken::new(),
         }
@@ -90,12 +96,16 @@ impl HostLink {
             biased;
             () = self.shutdown.cancelled() => Ending::Shutdown,
             () = self.lost() => Ending::HostLost,
-            () = orphaned() => Ending::HostLost,
+            () = self.orphaned() => Ending::HostLost,
         }
     }
 
     async fn lost(&self) {
         let mut state = self.state.subscribe();
+        let first = state.wait_for(|state| state.connected);
+        if tokio::time::timeout(FIRST_CONNECTION, first).await.is_err() {
+            return;
+        }
         loop {
             // The sender lives in self, so waiting cannot fail.
             let _ = state.wait_for(|state| state.looks_lost()).await;
@@ -105,14 +115,13 @@ impl HostLink {
             }
         }
     }
-}
 
-/// Waits until this process gets another parent than it had.
-async fn orphaned() {
-    let parent = std::os::unix::process::parent_id();
-    let mut interval = tokio::time::interval(PARENT_INTERVAL);
-    while std::os::unix::process::parent_id() == parent {
-        interval.tick().await;
+    /// Waits until this process has another parent than it began with.
+    async fn orphaned(&self) {
+        let mut interval = tokio::time::interval(PARENT_INTERVAL);
+        while std::os::unix::process::parent_id() == self.parent {
+            interval.tick().await;
+        }
     }
 }
 
@@ -133,10 +142,11 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_host_that_never_came_is_not_lost() {
+    async fn a_host_that_never_comes_is_waited_for_two_minutes() {
         let link = HostLink::new();
-        let waited = tokio::time::timeout(Duration::from_secs(3600), link.lost()).await;
-        assert!(waited.is_err());
+        let minute = Duration::from_secs(60);
+        assert!(tokio::time::timeout(minute, link.lost()).await.is_err());
+        assert_eq!(link.ended().await, Ending::HostLost);
     }
 
     #[tokio::test(start_paused = true)]

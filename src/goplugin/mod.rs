@@ -68,7 +68,7 @@ pub use server::Server;
 ///
 /// # Cancel safety
 ///
-/// Dropping the future closes the socket and unlinks it; calls under way are cut.
+/// As [`Server::run`].
 pub async fn serve<F>(
     protocol: &Protocol,
     logging: &Logging,

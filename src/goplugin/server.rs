@@ -32,6 +32,7 @@ pub struct Server {
     version: u32,
     asks_for_multiplexing: bool,
     tls: MutualTls,
+    link: HostLink,
     listener: Listener,
     broker: Broker,
 }
@@ -51,6 +52,7 @@ impl Server {
         Ok(Self {
             version: protocol.version,
             asks_for_multiplexing: env.asks_for_multiplexing,
+            link: HostLink::new(),
             broker: Broker::new(tls.clone()),
             tls,
             listener,
@@ -75,7 +77,7 @@ impl Server {
     }
 
     /// Answers with `services` and go-plugin's own until the host ends it, is gone, or `terminate`
-    /// is ready; then lets calls under way finish, for a second at most.
+    /// is ready; then waits for calls under way, for a second at most.
     ///
     /// # Errors
     ///
@@ -83,7 +85,8 @@ impl Server {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cuts calls under way; the socket is unlinked soon after.
+    /// Dropping the future stops accepting and unlinks the socket soon after; calls under way run on
+    /// for as long as the runtime does.
     pub async fn run(
         self,
         services: Routes,
@@ -93,7 +96,7 @@ impl Server {
         let stopping = tasks.cancelled();
         // A dropped future must stop the accepting task as well.
         let _stop_on_drop = stopping.clone().drop_guard();
-        let link = HostLink::new();
+        let link = self.link;
         let services = services
             .add_service(GrpcBrokerServer::new(BrokerService {
                 broker: self.broker,
@@ -119,7 +122,7 @@ impl Server {
             () = terminate => Ending::Terminated,
         };
         stopping.cancel();
-        // A call that takes longer is cut; the host does not wait for it either.
+        // A call that takes longer is cut by the end of the process; the host waits no longer either.
         let _ = tokio::time::timeout(DRAIN, serving).await;
         tasks.stop(STOP).await;
         Ok(ending)

@@ -1,1 +1,15 @@
-//! How the engine is built, for engineers.
+//! How the engine is built and why, for engineers.
+//!
+//! The texts are part of the documentation build, so that their links into the code are checked.
+
+#[doc = include_str!("architecture.md")]
+pub mod architecture {}
+
+#[doc = include_str!("rotation.md")]
+pub mod rotation {}
+
+#[doc = include_str!("storage_format.md")]
+pub mod storage_format {}
+
+#[doc = include_str!("changelog.md")]
+pub mod changelog {}

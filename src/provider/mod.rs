@@ -41,7 +41,7 @@ pub enum Sent {
 }
 
 /// Why a read did not succeed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// The server definitely answered "no".
     #[error("{0}")]

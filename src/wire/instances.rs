@@ -1,13 +1,16 @@
 //! The mounts of this process, by the id the server tells them apart with.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use crate::logical::{Backend, Mount};
+use crate::logical::{Backend, Error, Mount};
 
 /// The metadata key with the mount's id.
 ///
@@ -20,6 +23,32 @@ pub(super) struct Instance {
     pub(super) uuid: String,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) mount: Mount,
+}
+
+impl Instance {
+    /// Lets the backend clean up; a panic in it stays there.
+    pub(super) async fn clean_up(&self) {
+        let _logged_by_the_hook = guarded(async {
+            self.backend.cleanup().await;
+            Ok(())
+        })
+        .await;
+    }
+}
+
+/// Runs a backend's `work` and makes an error of a panic. Its text is not looked at: it may hold a
+/// secret. The place is logged by the panic hook.
+///
+/// Unwind safety is the backend's: state shared between requests is behind locks and in storage.
+pub(super) async fn guarded<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    AssertUnwindSafe(work)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_text| {
+            Err(Error::internal(
+                "a defect in the plugin; the server's log names the place",
+            ))
+        })
 }
 
 /// The id of a mount in this process: new for each process, and empty where the server does not
@@ -67,7 +96,7 @@ impl Instances {
     /// Takes all mounts out and cleans them up, all at the same time.
     pub(super) async fn clean_up_all(&self) {
         let all = std::mem::take(&mut *self.table());
-        join_all(all.values().map(|instance| instance.backend.cleanup())).await;
+        join_all(all.values().map(|instance| instance.clean_up())).await;
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<MultiplexId, Arc<Instance>>> {

@@ -150,6 +150,7 @@ pub async fn serve(plugin: Plugin) -> Result<(), goplugin::Error> {
     let services = Services::new();
     let clock = Arc::clone(&plugin.clock);
     let (ending, log) = goplugin::serve(&PROTOCOL, &plugin.logging, clock, |broker| {
+        tracing::debug!(version = plugin.version, server = ?plugin.server, "the plugin starts");
         services.routes(&plugin, broker)
     })
     .await?;

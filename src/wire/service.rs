@@ -1,15 +1,12 @@
 //! The gRPC services the server calls: one short method each.
 
-use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures_util::FutureExt;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use super::BackendFactory;
-use super::instances::{Instance, Instances, MultiplexId};
+use super::instances::{Instance, Instances, MultiplexId, guarded};
 use super::storage::HostStorage;
 use super::system_view::HostSystemView;
 use super::translate;
@@ -64,7 +61,7 @@ impl BackendService {
             mount,
         };
         if let Some(replaced) = self.instances.insert(id, instance) {
-            replaced.backend.cleanup().await;
+            replaced.clean_up().await;
         }
         Ok(())
     }
@@ -110,7 +107,10 @@ impl BackendRpc for BackendService {
 
     async fn special_paths(&self, request: Request<pb::Empty>) -> Answer<pb::SpecialPathsReply> {
         let instance = self.instances.find(request.metadata())?;
-        let paths = translate::special_paths(instance.backend.special_paths());
+        let paths = guarded(async { Ok(instance.backend.special_paths()) })
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let paths = translate::special_paths(paths);
         Ok(Response::new(pb::SpecialPathsReply { paths: Some(paths) }))
     }
 
@@ -166,28 +166,10 @@ impl BackendRpc for BackendService {
     async fn cleanup(&self, request: Request<pb::Empty>) -> Answer<pb::Empty> {
         let id = MultiplexId::of(request.metadata());
         if let Some(instance) = self.instances.remove(&id) {
-            let _logged_by_the_hook = guarded(async {
-                instance.backend.cleanup().await;
-                Ok(())
-            })
-            .await;
+            instance.clean_up().await;
         }
         Ok(Response::new(pb::Empty {}))
     }
-}
-
-/// Runs `work` and makes an error of a panic. Its text is not looked at: it may hold a secret.
-///
-/// Unwind safety is the backend's: state shared between requests is behind locks and in storage.
-async fn guarded<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    AssertUnwindSafe(work)
-        .catch_unwind()
-        .await
-        .unwrap_or_else(|_text| {
-            Err(Error::internal(
-                "a defect in the plugin; the server's log names the place",
-            ))
-        })
 }
 
 /// Serves `logical.PluginVersion`.

@@ -34,7 +34,7 @@ fn call<T>(message: T) -> Request<T> {
     request
 }
 
-fn failed(status: Status) -> SystemViewError {
+fn failed(status: &Status) -> SystemViewError {
     match status.code() {
         Code::Unimplemented => SystemViewError::Unsupported,
         _ => SystemViewError::Failed(status.message().to_owned()),
@@ -51,32 +51,39 @@ impl SystemView for HostSystemView {
     async fn replication_state(&self) -> Result<ReplicationState, SystemViewError> {
         let mut client = self.client.clone();
         let reply = client.replication_state(call(pb::Empty {})).await;
-        let bits = reply.map_err(failed)?.into_inner().state;
+        let bits = reply.map_err(|status| failed(&status))?.into_inner().state;
         Ok(ReplicationState(bits.cast_unsigned()))
     }
 
     async fn local_mount(&self) -> Result<bool, SystemViewError> {
         let mut client = self.client.clone();
         let reply = client.local_mount(call(pb::Empty {})).await;
-        Ok(reply.map_err(failed)?.into_inner().local)
+        Ok(reply.map_err(|status| failed(&status))?.into_inner().local)
     }
 
     async fn tainted(&self) -> Result<bool, SystemViewError> {
         let mut client = self.client.clone();
         let reply = client.tainted(call(pb::Empty {})).await;
-        Ok(reply.map_err(failed)?.into_inner().tainted)
+        Ok(reply
+            .map_err(|status| failed(&status))?
+            .into_inner()
+            .tainted)
     }
 
     async fn default_lease_ttl(&self) -> Result<Duration, SystemViewError> {
         let mut client = self.client.clone();
         let reply = client.default_lease_ttl(call(pb::Empty {})).await;
-        Ok(lease(&reply.map_err(failed)?.into_inner()))
+        Ok(lease(
+            &reply.map_err(|status| failed(&status))?.into_inner(),
+        ))
     }
 
     async fn max_lease_ttl(&self) -> Result<Duration, SystemViewError> {
         let mut client = self.client.clone();
         let reply = client.max_lease_ttl(call(pb::Empty {})).await;
-        Ok(lease(&reply.map_err(failed)?.into_inner()))
+        Ok(lease(
+            &reply.map_err(|status| failed(&status))?.into_inner(),
+        ))
     }
 
     async fn generate_password(&self, policy: &str) -> Result<Sensitive<String>, SystemViewError> {
@@ -85,6 +92,11 @@ impl SystemView for HostSystemView {
             policy_name: policy.to_owned(),
         };
         let reply = client.generate_password_from_policy(call(request)).await;
-        Ok(Sensitive::new(reply.map_err(failed)?.into_inner().password))
+        Ok(Sensitive::new(
+            reply
+                .map_err(|status| failed(&status))?
+                .into_inner()
+                .password,
+        ))
     }
 }

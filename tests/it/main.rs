@@ -17,6 +17,9 @@
 )]
 
 mod endpoints;
+mod handshake;
+mod layering;
+mod lifecycle;
 mod rotation_faults;
 mod standin;
 mod support;

@@ -59,7 +59,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
 }
 
 pub(super) async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
-    // A delete has no body to give a reason in.
+    // A DELETE carries no body, so there is no reason to record.
     change(engine, mount, call, None, |locked, event| {
         let now = event.timestamp;
         let retention = i64::try_from(locked.config.deleted_retention).unwrap_or(i64::MAX);

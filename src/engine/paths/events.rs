@@ -70,7 +70,7 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         .integer("after")
         .set()
         .map_or(u64::MAX, |after| u64::try_from(after).unwrap_or(0));
-    engine.require_writable(&mount).await?;
+    engine.require_active_node(&mount).await?;
     let Some(record) = engine.read_tenant(&mount, &name).await? else {
         return Ok(None);
     };

@@ -94,8 +94,7 @@ fn answer(changed: Changed) -> Result<Option<Response>, Error> {
         event_id: changed.event.as_ref().map(|event| event.event_id.clone()),
         seq: changed.event.as_ref().map(|event| event.seq),
     };
-    let data = Data::from_serialize(&output)
-        .map_err(|_defect| Error::Defect("an answer did not serialise"))?;
+    let data = Data::from_serialize(&output)?;
     Ok(Some(Response {
         data: Some(data),
         warnings: changed.warnings,

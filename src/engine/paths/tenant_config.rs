@@ -13,7 +13,7 @@ use super::super::Engine;
 use super::super::error::Error;
 use super::super::locked::LockedTenant;
 use super::super::mail;
-use super::super::storage::record::Server;
+use super::super::storage::record::{Proof, Server};
 use super::super::tenant::TenantName;
 use super::{actor, tenant};
 use crate::audit::{EventName, NewEvent};
@@ -198,7 +198,8 @@ async fn store(
         return Ok(());
     }
     if wanted.endpoint_changed && locked.record.credential.is_some() {
-        require_same_server(&locked, &wanted.server, token.clone()).await?;
+        let fingerprint = require_same_server(&locked, &wanted.server, token.clone()).await?;
+        note_proof(&mut locked, fingerprint);
     }
     // The clock only moves what really changed.
     wanted.server.written_at = engine.clock().now();
@@ -208,6 +209,7 @@ async fn store(
         server.api_token = sealed;
     }
     locked.claim_account().await?;
+    locked.check_room()?;
     let actor = actor(&call.request);
     let mut event = NewEvent::new(EventName::TenantConfigChanged, actor, engine.clock().now());
     event.request_id = call.request.id.as_str().to_owned();
@@ -217,52 +219,21 @@ async fn store(
 
 /// Applies the request to the stored server and checks every field.
 fn wanted(locked: &LockedTenant, call: &Call, policy: &NetworkPolicy) -> Result<Wanted, Error> {
-    let fields = &call.fields;
     let stored = locked.record.server.as_ref();
-    let token = fields
+    let token = call
+        .fields
         .secret("api_token")
         .set()
         .filter(|token| !token.expose().is_empty());
-    let text = |name: &str, stored: Option<&String>| match fields.text(name) {
-        Patch::Absent => stored.cloned(),
-        Patch::Null => None,
-        Patch::Set(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
-    };
-    let url = text("mailu_url", stored.map(|server| &server.mailu_url)).ok_or_else(|| {
-        Error::invalid(
-            "missing_field",
-            "`mailu_url` is required, for example https://mail.acme.example.",
-        )
-    })?;
-    let url = EndpointUrl::parse(&url, policy)
-        .map_err(|error| Error::invalid("invalid_server", format!("`mailu_url`: {error}.")))?;
-    let ca_cert = text("ca_cert", stored.and_then(|server| server.ca_cert.as_ref()));
-    if let Some(pem) = &ca_cert {
-        parse_ca(pem)
-            .map_err(|error| Error::invalid("invalid_server", format!("`ca_cert`: {error}.")))?;
-    }
-    let tls_server_name = text(
-        "tls_server_name",
-        stored.and_then(|server| server.tls_server_name.as_ref()),
-    );
-    if let Some(name) = &tls_server_name {
-        parse_server_name(name).map_err(|error| {
-            Error::invalid("invalid_server", format!("`tls_server_name`: {error}."))
-        })?;
-    }
-    let smtp_address = text(
-        "smtp_address",
-        stored.and_then(|server| server.smtp_address.as_ref()),
-    );
-    if let Some(address) = &smtp_address {
-        SmtpAddress::parse(address).map_err(|error| {
-            Error::invalid("invalid_server", format!("`smtp_address`: {error}."))
-        })?;
+    let endpoint = EndpointFields::parse(call, stored, policy)?;
+    let endpoint_changed = stored.is_none_or(|stored| endpoint.differs_from(stored));
+    if endpoint_changed && token.is_none() {
+        return Err(token_required());
     }
     let mut timeout = stored.map_or(DEFAULT_TIMEOUT.as_secs(), |kept| {
         kept.request_timeout_seconds
     });
-    fields
+    call.fields
         .duration("request_timeout")
         .map(|span| span.as_secs())
         .apply(&mut timeout, DEFAULT_TIMEOUT.as_secs());
@@ -273,27 +244,20 @@ fn wanted(locked: &LockedTenant, call: &Call, policy: &NetworkPolicy) -> Result<
         ));
     }
     let mut verify_smtp = stored.is_some_and(|server| server.verify_smtp);
-    fields.boolean("verify_smtp").apply(&mut verify_smtp, false);
-    let endpoint_changed = stored.is_none_or(|stored| {
-        stored.mailu_url != url.as_str()
-            || stored.ca_cert != ca_cert
-            || stored.tls_server_name != tls_server_name
-            || stored.smtp_address != smtp_address
-    });
-    if endpoint_changed && token.is_none() {
-        return Err(token_required());
-    }
-    // A placeholder until the endpoint is in the record: the token is bound to it.
+    call.fields
+        .boolean("verify_smtp")
+        .apply(&mut verify_smtp, false);
+    // Stands in until the endpoint is in the record: only then can the token be bound to it.
     let api_token = match stored {
         Some(server) => server.api_token.clone(),
         None => locked.seal_token(token.as_ref().ok_or_else(token_required)?)?,
     };
     Ok(Wanted {
         server: Server {
-            mailu_url: url.as_str().to_owned(),
-            ca_cert,
-            tls_server_name,
-            smtp_address,
+            mailu_url: endpoint.mailu_url,
+            ca_cert: endpoint.ca_cert,
+            tls_server_name: endpoint.tls_server_name,
+            smtp_address: endpoint.smtp_address,
             api_token,
             request_timeout_seconds: timeout,
             verify_smtp,
@@ -302,6 +266,70 @@ fn wanted(locked: &LockedTenant, call: &Call, policy: &NetworkPolicy) -> Result<
         token,
         endpoint_changed,
     })
+}
+
+/// The fields that say where secrets may be sent.
+struct EndpointFields {
+    mailu_url: String,
+    ca_cert: Option<String>,
+    tls_server_name: Option<String>,
+    smtp_address: Option<String>,
+}
+
+impl EndpointFields {
+    /// Takes what the request names and the rest from the stored server; checks all of it.
+    fn parse(call: &Call, stored: Option<&Server>, policy: &NetworkPolicy) -> Result<Self, Error> {
+        let text = |name: &str, stored: Option<&String>| match call.fields.text(name) {
+            Patch::Absent => stored.cloned(),
+            Patch::Null => None,
+            Patch::Set(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
+        };
+        let invalid = |field: &str, why: &dyn std::fmt::Display| {
+            Error::invalid("invalid_server", format!("`{field}`: {why}."))
+        };
+        let url = text("mailu_url", stored.map(|server| &server.mailu_url)).ok_or_else(|| {
+            Error::invalid(
+                "missing_field",
+                "`mailu_url` is required, for example https://mail.acme.example.",
+            )
+        })?;
+        let url = EndpointUrl::parse(&url, policy).map_err(|error| invalid("mailu_url", &error))?;
+        let ca_cert = text("ca_cert", stored.and_then(|server| server.ca_cert.as_ref()));
+        if let Some(pem) = &ca_cert {
+            parse_ca(pem).map_err(|error| invalid("ca_cert", &error))?;
+        }
+        let server_name = text(
+            "tls_server_name",
+            stored.and_then(|server| server.tls_server_name.as_ref()),
+        );
+        if let Some(name) = &server_name {
+            parse_server_name(name).map_err(|error| invalid("tls_server_name", &error))?;
+        }
+        let smtp = text(
+            "smtp_address",
+            stored.and_then(|server| server.smtp_address.as_ref()),
+        );
+        if let Some(address) = &smtp {
+            let address =
+                SmtpAddress::parse(address).map_err(|error| invalid("smtp_address", &error))?;
+            policy
+                .check_literal(address.host(), address.port())
+                .map_err(|error| invalid("smtp_address", &error))?;
+        }
+        Ok(Self {
+            mailu_url: url.as_str().to_owned(),
+            ca_cert,
+            tls_server_name: server_name,
+            smtp_address: smtp,
+        })
+    }
+
+    fn differs_from(&self, stored: &Server) -> bool {
+        self.mailu_url != stored.mailu_url
+            || self.ca_cert != stored.ca_cert
+            || self.tls_server_name != stored.tls_server_name
+            || self.smtp_address != stored.smtp_address
+    }
 }
 
 fn token_required() -> Error {
@@ -313,12 +341,24 @@ fn token_required() -> Error {
     )
 }
 
-/// The new endpoint must answer a hash that the stored current password fits.
+/// The comparison that let the endpoint in has proven the current password as well.
+fn note_proof(locked: &mut LockedTenant, fingerprint: String) {
+    let now = locked.engine.clock().now();
+    let credential = locked.record.credential.as_mut();
+    if let Some(version) = credential.and_then(|kept| kept.current_version_mut()) {
+        version.proof = Proof::Hash;
+        version.verified_at = Some(now);
+        version.hash_fingerprint = Some(fingerprint);
+    }
+}
+
+/// The new endpoint must answer a hash that the stored current password fits; returns the hash's
+/// fingerprint.
 async fn require_same_server(
     locked: &LockedTenant,
     server: &Server,
     token: Sensitive<String>,
-) -> Result<(), Error> {
+) -> Result<String, Error> {
     let use_rehome = || {
         Error::conflict(
             "use_rehome",
@@ -334,9 +374,7 @@ async fn require_same_server(
              <tenant>/rotate.",
         ));
     }
-    let Some(credential) = &locked.record.credential else {
-        return Ok(());
-    };
+    let credential = locked.record.credential.as_ref().ok_or_else(use_rehome)?;
     let current = credential.current_version().ok_or_else(use_rehome)?;
     let password = locked.open_password(current.number, &current.password)?;
     let address = mail::address(&credential.username)?;
@@ -350,7 +388,7 @@ async fn require_same_server(
         .and_then(|account| account.hash)
         .ok_or_else(use_rehome)?;
     match locked.engine.parts.hash_pool.check(&hash, &password).await {
-        HashCheck::Fits => Ok(()),
+        HashCheck::Fits => Ok(hash.fingerprint()),
         HashCheck::DoesNotFit | HashCheck::CannotTell(_) => Err(use_rehome()),
     }
 }

@@ -89,8 +89,7 @@ fn answer(verified: Verified) -> Result<Option<Response>, Error> {
             ServerVersion::Unknown => "unknown",
         },
     };
-    let data = Data::from_serialize(&output)
-        .map_err(|_defect| Error::Defect("an answer did not serialise"))?;
+    let data = Data::from_serialize(&output)?;
     Ok(Some(Response {
         data: Some(data),
         warnings: verified.warnings,

@@ -2,6 +2,7 @@
 //!
 //! Read `steps` for the order of things, `settle` for what happens after a crash or a lost answer.
 
+mod notes;
 mod retention;
 mod settle;
 mod steps;

@@ -5,11 +5,12 @@
 
 use chrono::TimeDelta;
 
-use super::steps::{self, Announced, Change, Committed, SENDS_PER_OPERATION, Verdict};
+use super::notes;
+use super::steps::{Announced, Change, Committed, SENDS_PER_OPERATION, Verdict};
 use crate::audit::{EventName, NewEvent, Outcome, Severity};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::storage::record::{Intent, Proof, Version};
+use crate::engine::storage::record::{Intent, Version};
 use crate::provider::Trouble;
 
 /// After this many sends the candidate is not sent again.
@@ -123,7 +124,7 @@ async fn drop_candidate(mut tenant: LockedTenant, error: Error) -> Error {
     };
     let change = change_of(&intent);
     let now = tenant.engine.clock().now();
-    steps::note_error(&mut tenant, error.code());
+    notes::note_error(&mut tenant, error.code());
     let event = failure(&change, &intent, error.code(), now);
     if let Err(error) = tenant.record_event(event) {
         return error;
@@ -140,7 +141,14 @@ fn drop_intent(tenant: &mut LockedTenant) -> Option<Intent> {
     let intent = tenant.record.intent.take()?;
     tenant.record.open.settle_at = None;
     tenant.record.open.settle_failures = 0;
-    steps::drop_unborn(tenant);
+    if tenant
+        .record
+        .credential
+        .as_ref()
+        .is_some_and(|kept| kept.versions.is_empty())
+    {
+        tenant.record.credential = None;
+    }
     Some(intent)
 }
 
@@ -154,7 +162,7 @@ async fn leave_open(mut tenant: LockedTenant, error: &Error) -> Error {
         .copied();
     tenant.record.open.settle_at = Some(now + TimeDelta::minutes(minutes.unwrap_or(10)));
     tenant.record.open.settle_failures = tenant.record.open.settle_failures.saturating_add(1);
-    steps::note_error(&mut tenant, error.code());
+    notes::note_error(&mut tenant, error.code());
     match tenant.store().await {
         // A refused token or an exhausted limiter is permanent: a repeat would not help.
         Ok(()) => match error {
@@ -166,10 +174,10 @@ async fn leave_open(mut tenant: LockedTenant, error: &Error) -> Error {
 }
 
 async fn stop_in_drift(mut tenant: LockedTenant) -> Error {
-    if let Err(error) = steps::note_drift(&mut tenant, "foreign_password", None) {
+    if let Err(error) = notes::note_drift(&mut tenant, "foreign_password", None) {
         return error;
     }
-    steps::note_error(&mut tenant, "drift");
+    notes::note_error(&mut tenant, "drift");
     match tenant.store().await {
         Ok(()) => drift_error(),
         Err(storage) => storage,
@@ -217,25 +225,14 @@ async fn give_up(mut tenant: LockedTenant) -> Result<Settled, Error> {
         return Err(Error::Defect("no credential to give up on"));
     };
     credential.versions.push(Version {
-        number: intent.version,
-        password: intent.candidate,
-        created_at: intent.announced_at,
-        created_by: intent.actor,
-        rotation_type: intent.rotation_type,
-        request_id: intent.request_id,
-        attempt: intent.attempt,
-        proof: Proof::None,
-        verified_at: None,
-        hash_fingerprint: None,
-        last_sent_at: intent.last_sent_at,
+        // Doubtful even if every outcome is known: nothing proved where it went.
         doubtful: true,
-        login_tried: false,
         abandoned: true,
-        compromised: None,
+        ..intent.into_version()
     });
     tenant.record.open.settle_at = None;
     tenant.record.open.settle_failures = 0;
-    steps::note_error(&mut tenant, "abandoned");
+    notes::note_error(&mut tenant, "abandoned");
     tenant.record_event(event)?;
     tenant.store().await?;
     Ok(Settled::Free(tenant))

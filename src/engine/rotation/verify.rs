@@ -1,7 +1,7 @@
 //! Asking Mailu which password is live, without sending one.
 
+use super::notes;
 use super::settle::{InDrift, Settled, settle};
-use super::steps;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Live, Mail};
@@ -105,14 +105,14 @@ fn conclude(
             // A waiting confirmation has just been done.
             tenant.record.open.confirm_at.retain(|at| *at > now);
         }
-        Live::Version(number) => steps::note_drift(tenant, "older_version", Some(*number))?,
+        Live::Version(number) => notes::note_drift(tenant, "older_version", Some(*number))?,
         Live::None => {
             let code = if account.is_some() {
                 "foreign_password"
             } else {
                 "account_missing"
             };
-            steps::note_drift(tenant, code, None)?;
+            notes::note_drift(tenant, code, None)?;
         }
         // No conclusion: absence of a hash is not absence of the password.
         Live::CannotTell | Live::Candidate => {}

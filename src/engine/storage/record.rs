@@ -220,8 +220,6 @@ pub struct Intent {
     pub refusals: u32,
     /// How many sends Mailu acknowledged.
     pub acknowledgements: u32,
-    /// In every check so far the old value was live.
-    pub old_live: bool,
 }
 
 impl Intent {
@@ -230,6 +228,29 @@ impl Intent {
     #[must_use]
     pub const fn is_doubtful(&self) -> bool {
         self.sends > self.refusals.saturating_add(self.acknowledgements)
+    }
+
+    /// Makes the candidate a version of which nothing is known yet.
+    #[must_use]
+    pub fn into_version(self) -> Version {
+        let doubtful = self.is_doubtful();
+        Version {
+            number: self.version,
+            password: self.candidate,
+            created_at: self.announced_at,
+            created_by: self.actor,
+            rotation_type: self.rotation_type,
+            request_id: self.request_id,
+            attempt: self.attempt,
+            proof: Proof::None,
+            verified_at: None,
+            hash_fingerprint: None,
+            last_sent_at: self.last_sent_at,
+            doubtful,
+            login_tried: false,
+            abandoned: false,
+            compromised: None,
+        }
     }
 }
 

@@ -1,5 +1,8 @@
-//! What the integration tests share.
+//! What several tests share.
 
 pub(crate) mod engine;
 pub(crate) mod faults;
+pub(crate) mod host;
+pub(crate) mod host_services;
 pub(crate) mod mailu;
+pub(crate) mod probe;

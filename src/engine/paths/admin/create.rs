@@ -67,11 +67,7 @@ fn credential(username: &EmailAddress, input: &Input, now: DateTime<Utc>) -> Cre
             .set()
             .filter(|url| !url.is_empty()),
         admin_emails: input.admin_emails.clone().set().unwrap_or_default(),
-        rotation_policy: input
-            .rotation_policy
-            .clone()
-            .set()
-            .unwrap_or(RotationPolicy::Mount),
+        rotation_policy: input.rotation_policy.set().unwrap_or(RotationPolicy::Mount),
         created_at: now,
         last_rotated: now,
         next_rotation: None,
@@ -95,6 +91,7 @@ async fn import(
 ) -> Result<Written, Error> {
     let checked = check(&locked, username, &password).await?;
     let event = add_version(&mut locked, &password, &checked, last_rotated, change)?;
+    locked.check_room()?;
     let event = locked.record_event(event(EventName::Imported))?;
     locked.store().await?;
     Written::new(&locked, Some(&event), checked.warnings)

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use super::super::error::Error;
 use super::super::joined::join_key;
-use super::super::{Engine, locked};
+use super::super::tenant::TenantName;
+use super::super::{Engine, locked, state};
 use super::{actor, tenant};
 use crate::crypto::Sealed;
 use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
@@ -147,25 +148,31 @@ async fn exists(
 
 async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
-    let Some(record) = engine.read_tenant(&mount, &name).await? else {
+    match answer(&engine, &mount, &name).await {
+        Ok(answered) => Ok(answered),
+        Err(error) => Err(engine.failed_read(&mount, error).await.into()),
+    }
+}
+
+async fn answer(
+    engine: &Engine,
+    mount: &Mount,
+    name: &TenantName,
+) -> Result<Option<Response>, Error> {
+    let Some(record) = engine.read_tenant(mount, name).await? else {
         return Ok(None);
     };
     let Some(credential) = record.live_credential() else {
         return Ok(None);
     };
     if credential.hold.is_some() {
-        return Err(crate::logical::Error::status(
-            403,
-            "on_hold",
-            "an emergency reset holds this credential back. Ask a platform administrator to \
-             release it.",
-        ));
+        return Err(Error::OnHold);
     }
-    let Some(reading) = super::super::state::read(&record, credential) else {
+    let Some(reading) = state::read(&record, credential) else {
         return Ok(None);
     };
-    let config = engine.config(&mount).await?;
-    let keyring = engine.keyring(&mount).await?;
+    let config = engine.config(mount).await?;
+    let keyring = engine.keyring(mount).await?;
     let open =
         |number: u64, sealed: &Sealed| locked::open_password(&keyring, &record, number, sealed);
     let now = engine.clock().now();

@@ -155,8 +155,7 @@ impl Written {
                 seq: event.seq,
             }),
         };
-        let data = Data::from_serialize(&data)
-            .map_err(|_defect| Error::Defect("an answer did not serialise"))?;
+        let data = Data::from_serialize(&data)?;
         Ok(Self { data, warnings })
     }
 }

@@ -58,6 +58,7 @@ pub(super) async fn update(
     if let Some(changed) = apply_settings(&mut locked, input, change)? {
         event.get_or_insert(changed);
     }
+    locked.check_room()?;
     locked.store_if_changed().await?;
     Written::new(&locked, event.as_ref(), warnings)
 }

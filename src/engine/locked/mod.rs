@@ -8,6 +8,10 @@
 //! - a Put of the record is never abandoned: whatever the host answers, the bytes in storage
 //!   decide which state holds, and until they could be read the tenant takes no change.
 
+mod account;
+mod pointer;
+mod sealing;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,19 +19,22 @@ use std::time::Duration;
 use super::Engine;
 use super::config::MountConfig;
 use super::error::Error;
-use super::schedule;
-use super::storage::record::{Server, TenantRecord};
+use super::storage::record::TenantRecord;
 use super::storage::{self, MAX_RECORD_BYTES};
 use super::tenant::TenantName;
 use crate::audit::NewEvent;
-use crate::crypto::{self, Binding, Keyring, Sealed, Sensitive};
+use crate::crypto::{self, Keyring};
 use crate::keyed_lock::KeyGuard;
 use crate::logical::{Mount, Storage, StorageEntry, StorageError};
-use crate::provider::EmailAddress;
 
 /// How long to wait before asking a storage whose connection broke what it holds: a write may
 /// still be on its way.
 const AFTER_BROKEN_CONNECTION: Duration = Duration::from_secs(10);
+
+pub(super) use sealing::open_password;
+
+/// Room kept free in a record: two more versions and a full set of events with the longest texts.
+const RESERVE_BYTES: usize = 64 * 1024;
 
 /// One tenant under its lock.
 #[derive(Debug)]
@@ -39,7 +46,7 @@ pub(super) struct LockedTenant {
     pub(super) config: Arc<MountConfig>,
     /// The record as it will be stored next. Changed freely; [`LockedTenant::store`] makes it
     /// true, and on any doubt it is replaced by what storage holds.
-    pub(super) record: TenantRecord,
+    pub(super) record: Box<TenantRecord>,
     /// What storage holds; `None` if there is no entry.
     stored: Option<Vec<u8>>,
     /// The pointers that belong to what storage holds.
@@ -65,14 +72,14 @@ impl Engine {
         let keyring = self.keyring_for_writing(mount).await?;
         let stored = read_bytes(&*mount.storage, name.as_str()).await?;
         let record = self.decode_or_new(name, stored.as_deref())?;
-        let pointers = pointers(&record, &config)?;
+        let pointers = pointer::pointers(&record, &config)?;
         Ok(LockedTenant {
             engine: Arc::clone(self),
             mount: mount.clone(),
             name: name.clone(),
             keyring,
             config,
-            record,
+            record: Box::new(record),
             stored,
             pointers,
             accounts: Vec::new(),
@@ -125,7 +132,7 @@ impl LockedTenant {
     /// # Errors
     ///
     /// On an error nothing was stored and the record is again what storage holds: the caller's
-    /// change did not happen. `record_full` if the record would be too large.
+    /// change did not happen.
     ///
     /// # Cancel safety
     ///
@@ -140,18 +147,17 @@ impl LockedTenant {
         }
     }
 
-    /// Goes back to what storage holds after a change that did not happen.
+    /// Goes back to what storage holds after a change that did not happen, pointers included.
     async fn undo(&mut self) -> Result<(), Error> {
-        let wanted = pointers(&self.record, &self.config);
-        self.record = self
-            .engine
-            .decode_or_new(&self.name, self.stored.as_deref())?;
-        self.pointers = pointers(&self.record, &self.config)?;
+        let written = pointer::pointers(&self.record, &self.config);
+        // Held to the end: an account's pointer may be among them.
+        let accounts = std::mem::take(&mut self.accounts);
+        self.forget_changes()?;
         // While the mount goes away it may be open which record holds: then all pointers stay.
         if !self.engine.tasks.is_stopping() {
-            self.remove_unneeded(wanted?.keys()).await;
+            self.remove_unneeded(written?.keys()).await;
         }
-        self.accounts.clear();
+        drop(accounts);
         Ok(())
     }
 
@@ -163,6 +169,23 @@ impl LockedTenant {
                 tracing::warn!(tenant = %self.name, %error, "stale pointer not removed");
             }
         }
+    }
+
+    /// Makes sure that the record has room for what may follow: a change that Mailu hears of must
+    /// always be committable, and an emergency reset after it.
+    ///
+    /// # Errors
+    ///
+    /// A 400 `record_full`.
+    pub(super) fn check_room(&self) -> Result<(), Error> {
+        if storage::encode(&self.record)?.len() + RESERVE_BYTES <= MAX_RECORD_BYTES {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "record_full",
+            "the tenant's record would exceed 256 KiB. Lower max_versions in the mount's config \
+             so that settled versions are dropped, or shorten ca_cert.",
+        ))
     }
 
     /// Like [`LockedTenant::store`], but leaves storage alone if nothing changed.
@@ -177,14 +200,7 @@ impl LockedTenant {
         self.record.revision += 1;
         self.move_overflow_to_trail().await?;
         let bytes = storage::encode(&self.record)?;
-        if bytes.len() > MAX_RECORD_BYTES {
-            return Err(Error::invalid(
-                "record_full",
-                "the tenant's record would exceed 256 KiB. Lower max_versions in the mount's \
-                 config so that settled versions are dropped.",
-            ));
-        }
-        let wanted = pointers(&self.record, &self.config)?;
+        let wanted = pointer::pointers(&self.record, &self.config)?;
         for (key, value) in &wanted {
             if self.pointers.get(key) != Some(value) {
                 self.mount
@@ -254,224 +270,15 @@ impl LockedTenant {
         Ok(())
     }
 
-    /// Claims the credential's mail account on the record's server for this tenant.
-    ///
-    /// # Errors
-    ///
-    /// A 409 `account_taken` if another tenant's record has it.
-    pub(super) async fn claim_account(&mut self) -> Result<(), Error> {
-        let Some((key, _)) = account_pointer(&self.record)? else {
-            return Ok(());
-        };
-        let guard = self.engine.account_locks.lock(&key).await;
-        let owner = self.mount.storage.get(&key).await?;
-        if let Some(entry) = owner {
-            let owner: AccountOwner = storage::decode(&key, &entry.value)?;
-            if owner.tenant != self.name.as_str() && self.owner_confirms(&owner, &key).await? {
-                return Err(Error::conflict(
-                    "account_taken",
-                    "another tenant of this mount already owns this account on this Mailu \
-                     server. Two tenants would rotate against each other; use that tenant.",
-                ));
-            }
-        }
-        self.accounts.push(guard);
+    /// Goes back to what storage holds.
+    pub(super) fn forget_changes(&mut self) -> Result<(), Error> {
+        *self.record = self
+            .engine
+            .decode_or_new(&self.name, self.stored.as_deref())?;
+        self.pointers = pointer::pointers(&self.record, &self.config)?;
+        self.accounts.clear();
         Ok(())
     }
-
-    /// The pointer is only a hint: the owner is believed if its record says so.
-    async fn owner_confirms(&self, owner: &AccountOwner, key: &str) -> Result<bool, Error> {
-        let Ok(name) = TenantName::parse(&owner.tenant) else {
-            return Ok(false);
-        };
-        let record = self.engine.read_tenant(&self.mount, &name).await?;
-        let Some(record) = record else {
-            return Ok(false);
-        };
-        Ok(account_pointer(&record)?.is_some_and(|(owned, _)| owned == key))
-    }
-
-    /// Encrypts a password as the version with this number, bound to the record's endpoint.
-    pub(super) fn seal_password(
-        &self,
-        number: u64,
-        password: &Sensitive<String>,
-    ) -> Result<Sealed, Error> {
-        seal(
-            &self.keyring,
-            &self.record,
-            "password",
-            &number.to_string(),
-            password,
-        )
-    }
-
-    /// Decrypts the password of the version with this number.
-    pub(super) fn open_password(
-        &self,
-        number: u64,
-        sealed: &Sealed,
-    ) -> Result<Sensitive<String>, Error> {
-        open_password(&self.keyring, &self.record, number, sealed)
-    }
-
-    /// Encrypts the API token, bound to the record's endpoint.
-    pub(super) fn seal_token(&self, token: &Sensitive<String>) -> Result<Sealed, Error> {
-        seal(&self.keyring, &self.record, "api_token", "", token)
-    }
-
-    /// Decrypts the API token.
-    pub(super) fn open_token(&self, sealed: &Sealed) -> Result<Sensitive<String>, Error> {
-        open(&self.keyring, &self.record, "api_token", "", sealed)
-    }
-
-    /// Replaces the server, encrypting every password anew: the binding names the endpoint.
-    pub(super) fn replace_server(&mut self, server: Server) -> Result<(), Error> {
-        let mut passwords = Vec::new();
-        if let Some(credential) = &self.record.credential {
-            for version in &credential.versions {
-                passwords.push((
-                    version.number,
-                    self.open_password(version.number, &version.password)?,
-                ));
-            }
-        }
-        let candidate = match &self.record.intent {
-            Some(intent) => Some((
-                intent.version,
-                self.open_password(intent.version, &intent.candidate)?,
-            )),
-            None => None,
-        };
-        self.record.server = Some(server);
-        for (number, password) in &passwords {
-            let sealed = self.seal_password(*number, password)?;
-            let versions = self
-                .record
-                .credential
-                .iter_mut()
-                .flat_map(|kept| &mut kept.versions);
-            for version in versions.filter(|version| version.number == *number) {
-                version.password = sealed.clone();
-            }
-        }
-        if let Some((number, password)) = candidate {
-            let sealed = self.seal_password(number, &password)?;
-            if let Some(intent) = &mut self.record.intent {
-                intent.candidate = sealed;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Who owns a mail account.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct AccountOwner {
-    tenant: String,
-}
-
-/// Decrypts a password of a record that is only read.
-pub(super) fn open_password(
-    keyring: &Keyring,
-    record: &TenantRecord,
-    number: u64,
-    sealed: &Sealed,
-) -> Result<Sensitive<String>, Error> {
-    open(keyring, record, "password", &number.to_string(), sealed)
-}
-
-fn seal(
-    keyring: &Keyring,
-    record: &TenantRecord,
-    field: &str,
-    id: &str,
-    secret: &Sensitive<String>,
-) -> Result<Sealed, Error> {
-    let endpoint = endpoint_binding(record.server.as_ref());
-    let binding = Binding {
-        tenant: &record.tenant,
-        incarnation: &record.incarnation,
-        field,
-        id,
-        endpoint: &endpoint,
-    };
-    keyring
-        .seal(&binding, secret)
-        .map_err(|_rng| Error::Defect("encryption failed"))
-}
-
-fn open(
-    keyring: &Keyring,
-    record: &TenantRecord,
-    field: &str,
-    id: &str,
-    sealed: &Sealed,
-) -> Result<Sensitive<String>, Error> {
-    let endpoint = endpoint_binding(record.server.as_ref());
-    let binding = Binding {
-        tenant: &record.tenant,
-        incarnation: &record.incarnation,
-        field,
-        id,
-        endpoint: &endpoint,
-    };
-    keyring.open(&binding, sealed).map_err(Error::Unopenable)
-}
-
-/// The endpoint as part of every ciphertext's associated data: where the secret may be sent.
-fn endpoint_binding(server: Option<&Server>) -> String {
-    let Some(server) = server else {
-        return String::from("none");
-    };
-    let ca = server
-        .ca_cert
-        .as_deref()
-        .map_or_else(String::new, |pem| crypto::sha256_hex(pem.as_bytes()));
-    format!(
-        "{}|{}|{}|{}",
-        server.mailu_url,
-        ca,
-        server.tls_server_name.as_deref().unwrap_or_default(),
-        server.smtp_address.as_deref().unwrap_or_default(),
-    )
-}
-
-/// The pointers a record needs, with their values.
-fn pointers(
-    record: &TenantRecord,
-    config: &MountConfig,
-) -> Result<BTreeMap<String, Vec<u8>>, Error> {
-    let mut wanted = BTreeMap::new();
-    let tenant = record.tenant.as_str();
-    let nothing = || b"{}".to_vec();
-    if record.intent.is_some() || !record.open.is_empty() {
-        wanted.insert(storage::open_key(tenant), nothing());
-    }
-    let due = record
-        .live_credential()
-        .and_then(|kept| schedule::due_day(kept, config));
-    if let Some(day) = due {
-        wanted.insert(storage::due_key(day, tenant), nothing());
-    }
-    if let Some((key, value)) = account_pointer(record)? {
-        wanted.insert(key, value);
-    }
-    Ok(wanted)
-}
-
-/// The pointer from the record's mail account back to the tenant.
-fn account_pointer(record: &TenantRecord) -> Result<Option<(String, Vec<u8>)>, Error> {
-    let (Some(server), Some(credential)) = (&record.server, &record.credential) else {
-        return Ok(None);
-    };
-    let folded = EmailAddress::parse(&credential.username)
-        .map_or_else(|_| credential.username.clone(), |address| address.folded());
-    let key = storage::account_key(&server.mailu_url, &folded);
-    let owner = AccountOwner {
-        tenant: record.tenant.clone(),
-    };
-    Ok(Some((key, storage::encode(&owner)?)))
 }
 
 async fn read_bytes(host: &dyn Storage, tenant: &str) -> Result<Option<Vec<u8>>, StorageError> {

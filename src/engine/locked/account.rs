@@ -1,0 +1,54 @@
+//! One mail account belongs to one tenant.
+
+use serde::{Deserialize, Serialize};
+
+use super::LockedTenant;
+use super::pointer::account_pointer;
+use crate::engine::error::Error;
+use crate::engine::storage;
+use crate::engine::tenant::TenantName;
+
+impl LockedTenant {
+    /// Claims the credential's mail account on the record's server for this tenant.
+    ///
+    /// # Errors
+    ///
+    /// A 409 `account_taken` if another tenant's record has it.
+    pub(in crate::engine) async fn claim_account(&mut self) -> Result<(), Error> {
+        let Some((key, _)) = account_pointer(&self.record)? else {
+            return Ok(());
+        };
+        let guard = self.engine.account_locks.lock(&key).await;
+        let owner = self.mount.storage.get(&key).await?;
+        if let Some(entry) = owner {
+            let owner: AccountOwner = storage::decode(&key, &entry.value)?;
+            if owner.tenant != self.name.as_str() && self.owner_confirms(&owner, &key).await? {
+                return Err(Error::conflict(
+                    "account_taken",
+                    "another tenant of this mount already owns this account on this Mailu \
+                     server. Two tenants would rotate against each other; use that tenant.",
+                ));
+            }
+        }
+        self.accounts.push(guard);
+        Ok(())
+    }
+
+    /// The pointer is only a hint: the owner is believed if its record says so.
+    async fn owner_confirms(&self, owner: &AccountOwner, key: &str) -> Result<bool, Error> {
+        let Ok(name) = TenantName::parse(&owner.tenant) else {
+            return Ok(false);
+        };
+        let record = self.engine.read_tenant(&self.mount, &name).await?;
+        let Some(record) = record else {
+            return Ok(false);
+        };
+        Ok(account_pointer(&record)?.is_some_and(|(owned, _)| owned == key))
+    }
+}
+
+/// Who owns a mail account.
+#[derive(Serialize, Deserialize)]
+pub(super) struct AccountOwner {
+    pub(super) tenant: String,
+}

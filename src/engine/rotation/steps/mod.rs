@@ -1,0 +1,321 @@
+//! The typed steps of a password change: `Announced`, `Sending`, `Applied`, `Proven`, `Committed`.
+//!
+//! Each step consumes the one before and cannot be made otherwise, so an order that could lose a
+//! password does not compile: a value is in storage before Mailu hears of it, and it becomes the
+//! current one only after it was proven. All of it runs on a tracked task that a cancelled request
+//! cannot stop; a crash anywhere leaves the stored intent, which [`mod@super::settle`] picks up.
+
+mod announce;
+mod verdict;
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+
+use super::notes::success_event;
+use super::retention;
+use crate::audit::{Actor, Event, NewEvent, RotationType};
+use crate::engine::error::Error;
+use crate::engine::locked::LockedTenant;
+use crate::engine::mail::Mail;
+use crate::engine::schedule;
+use crate::engine::storage::record::{OpenWork, Proof, Version};
+use crate::provider::{Account, EmailAddress, Login, Marker, Sent, marker};
+
+pub(super) use verdict::Verdict;
+
+/// A send follows its own stored announcement by at most this much monotonic time: otherwise the
+/// process slept in between and another node may have taken over.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// How often an operation sends before it leaves the rest to the next one.
+pub(super) const SENDS_PER_OPERATION: u32 = 2;
+
+/// What is to be changed, and for whom.
+#[derive(Clone, Debug)]
+pub(in crate::engine) struct Change {
+    /// Why; `None` for the first password of a credential.
+    pub(in crate::engine) rotation_type: Option<RotationType>,
+    /// Who asked.
+    pub(in crate::engine) actor: Actor,
+    /// What they gave as reason.
+    pub(in crate::engine) reason: Option<String>,
+    /// The host's request.
+    pub(in crate::engine) request_id: String,
+}
+
+/// A tenant whose record holds an intent that was looked at together with Mailu, ready to be sent.
+#[derive(Debug)]
+pub(super) struct Announced {
+    tenant: LockedTenant,
+    mail: Mail,
+    account: EmailAddress,
+    /// What Mailu's account looked like just before; `None` if it does not exist.
+    seen: Option<Account>,
+}
+
+/// The send is in storage; nothing else may happen before it.
+#[derive(Debug)]
+pub(super) struct Sending {
+    announced: Announced,
+    stored_at: Duration,
+}
+
+/// Mailu was called.
+#[derive(Debug)]
+pub(super) struct Applied {
+    announced: Announced,
+    sent: Sent,
+}
+
+/// The candidate is known to be live.
+#[derive(Debug)]
+pub(super) struct Proven {
+    tenant: LockedTenant,
+    mail: Mail,
+    account: EmailAddress,
+    proof: Proof,
+    fingerprint: Option<String>,
+    /// Whether the account may log in at all.
+    enabled: bool,
+}
+
+/// The candidate is the current version, in storage.
+#[derive(Debug)]
+pub(in crate::engine) struct Committed {
+    /// The tenant, still locked.
+    pub(in crate::engine) tenant: LockedTenant,
+    /// The event of the change.
+    pub(in crate::engine) event: Event,
+    /// The new version.
+    pub(in crate::engine) version: u64,
+    /// The version that was current before.
+    pub(in crate::engine) previous_version: Option<u64>,
+    /// What the caller should know.
+    pub(in crate::engine) warnings: Vec<String>,
+}
+
+impl Announced {
+    /// Returns the tenant.
+    pub(super) fn into_tenant(self) -> LockedTenant {
+        self.tenant
+    }
+
+    /// Borrows the tenant.
+    pub(super) const fn tenant(&self) -> &LockedTenant {
+        &self.tenant
+    }
+
+    /// Stores that the candidate is about to be sent. From here on reads say `uncertain`.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is sent if it could not be stored.
+    pub(super) async fn send(mut self) -> Result<Sending, Error> {
+        let now = self.tenant.engine.clock().now();
+        let record = &mut self.tenant.record;
+        // A mark in Mailu, which anybody there may edit, can have raised it to the end.
+        record.generation = record.generation.saturating_add(1);
+        record.open.settle_at = Some(now + TimeDelta::minutes(1));
+        let intent = record
+            .intent
+            .as_mut()
+            .ok_or(Error::Defect("no intent to send"))?;
+        intent.sends += 1;
+        intent.first_sent_at.get_or_insert(now);
+        intent.last_sent_at = Some(now);
+        self.tenant.store().await?;
+        let stored_at = self.tenant.engine.clock().monotonic();
+        Ok(Sending {
+            announced: self,
+            stored_at,
+        })
+    }
+}
+
+impl Sending {
+    /// Calls Mailu: creates the account if it is missing and this is its first password, else
+    /// sets the password.
+    pub(super) async fn apply(mut self) -> Result<Applied, Error> {
+        if self.announced.tenant.engine.tasks.is_stopping() {
+            // The mount goes away: the next process finds the intent and settles it.
+            return Err(Error::Unsettled);
+        }
+        let clock = std::sync::Arc::clone(&self.announced.tenant.engine.parts.clock);
+        while clock.monotonic().saturating_sub(self.stored_at) > FRESH {
+            // The process slept: make sure that this node still owns the record.
+            self.announced.tenant.store().await?;
+            self.stored_at = clock.monotonic();
+        }
+        let Announced {
+            tenant,
+            mail,
+            account,
+            seen,
+        } = &mut self.announced;
+        let intent = tenant
+            .record
+            .intent
+            .as_ref()
+            .ok_or(Error::Defect("no intent to apply"))?;
+        let password = tenant.open_password(intent.version, &intent.candidate)?;
+        let comment = tenant.config.mailu_marker.then(|| {
+            let marker = Marker {
+                lineage: tenant.record.lineage.clone(),
+                generation: tenant.record.generation,
+                attempt: intent.attempt.clone(),
+            };
+            marker::append(
+                seen.as_ref().map_or("", |account| &account.comment),
+                &marker,
+            )
+        });
+        let comment = comment.flatten();
+        let sent = if seen.is_none() && intent.create_account {
+            mail.provider
+                .create_account(account, &password, comment.as_deref())
+                .await
+        } else {
+            mail.provider
+                .set_password(account, &password, comment.as_deref())
+                .await
+        };
+        let intent = tenant
+            .record
+            .intent
+            .as_mut()
+            .ok_or(Error::Defect("no intent to apply"))?;
+        match &sent {
+            Sent::Acknowledged => intent.acknowledgements += 1,
+            Sent::Refused(_) => intent.refusals += 1,
+            Sent::Unknown(trouble) => {
+                tracing::warn!(tenant = %tenant.name, %trouble, "outcome of a send is unknown");
+            }
+        }
+        Ok(Applied {
+            announced: self.announced,
+            sent,
+        })
+    }
+}
+
+impl Proven {
+    /// Makes the candidate the current version: one Put.
+    pub(super) async fn commit(mut self) -> Result<Committed, Error> {
+        let (event, previous_version) = self.commit_in_memory()?;
+        let Self {
+            mut tenant,
+            mail,
+            account,
+            enabled,
+            ..
+        } = self;
+        let version = event.version;
+        let event = tenant.record_event(event)?;
+        tenant.store().await?;
+        let version = version.ok_or(Error::Defect("a change without version"))?;
+        tracing::info!(tenant = %tenant.name, version, "password changed");
+        let mut committed = Committed {
+            tenant,
+            event,
+            version,
+            previous_version,
+            warnings: Vec::new(),
+        };
+        if mail.verify_smtp && enabled {
+            committed.try_login(&mail, &account).await;
+        } else if mail.verify_smtp {
+            // It would fail and count against the limits.
+            committed.warnings.push(String::from(
+                "SMTP AUTH was not tried: the account is disabled in Mailu.",
+            ));
+        }
+        Ok(committed)
+    }
+
+    /// Turns the intent into the current version; returns the event of it.
+    fn commit_in_memory(&mut self) -> Result<(NewEvent, Option<u64>), Error> {
+        let record = &mut self.tenant.record;
+        let now = self.tenant.engine.clock().now();
+        let intent = record
+            .intent
+            .take()
+            .ok_or(Error::Defect("no intent to commit"))?;
+        let credential = record
+            .credential
+            .as_mut()
+            .ok_or(Error::Defect("no credential to commit"))?;
+        let previous_version = credential.current;
+        let mut event = NewEvent::new(
+            success_event(intent.rotation_type),
+            intent.actor.clone(),
+            now,
+        );
+        event.rotation_type = intent.rotation_type;
+        event.version = Some(intent.version);
+        event.previous_version = previous_version;
+        event.previous_rotation = previous_version.map(|_| credential.last_rotated);
+        event.reason.clone_from(&intent.reason);
+        event.request_id.clone_from(&intent.request_id);
+        record.open = OpenWork::default();
+        if intent.is_doubtful() {
+            // A hung server may still apply an older send: look again.
+            record.open.confirm_at =
+                vec![now + TimeDelta::minutes(2), now + TimeDelta::minutes(15)];
+        }
+        record.last_error = None;
+        credential.current = Some(intent.version);
+        credential.versions.push(Version {
+            proof: self.proof,
+            verified_at: Some(now),
+            hash_fingerprint: self.fingerprint.take(),
+            // Stored with the commit: the login after it is never tried twice.
+            login_tried: self.mail.verify_smtp && self.enabled,
+            ..intent.into_version()
+        });
+        credential.last_rotated = now;
+        credential.notice_sent_at = None;
+        credential.drift = None;
+        credential.next_rotation =
+            schedule::next_rotation(credential.rotation_policy, &self.tenant.config, now);
+        retention::prune(credential, &self.tenant.config, now);
+        Ok((event, previous_version))
+    }
+}
+
+impl Committed {
+    /// Logs in once with the new password. A failure is a warning only: limiter, tokens-only
+    /// mode and disabled accounts look the same.
+    async fn try_login(&mut self, mail: &Mail, account: &EmailAddress) {
+        let record = &self.tenant.record;
+        let version = record
+            .credential
+            .as_ref()
+            .and_then(|kept| kept.version(self.version));
+        let Some(Ok(password)) =
+            version.map(|kept| self.tenant.open_password(kept.number, &kept.password))
+        else {
+            return;
+        };
+        match mail.provider.login(account, &password).await {
+            Login::Accepted => {
+                let credential = self.tenant.record.credential.as_mut();
+                if let Some(version) = credential.and_then(|kept| kept.current_version_mut()) {
+                    version.proof = Proof::Login;
+                }
+                if let Err(error) = self.tenant.store().await {
+                    tracing::warn!(tenant = %self.tenant.name, %error, "login proof not stored");
+                }
+            }
+            Login::Refused => self.warnings.push(String::from(
+                "SMTP AUTH with the new password was refused although Mailu stored it: the \
+                 account may be disabled or rate limited, or the server may require app tokens. \
+                 It is not tried again.",
+            )),
+            Login::CannotTell => self.warnings.push(String::from(
+                "SMTP AUTH with the new password could not be tried. Check smtp_address in \
+                 <tenant>/config.",
+            )),
+        }
+    }
+}

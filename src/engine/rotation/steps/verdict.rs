@@ -1,0 +1,122 @@
+//! What Mailu says of a candidate, and how it is asked.
+
+use super::{Announced, Applied, Proven};
+use crate::engine::error::Error;
+use crate::engine::locked::LockedTenant;
+use crate::engine::mail::{self, Live};
+use crate::engine::storage::record::Proof;
+use crate::provider::{Account, Refusal, Sent};
+
+/// What a look at Mailu says of the candidate.
+#[derive(Debug)]
+pub(in crate::engine::rotation) enum Verdict {
+    /// It is live.
+    Live(Proven),
+    /// Every send was definitely refused: it never can become live.
+    Refused(LockedTenant, Refusal),
+    /// Another stored version is live: the same candidate may be sent again.
+    OtherLive(Announced),
+    /// No stored value is live.
+    NoneLive(Announced),
+    /// Mailu cannot be asked, or shows no hash that can be checked. `None` if it answered: then
+    /// sending again gets at least an acknowledgement.
+    CannotTell(Announced, Option<Error>),
+}
+
+impl Announced {
+    /// Judges by what Mailu showed before anything is sent.
+    pub(in crate::engine::rotation) async fn judge(self) -> Result<Verdict, Error> {
+        let seen = Ok(self.seen.clone());
+        self.verdict(seen, false).await
+    }
+
+    async fn verdict(
+        mut self,
+        seen: Result<Option<Account>, Error>,
+        acknowledged: bool,
+    ) -> Result<Verdict, Error> {
+        let account = match seen {
+            Ok(Some(account)) => account,
+            Ok(None) => {
+                self.seen = None;
+                // Before the first password no version exists that could be live instead.
+                let first = self
+                    .tenant
+                    .record
+                    .intent
+                    .as_ref()
+                    .is_some_and(|i| i.create_account);
+                return Ok(if first {
+                    Verdict::OtherLive(self)
+                } else {
+                    Verdict::NoneLive(self)
+                });
+            }
+            Err(_unasked) if acknowledged => {
+                return Ok(Verdict::Live(self.proven(Proof::Acknowledged, None)));
+            }
+            Err(error) => return Ok(Verdict::CannotTell(self, Some(error))),
+        };
+        let live = self.tenant.find_live(&account).await?;
+        let fingerprint = account.hash.as_ref().map(|hash| hash.fingerprint());
+        self.seen = Some(account);
+        Ok(match live {
+            Live::Candidate => Verdict::Live(self.proven(Proof::Hash, fingerprint)),
+            Live::CannotTell if acknowledged => {
+                Verdict::Live(self.proven(Proof::Acknowledged, None))
+            }
+            Live::CannotTell => Verdict::CannotTell(self, None),
+            Live::Version(_) => Verdict::OtherLive(self),
+            Live::None => {
+                let first = self
+                    .tenant
+                    .record
+                    .intent
+                    .as_ref()
+                    .is_some_and(|i| i.create_account);
+                // The account existed before us with a password nobody told us.
+                if first {
+                    Verdict::OtherLive(self)
+                } else {
+                    Verdict::NoneLive(self)
+                }
+            }
+        })
+    }
+
+    fn proven(self, proof: Proof, fingerprint: Option<String>) -> Proven {
+        Proven {
+            enabled: self.seen.as_ref().is_none_or(|account| account.enabled),
+            tenant: self.tenant,
+            mail: self.mail,
+            account: self.account,
+            proof,
+            fingerprint,
+        }
+    }
+}
+
+impl Applied {
+    /// Asks Mailu what is live now.
+    pub(in crate::engine::rotation) async fn prove(self) -> Result<Verdict, Error> {
+        let Self { announced, sent } = self;
+        if let Sent::Refused(refusal) = sent {
+            let intent = announced.tenant.record.intent.as_ref();
+            if intent.is_some_and(|intent| intent.refusals == intent.sends) {
+                return Ok(Verdict::Refused(announced.tenant, refusal));
+            }
+            // A refused token or an exhausted limiter will refuse the look as well.
+            if matches!(refusal, Refusal::Token | Refusal::RateLimited) {
+                return Ok(Verdict::CannotTell(
+                    announced,
+                    Some(Error::Refused(refusal)),
+                ));
+            }
+        }
+        let acknowledged = sent == Sent::Acknowledged;
+        let seen = announced.mail.provider.account(&announced.account).await;
+        announced
+            .verdict(seen.map_err(mail::read_error), acknowledged)
+            .await
+    }
+}

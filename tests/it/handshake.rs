@@ -1,0 +1,151 @@
+//! How the process starts, and who gets in.
+
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use vault_plugin_secrets_smtp::proto::grpc::health::v1::HealthCheckRequest;
+use vault_plugin_secrets_smtp::proto::grpc::health::v1::health_client::HealthClient;
+use vault_plugin_secrets_smtp::wire::PROTOCOL;
+
+use crate::support::host::{BINARY, Host, Identity, Process, command};
+
+fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    Command::new(BINARY)
+        .args(arguments)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn by_hand_it_explains_itself_on_stderr_only() {
+    for variables in [&[][..], &[(PROTOCOL.cookie.key, "wrong")]] {
+        let output = run(&[], variables);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(text(&output.stdout), "");
+        assert!(text(&output.stderr).contains("this program is a plugin"));
+    }
+}
+
+#[test]
+fn without_mutual_tls_it_does_not_start() {
+    let cookie = (PROTOCOL.cookie.key, PROTOCOL.cookie.value);
+    let output = run(&[], &[cookie, ("PLUGIN_PROTOCOL_VERSIONS", "3,4")]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "");
+    assert!(text(&output.stderr).contains("PLUGIN_CLIENT_CERT"));
+}
+
+#[test]
+fn arguments_are_answered_without_a_host() {
+    let version = run(&["--version"], &[]);
+    assert!(version.status.success());
+    let expected = concat!(
+        "vault-plugin-secrets-smtp ",
+        env!("CARGO_PKG_VERSION"),
+        "\n"
+    );
+    assert_eq!(text(&version.stdout), expected);
+
+    let help = run(&["--help"], &[]);
+    assert!(help.status.success());
+    assert!(text(&help.stdout).contains("--version"));
+
+    assert!(run(&["--audit-keys"], &[]).status.success());
+
+    for unknown in [&["--nonsense"][..], &["--version", "more"]] {
+        let output = run(unknown, &[]);
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(text(&output.stdout), "");
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_line_says_where_how_and_who() {
+    let (identity, dir) = (Identity::new(), tempfile::tempdir().unwrap());
+    let process = Process::start(command(&identity, dir.path()));
+    let segments = process.handshake.segments.clone();
+    assert_eq!(segments.len(), 6);
+    assert_eq!(segments[..3], ["1", "5", "unix"]);
+    assert_eq!(process.handshake.socket().parent(), Some(dir.path()));
+    assert_eq!(segments[4], "grpc");
+    assert!(!segments[5].is_empty() && !segments[5].contains('='));
+
+    process.signal("TERM");
+    let (status, rest, _) = process.ended().await;
+    assert!(status.success());
+    assert_eq!(rest, "", "stdout belongs to the line");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_answers_its_one_version_whatever_is_listed() {
+    let (identity, dir) = (Identity::new(), tempfile::tempdir().unwrap());
+    let mut command = command(&identity, dir.path());
+    command
+        .env("PLUGIN_PROTOCOL_VERSIONS", "3,4")
+        .env("PLUGIN_MULTIPLEX_GRPC", "true");
+    let process = Process::start(command);
+    assert_eq!(process.handshake.segments[1], "5");
+    assert_eq!(process.handshake.segments.len(), 7);
+    assert_eq!(process.handshake.segments[6], "false");
+    process.signal("TERM");
+    assert!(process.ended().await.0.success());
+}
+
+async fn is_healthy(channel: tonic::transport::Channel) -> bool {
+    let request = HealthCheckRequest {
+        service: String::from("plugin"),
+    };
+    let reply = HealthClient::new(channel).check(request).await;
+    reply.is_ok_and(|reply| reply.into_inner().status == 1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_host_that_started_it_gets_in() {
+    let (identity, dir) = (Identity::new(), tempfile::tempdir().unwrap());
+    let process = Process::start(command(&identity, dir.path()));
+    let stranger = process.handshake.connect(&Identity::new()).await;
+    // With TLS 1.3 a client learns of the refusal only when it reads.
+    if let Ok(channel) = stranger {
+        assert!(!is_healthy(channel).await);
+    }
+    let host = Host::connect(identity, &process.handshake, dir.path()).await;
+    assert!(is_healthy(host.channel.clone()).await);
+    host.shut_down().await.unwrap();
+    let (status, _, stderr) = process.ended().await;
+    assert!(status.success());
+    assert!(stderr.contains("not the host's"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_and_garbage_on_the_socket_hurt_nobody() {
+    let (identity, dir) = (Identity::new(), tempfile::tempdir().unwrap());
+    let process = Process::start(command(&identity, dir.path()));
+    let socket = process.handshake.socket();
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(UnixStream::connect(socket).await.unwrap());
+    }
+    let mut garbage = UnixStream::connect(socket).await.unwrap();
+    garbage.write_all(&[0x16; 4096]).await.unwrap();
+    let mut closed = Vec::new();
+    // A reset is as good as an end.
+    let _ = garbage.read_to_end(&mut closed).await;
+
+    let connected = Host::connect(identity, &process.handshake, dir.path());
+    let host = tokio::time::timeout(Duration::from_secs(5), connected).await;
+    let host = host.expect("the idle connections are in nobody's way");
+    assert!(is_healthy(host.channel.clone()).await);
+    host.shut_down().await.unwrap();
+    assert!(process.ended().await.0.success());
+    drop(idle);
+}

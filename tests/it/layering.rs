@@ -1,0 +1,158 @@
+//! The layers of the crate: which module may name which, and which crate may be named where.
+//!
+//! One crate gives no compiler check for this; the table in the manual's architecture page is what
+//! this test enforces on the text of the sources.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A top-level module and the siblings it may use.
+const LAYERS: [(&str, &[&str]); 13] = [
+    ("clock", &[]),
+    ("tasks", &[]),
+    ("keyed_lock", &[]),
+    ("proto", &[]),
+    ("manual", &[]),
+    ("crypto", &[]),
+    ("logical", &["crypto", "clock"]),
+    ("goplugin", &["proto", "tasks", "clock"]),
+    (
+        "wire",
+        &["goplugin", "logical", "proto", "tasks", "clock", "crypto"],
+    ),
+    ("provider", &["crypto", "clock"]),
+    ("audit", &["logical", "crypto", "clock"]),
+    (
+        "engine",
+        &[
+            "provider",
+            "audit",
+            "logical",
+            "crypto",
+            "clock",
+            "tasks",
+            "keyed_lock",
+        ],
+    ),
+    ("main", &[]),
+];
+
+/// A crate and the only modules that may name it.
+const FENCES: [(&str, &[&str]); 9] = [
+    ("tonic", &["goplugin", "wire", "proto"]),
+    ("prost", &["goplugin", "wire", "proto"]),
+    ("reqwest", &["provider"]),
+    ("lettre", &["provider"]),
+    ("bcrypt", &["provider"]),
+    ("aes_gcm", &["crypto"]),
+    ("hkdf", &["crypto"]),
+    ("rand", &["crypto"]),
+    ("rcgen", &["goplugin"]),
+];
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|it| it == "rs") && !path.ends_with("tests.rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The top-level module a source belongs to.
+fn layer(root: &Path, path: &Path) -> String {
+    let first = path
+        .strip_prefix(root)
+        .unwrap()
+        .components()
+        .next()
+        .unwrap();
+    first
+        .as_os_str()
+        .to_str()
+        .unwrap()
+        .trim_end_matches(".rs")
+        .to_owned()
+}
+
+/// The product code of a source: no comments, nothing behind the test module's gate.
+fn product_code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let code = text
+        .split("#[cfg(test)]\nmod tests")
+        .next()
+        .unwrap_or_default();
+    let lines = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Every name that follows `prefix` in the text.
+fn names_after<'a>(code: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+    code.match_indices(prefix).filter_map(move |(at, _)| {
+        let before = code[..at].chars().next_back().unwrap_or(' ');
+        let whole_word = !before.is_alphanumeric() && before != '_' && before != ':';
+        let rest = &code[at + prefix.len()..];
+        let end = rest
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(rest.len());
+        whole_word.then(|| &rest[..end])
+    })
+}
+
+#[test]
+fn every_module_uses_only_the_layers_below_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut broken = BTreeSet::new();
+    let mut looked_at = 0;
+    for path in sources(&root) {
+        let layer = layer(&root, &path);
+        if layer == "lib" {
+            continue;
+        }
+        let (_, allowed) = LAYERS
+            .iter()
+            .find(|(name, _)| *name == layer)
+            .unwrap_or_else(|| panic!("a new top-level module `{layer}` needs a row here"));
+        for used in names_after(&product_code(&path), "crate::") {
+            looked_at += 1;
+            if used != layer && !allowed.contains(&used) {
+                broken.insert(format!("{} uses crate::{used}", path.display()));
+            }
+        }
+    }
+    assert!(
+        looked_at > 100,
+        "only {looked_at} uses were found: the search is broken"
+    );
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn fenced_crates_stay_in_their_layer() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut broken = BTreeSet::new();
+    for path in sources(&root) {
+        let layer = layer(&root, &path);
+        let code = product_code(&path);
+        for (name, allowed) in FENCES {
+            let named = names_after(&code, &format!("{name}::")).next().is_some();
+            if named && !allowed.contains(&layer.as_str()) {
+                broken.insert(format!("{} names {name}", path.display()));
+            }
+        }
+        // JSON values of unknown shape live at the edge only.
+        let edge = ["translate.rs", "field.rs", "decode.rs", "openapi.rs"];
+        let file = path.file_name().unwrap().to_str().unwrap();
+        if code.contains("serde_json::Value") && !edge.contains(&file) {
+            broken.insert(format!("{} names serde_json::Value", path.display()));
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
