@@ -10,7 +10,7 @@ use super::steps::{Announced, Change, Committed, SENDS_PER_OPERATION, Verdict};
 use crate::audit::{EventName, NewEvent, Outcome, Severity};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::storage::record::{Intent, Version};
+use crate::engine::storage::record::{Credential, Intent, Version};
 use crate::provider::Trouble;
 
 /// After this many sends the candidate is not sent again.
@@ -141,12 +141,9 @@ fn drop_intent(tenant: &mut LockedTenant) -> Option<Intent> {
     let intent = tenant.record.intent.take()?;
     tenant.record.open.settle_at = None;
     tenant.record.open.settle_failures = 0;
-    if tenant
-        .record
-        .credential
-        .as_ref()
-        .is_some_and(|kept| kept.versions.is_empty())
-    {
+    // A failed creation leaves no credential behind.
+    let unborn = |kept: &Credential| kept.versions.is_empty();
+    if tenant.record.credential.as_ref().is_some_and(unborn) {
         tenant.record.credential = None;
     }
     Some(intent)

@@ -76,7 +76,7 @@ pub(super) struct Proven {
     account: EmailAddress,
     proof: Proof,
     fingerprint: Option<String>,
-    /// Whether the account may log in at all.
+    /// Whether the account may log in at all: a disabled one only costs the limiter a try.
     enabled: bool,
 }
 
@@ -225,7 +225,6 @@ impl Proven {
         if mail.verify_smtp && enabled {
             committed.try_login(&mail, &account).await;
         } else if mail.verify_smtp {
-            // It would fail and count against the limits.
             committed.warnings.push(String::from(
                 "SMTP AUTH was not tried: the account is disabled in Mailu.",
             ));
