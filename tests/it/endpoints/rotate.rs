@@ -200,6 +200,12 @@ async fn a_write_held_by_a_frozen_server_is_recognised_when_it_lands() {
     assert_eq!(rig.settled().await, candidates[0]);
     let record = rig.record("acme").await.unwrap();
     assert_eq!(record.open.confirm_at.len(), 2, "it is looked at again");
+    // A later change does not make the old write land any less.
+    rig.later(300);
+    rotate(&rig).await.ok();
+    rig.settled().await;
+    let record = rig.record("acme").await.unwrap();
+    assert_eq!(record.open.confirm_at.len(), 2, "still");
 }
 
 #[tokio::test]

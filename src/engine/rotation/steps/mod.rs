@@ -256,12 +256,17 @@ impl Proven {
         event.previous_rotation = previous_version.map(|_| credential.last_rotated);
         event.reason.clone_from(&intent.reason);
         event.request_id.clone_from(&intent.request_id);
-        record.open = OpenWork::default();
-        if intent.is_doubtful() {
+        let confirm_at = if intent.is_doubtful() {
             // A hung server may still apply an older send: look again.
-            record.open.confirm_at =
-                vec![now + TimeDelta::minutes(2), now + TimeDelta::minutes(15)];
-        }
+            vec![now + TimeDelta::minutes(2), now + TimeDelta::minutes(15)]
+        } else {
+            // An earlier doubtful send may land on this one too: those looks stay.
+            std::mem::take(&mut record.open.confirm_at)
+        };
+        record.open = OpenWork {
+            confirm_at,
+            ..OpenWork::default()
+        };
         record.last_error = None;
         credential.current = Some(intent.version);
         credential.versions.push(Version {
