@@ -88,11 +88,11 @@ impl Case {
                 }
             }
         }
-        println!(
+        report(format!(
             "{}: {} calls, {points} fault points",
             self.path,
             calls.len()
-        );
+        ));
         points
     }
 
@@ -199,6 +199,12 @@ impl Case {
     }
 }
 
+/// Tells how much was covered; shown with `--nocapture`.
+#[expect(clippy::print_stdout, reason = "a test says how many points it found")]
+fn report(line: String) {
+    println!("{line}");
+}
+
 fn username() -> Value {
     json!({ "username": EMAIL })
 }
@@ -285,7 +291,10 @@ async fn the_first_server_of_a_mount() {
             }
         }
     }
-    println!("first config: {calls} calls, {} fault points", calls * 6);
+    report(format!(
+        "first config: {calls} calls, {} fault points",
+        calls * 6
+    ));
 }
 
 #[tokio::test]
@@ -296,5 +305,53 @@ async fn a_changed_name_of_the_server() {
     let mut server = rig.server();
     server["mailu_url"] = json!(rig.mailu.url().replace("localhost", "127.0.0.1"));
     let case = Case::new(rig, "acme/config", server).await;
+    assert!(case.test().await > 50);
+}
+
+/// A change whose answer and whose look were lost; `landed` if Mailu took it.
+async fn open_change(landed: bool) -> Rig {
+    use crate::support::mailu::standin::{Fault, Rule};
+    let rig = Rig::created().await;
+    rig.later(10 * 86_400);
+    let fault = if landed {
+        Fault::CutAfter
+    } else {
+        Fault::CutBefore
+    };
+    rig.mailu.fault(Rule::new(fault).method("PATCH"));
+    rig.mailu
+        .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+    rig.write("acme/rotate", json!({}))
+        .await
+        .fails(503, "mailu_unreachable");
+    rig.later(60);
+    rig
+}
+
+#[tokio::test]
+async fn the_settling_of_a_change_that_landed() {
+    let case = Case::new(open_change(true).await, "acme/verify", json!({})).await;
+    assert!(case.test().await > 50);
+}
+
+#[tokio::test]
+async fn the_settling_of_a_change_that_did_not_land() {
+    let case = Case::new(open_change(false).await, "acme/rotate", json!({})).await;
+    assert!(case.test().await > 50);
+}
+
+#[tokio::test]
+async fn the_abandoning_of_a_change_that_never_landed() {
+    use crate::support::mailu::standin::{Fault, Rule};
+    let rig = Rig::created().await;
+    rig.mailu
+        .fault(Rule::new(Fault::Lie).method("PATCH").times(8));
+    for _ in 0..4 {
+        rig.write("acme/rotate", json!({}))
+            .await
+            .fails(503, "mailu_unreachable");
+    }
+    rig.later(900);
+    let case = Case::new(rig, "acme/verify", json!({})).await;
     assert!(case.test().await > 50);
 }

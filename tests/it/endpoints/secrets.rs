@@ -41,6 +41,7 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Captured {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story from beginning to end")]
 async fn a_whole_story_leaks_nothing() {
     let captured = Captured::default();
     let subscriber = tracing_subscriber::registry().with(captured.clone());

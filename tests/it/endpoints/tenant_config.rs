@@ -26,6 +26,7 @@ async fn the_server_is_read_back_without_its_token() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "every field in every way")]
 async fn every_change_of_the_endpoint_needs_the_token() {
     let rig = Rig::configured().await;
     let all = json!({

@@ -62,6 +62,7 @@ async fn the_same_again_changes_nothing() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table, one row per refusal")]
 async fn what_an_update_refuses() {
     let rig = Rig::created().await;
     let before = rig.storage.snapshot();
