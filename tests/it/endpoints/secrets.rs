@@ -94,6 +94,11 @@ async fn a_whole_story_leaks_nothing() {
     said.push(rig.list("tenants").await);
     let debug = format!("{:?} {:?}", rig.host, rig.record("acme").await);
     said.push(rig.delete("acme/admin").await);
+    let exchanged = rig.debugged.lock().unwrap().clone();
+    assert!(
+        exchanged.contains("password"),
+        "names are shown, values are not"
+    );
 
     secrets.extend([
         String::from("a foreign password"),
@@ -110,6 +115,10 @@ async fn a_whole_story_leaks_nothing() {
         assert!(!secret.is_empty());
         assert!(!log.contains(secret.as_str()), "in the log");
         assert!(!debug.contains(secret.as_str()), "in Debug");
+        assert!(
+            !exchanged.contains(secret.as_str()),
+            "in a request or reply"
+        );
         for answer in &said {
             assert!(
                 !format!("{answer:?}").contains(secret.as_str()),

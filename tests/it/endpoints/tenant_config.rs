@@ -5,7 +5,7 @@ use vault_plugin_secrets_smtp::logical::StaticSystemView;
 use vault_plugin_secrets_smtp::provider::connector;
 
 use crate::support::engine::{EMAIL, Host, Rig, parts};
-use crate::support::mailu::standin::{HashShown, MailuStandin};
+use crate::support::mailu::standin::{Config, HashShown, MailuStandin};
 
 #[tokio::test]
 async fn the_server_is_read_back_without_its_token() {
@@ -40,7 +40,7 @@ async fn every_change_of_the_endpoint_needs_the_token() {
         let other = match field {
             "mailu_url" => json!("https://elsewhere.test"),
             "ca_cert" => json!(
-                MailuStandin::start(Default::default())
+                MailuStandin::start(Config::default())
                     .await
                     .unwrap()
                     .ca_pem()
@@ -245,8 +245,18 @@ async fn the_same_server_under_another_name_keeps_the_password() {
     let second = rig.settled().await;
     let mut server = rig.server();
     server["mailu_url"] = json!(rig.mailu.url().replace("localhost", "127.0.0.1"));
-    rig.write("acme/config", server).await.ok();
+    rig.write("acme/config", server.clone()).await.ok();
     assert_eq!(rig.settled().await, second);
+    // And under another CA: its bundle grew by one.
+    let other = MailuStandin::start(Config::default()).await.unwrap();
+    server["ca_cert"] = json!(format!("{}{}", rig.mailu.ca_pem(), other.ca_pem()));
+    rig.write("acme/config", server.clone()).await.ok();
+    assert_eq!(rig.settled().await, second);
+    // One that does not fit is no proof.
+    server["ca_cert"] = json!(other.ca_pem());
+    rig.write("acme/config", server)
+        .await
+        .fails(400, "mailu_tls");
     // Every version was taken over, and the password still changes.
     rig.mailu.set_password_directly(EMAIL, &old);
     let verified = rig.write("acme/verify", json!({})).await.ok();
