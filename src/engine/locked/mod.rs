@@ -163,30 +163,13 @@ impl LockedTenant {
         }
     }
 
-    /// Makes sure that the record has room for what may follow: a change that Mailu hears of must
-    /// always be committable, and an emergency reset after it.
-    ///
-    /// # Errors
-    ///
-    /// A 400 `record_full`.
-    pub(super) fn check_room(&self) -> Result<(), Error> {
-        if storage::encode(&self.record)?.len() + RESERVE_BYTES <= MAX_RECORD_BYTES {
-            return Ok(());
-        }
-        Err(Error::invalid(
-            "record_full",
-            "the tenant's record would exceed 256 KiB. Lower max_versions in the mount's config \
-             so that settled versions are dropped, or shorten ca_cert.",
-        ))
-    }
-
-    /// Goes back to what storage holds after a change that did not happen.
+    /// Goes back to what storage holds after a change that did not happen, pointers included.
     async fn undo(&mut self) -> Result<(), Error> {
-        let wanted = pointer::pointers(&self.record);
+        let written = pointer::pointers(&self.record);
         self.forget_changes()?;
         // While the mount goes away it may be open which record holds: then all pointers stay.
         if !self.engine.tasks.is_stopping() {
-            self.remove_unneeded(wanted?.keys()).await;
+            self.remove_unneeded(written?.keys()).await;
         }
         Ok(())
     }
@@ -204,6 +187,23 @@ impl LockedTenant {
                 tracing::warn!(tenant = %self.name, %error, "stale pointer not removed");
             }
         }
+    }
+
+    /// Makes sure that the record has room for what may follow: a change that Mailu hears of must
+    /// always be committable, and an emergency reset after it.
+    ///
+    /// # Errors
+    ///
+    /// A 400 `record_full`.
+    pub(super) fn check_room(&self) -> Result<(), Error> {
+        if storage::encode(&self.record)?.len() + RESERVE_BYTES <= MAX_RECORD_BYTES {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "record_full",
+            "the tenant's record would exceed 256 KiB. Lower max_versions in the mount's config \
+             so that settled versions are dropped, or shorten ca_cert.",
+        ))
     }
 
     /// Like [`LockedTenant::store`], but leaves storage alone if nothing changed.

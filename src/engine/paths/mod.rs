@@ -70,3 +70,13 @@ fn optional_text(call: &Call, name: &str) -> Option<String> {
         .filter(|text| !text.is_empty())
         .map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_routes_has_no_defect() {
+        router().check().unwrap();
+    }
+}

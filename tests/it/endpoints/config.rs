@@ -51,7 +51,7 @@ async fn what_settings_refuse() {
         ("wait", json!("soon"), "invalid_field"),
         ("max_versions", json!(2.5), "invalid_field"),
         ("check_schedule", json!("0 2 * * *\u{0}"), "invalid_field"),
-        ("allowed_hosts", json!(["x".repeat(257)]), "invalid_field"),
+        ("allowed_hosts", json!(["x".repeat(257)]), "too_long"),
         ("paused_until", json!("tomorrow"), "invalid_field"),
     ] {
         rig.write("config", json!({ name: value }))

@@ -39,6 +39,7 @@ async fn it_is_created_once_and_kept_twice() {
         rig.restart();
         rig.settled().await;
         // A write puts a missing copy back.
+        rig.later(11);
         rig.write("acme/verify", json!({})).await.ok();
         assert_eq!(bytes(&rig, lost).await, first);
     }

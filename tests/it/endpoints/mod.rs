@@ -1,5 +1,5 @@
 //! The engine's endpoints, file for file as in `src/engine/paths`; `routes` is about all of them,
-//! `nodes` and `secrets` about what holds on every path.
+//! `nodes`, `secrets` and `waiting` about what holds on every path.
 
 mod admin;
 mod config;
@@ -15,3 +15,4 @@ mod tenant_config;
 mod tenants;
 mod verify;
 mod versions;
+mod waiting;

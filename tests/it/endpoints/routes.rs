@@ -11,7 +11,7 @@ use crate::support::engine::Rig;
 async fn every_path_explains_itself_and_is_in_the_openapi_document() {
     let rig = Rig::start().await;
     let paths = rig.backend.paths();
-    assert!(paths.len() >= 14, "{paths:?}");
+    assert!(paths.len() >= 13, "{paths:?}");
     let mount = rig.send(Operation::Help, "", json!({})).await.ok();
     let document = mount.data.to_string();
     let openapi = mount.get("openapi");

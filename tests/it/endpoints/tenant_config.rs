@@ -5,7 +5,7 @@ use vault_plugin_secrets_smtp::logical::StaticSystemView;
 use vault_plugin_secrets_smtp::provider::connector;
 
 use crate::support::engine::{EMAIL, Host, Rig, parts};
-use crate::support::mailu::standin::{HashShown, MailuStandin};
+use crate::support::mailu::standin::{Config, HashShown, MailuStandin};
 
 #[tokio::test]
 async fn the_server_is_read_back_without_its_token() {
@@ -26,6 +26,7 @@ async fn the_server_is_read_back_without_its_token() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "every field in every way")]
 async fn every_change_of_the_endpoint_needs_the_token() {
     let rig = Rig::configured().await;
     let all = json!({
@@ -39,7 +40,7 @@ async fn every_change_of_the_endpoint_needs_the_token() {
         let other = match field {
             "mailu_url" => json!("https://elsewhere.test"),
             "ca_cert" => json!(
-                MailuStandin::start(Default::default())
+                MailuStandin::start(Config::default())
                     .await
                     .unwrap()
                     .ca_pem()
@@ -111,26 +112,22 @@ async fn what_a_server_must_look_like() {
             .await
             .fails(400, "invalid_server");
     }
-    for (name, value) in [
-        ("request_timeout", json!(0)),
-        ("request_timeout", json!(61)),
-        ("verify_smtp", json!("perhaps")),
-        ("api_token", json!("a\nb")),
-        ("api_token", json!("x".repeat(1025))),
-        ("api_token", json!(7)),
-        ("mailu_url", json!("https://x.test/\u{0}")),
-        (
-            "mailu_url",
-            json!(format!("https://x.test/{}", "x".repeat(2048))),
-        ),
-        ("ca_cert", json!("x".repeat(65 * 1024))),
-        ("ca_cert", json!("a\u{0}")),
+    let long_url = format!("https://x.test/{}", "x".repeat(2048));
+    for (name, value, code) in [
+        ("request_timeout", json!(0), "invalid_field"),
+        ("request_timeout", json!(61), "invalid_field"),
+        ("verify_smtp", json!("perhaps"), "invalid_field"),
+        ("api_token", json!("a\nb"), "invalid_field"),
+        ("api_token", json!("x".repeat(1025)), "too_long"),
+        ("api_token", json!(7), "invalid_field"),
+        ("mailu_url", json!("https://x.test/\u{0}"), "invalid_field"),
+        ("mailu_url", json!(long_url), "too_long"),
+        ("ca_cert", json!("x".repeat(65 * 1024)), "too_long"),
+        ("ca_cert", json!("a\u{0}"), "invalid_field"),
     ] {
         let mut body = json!({ "mailu_url": url, "api_token": "t" });
         body[name] = value;
-        rig.write("acme/config", body)
-            .await
-            .fails(400, "invalid_field");
+        rig.write("acme/config", body).await.fails(400, code);
     }
     assert_eq!(rig.read("acme/config").await.status, 404);
 }
@@ -248,8 +245,18 @@ async fn the_same_server_under_another_name_keeps_the_password() {
     let second = rig.settled().await;
     let mut server = rig.server();
     server["mailu_url"] = json!(rig.mailu.url().replace("localhost", "127.0.0.1"));
-    rig.write("acme/config", server).await.ok();
+    rig.write("acme/config", server.clone()).await.ok();
     assert_eq!(rig.settled().await, second);
+    // And under another CA: its bundle grew by one.
+    let other = MailuStandin::start(Config::default()).await.unwrap();
+    server["ca_cert"] = json!(format!("{}{}", rig.mailu.ca_pem(), other.ca_pem()));
+    rig.write("acme/config", server.clone()).await.ok();
+    assert_eq!(rig.settled().await, second);
+    // One that does not fit is no proof.
+    server["ca_cert"] = json!(other.ca_pem());
+    rig.write("acme/config", server)
+        .await
+        .fails(400, "mailu_tls");
     // Every version was taken over, and the password still changes.
     rig.mailu.set_password_directly(EMAIL, &old);
     let verified = rig.write("acme/verify", json!({})).await.ok();

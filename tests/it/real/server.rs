@@ -72,14 +72,11 @@ impl Product {
                 },
                 PathBuf::from,
             ),
-            Self::Vault => vault().expect("asked for only where SMTP_TEST_VAULT is set"),
+            Self::Vault => std::env::var_os("SMTP_TEST_VAULT")
+                .map(PathBuf::from)
+                .expect("SMTP_TEST_VAULT must name a vault binary. Run ./scripts/test."),
         }
     }
-}
-
-/// The Vault binary to test with as well, if there is one.
-pub(super) fn vault() -> Option<PathBuf> {
-    std::env::var_os("SMTP_TEST_VAULT").map(PathBuf::from)
 }
 
 /// A running, unsealed server.

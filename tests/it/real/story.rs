@@ -11,10 +11,9 @@ async fn openbao_tells_the_whole_story() {
 }
 
 #[tokio::test]
+#[ignore = "needs HashiCorp Vault: scripts/test runs it where `vault` is on PATH (SMTP_TEST_VAULT)"]
 async fn vault_tells_the_whole_story() {
-    if server::vault().is_some() {
-        story(Rig::mounted(Server::start(Product::Vault).await, "story").await).await;
-    }
+    story(Rig::mounted(Server::start(Product::Vault).await, "story").await).await;
 }
 
 async fn story(rig: Rig) {

@@ -2,8 +2,8 @@
 //! stand-in; storage in memory and a clock that moves only when told to.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -115,6 +115,8 @@ pub(crate) struct Host {
     requests: Arc<AtomicU64>,
     /// What the host calls the caller.
     pub(crate) caller: String,
+    /// `Debug` of every request and reply so far.
+    pub(crate) debugged: Arc<Mutex<String>>,
 }
 
 impl Host {
@@ -128,6 +130,7 @@ impl Host {
             },
             requests: Arc::new(AtomicU64::new(1)),
             caller: String::from("userpass-alice"),
+            debugged: Arc::default(),
         }
     }
 
@@ -153,7 +156,11 @@ impl Host {
 
     async fn send_request(&self, request: Request) -> Answer {
         let operation = request.operation;
+        let shown = format!("{request:?}\n");
+        self.debugged.lock().unwrap().push_str(&shown);
         let reply = self.backend.handle_request(&self.mount, request).await;
+        let shown = format!("{reply:?}\n");
+        self.debugged.lock().unwrap().push_str(&shown);
         Answer::new(operation, reply)
     }
 

@@ -82,7 +82,7 @@ impl Plan {
             tokio::time::resume();
         }
         let number = state.calls.len();
-        let record = name.contains(" tenant/");
+        let record = name.starts_with("cas tenant/");
         state.calls.push(name);
         let fault = state.fault.filter(|fault| fault.at == number);
         // The engine lets a broken storage connection rest for seconds: skip them.

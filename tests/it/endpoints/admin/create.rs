@@ -56,9 +56,11 @@ async fn an_existing_account_gets_a_new_password_that_is_proven() {
 #[tokio::test]
 async fn a_missing_account_is_created_as_administrator() {
     for release in [Release::V2024_06, Release::V2_0] {
-        let mut config = Config::default();
-        config.release = release;
-        let rig = Rig::with(config).await;
+        let rig = Rig::with(Config {
+            release,
+            ..Config::default()
+        })
+        .await;
         rig.configure("acme").await;
         rig.write("acme/admin", create()).await.ok();
         rig.settled().await;

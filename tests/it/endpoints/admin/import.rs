@@ -104,7 +104,7 @@ async fn what_an_import_refuses() {
         ),
         (
             json!({ "username": EMAIL, "password": "x".repeat(501) }),
-            "invalid_field",
+            "too_long",
         ),
         (
             json!({ "username": EMAIL, "last_rotated": "2026-01-01T00:00:00Z" }),
