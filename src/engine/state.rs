@@ -66,7 +66,7 @@ pub(super) fn read<'a>(
     let drift = credential.drift.as_ref();
     // A send after the drift was noticed may have ended it.
     let sent_since = intent.is_some_and(|intent| {
-        drift.is_none_or(|drift| intent.last_sent_at.is_none_or(|at| at >= drift.since))
+        drift.is_none_or(|drift| intent.last_sent_at.is_some_and(|at| at > drift.since))
     });
     let state = if sent_since {
         State::Uncertain

@@ -182,7 +182,8 @@ impl Case {
         let (needed, found) = pointers(storage, "acme").await;
         assert!(needed.is_subset(&found), "{what}: {needed:?} in {found:?}");
         let stale = found.difference(&needed).count();
-        let removal = what.contains("= delete ");
+        // Removing a pointer may fail by itself; an account's is read before it is removed.
+        let removal = what.contains("= delete ") || what.contains("= get account/");
         assert!(
             killed || removal || stale == 0,
             "{what}: {found:?} but {needed:?}"

@@ -83,7 +83,9 @@ async fn mailu_s_refusals_and_failures_are_told_apart() {
     rig.mailu.set_token(rig.mailu.token());
     rig.mailu.delete(EMAIL);
     assert_refused(&rig.rotate("acme").await, 400, "mailu_no_such_account");
+    assert_eq!(rig.admin("acme").await["state"], json!("drift"));
     rig.mailu.set_password_directly(EMAIL, &before);
+    rig.write("acme/verify", json!({})).await.data();
 
     rig.mailu.set_admin_down(true);
     let refused = rig.rotate("acme").await;

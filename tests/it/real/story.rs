@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::rig::{EMAIL, FIRST, Rig};
-use super::server::{self, Product, Server};
+use super::server::{Product, Server};
 
 #[tokio::test]
 async fn openbao_tells_the_whole_story() {
