@@ -272,6 +272,10 @@ async fn answers_are_taken_by_shape_not_by_status() {
         ),
         (
             json("200 OK", r#"{"code":400,"message":"Invalid"}"#),
+            Sent::Unknown(Trouble::Unintelligible),
+        ),
+        (
+            json("400 BAD REQUEST", r#"{"code":400,"message":"Invalid"}"#),
             Sent::Refused(Refusal::Invalid),
         ),
         (json("200 OK", "[]"), Sent::Unknown(Trouble::Unintelligible)),
@@ -467,6 +471,11 @@ async fn reads_tell_absence_from_trouble() {
     assert_eq!(
         client.app_tokens(&address()).await,
         Err(ReadError::Refused(Refusal::NoSuchAccount))
+    );
+    let (client, _server) = at(json("200 OK", r#"{"code":404,"message":"x"}"#)).await;
+    assert_eq!(
+        client.account(&address()).await.unwrap_err(),
+        ReadError::Trouble(Trouble::Unintelligible)
     );
     let (client, _server) = at(html()).await;
     assert_eq!(
