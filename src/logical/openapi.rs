@@ -24,13 +24,13 @@ enum Direction {
     Answer,
 }
 
-/// Describes `routes`; `title` is a line about the whole.
-pub(super) fn document<S>(title: &str, routes: &[&Route<S>]) -> Document {
+/// Describes `routes`; `title` is a line about the whole, `version` that of whoever declares them.
+pub(super) fn document<S>(title: &str, version: &str, routes: &[&Route<S>]) -> Document {
     let paths: Map<String, Value> = routes.iter().flat_map(|route| path_items(route)).collect();
     let title = title.trim().lines().next().unwrap_or_default();
     Document(json!({
         "openapi": "3.0.2",
-        "info": { "title": title, "description": title, "version": env!("CARGO_PKG_VERSION") },
+        "info": { "title": title, "description": title, "version": version },
         "paths": paths,
         "components": { "schemas": {} },
     }))
@@ -327,7 +327,7 @@ mod tests {
             endpoints,
             existence: Some(|_, _, _| Box::pin(async { Ok(Some(true)) })),
         };
-        document("One line.\nMore.", &[&route]).0
+        document("One line.\nMore.", "1.2.3", &[&route]).0
     }
 
     fn admin() -> Value {
@@ -347,6 +347,7 @@ mod tests {
         let document = document_of("a", &[], vec![endpoint(&[Operation::Read], &[])]);
         assert_eq!(document["openapi"], "3.0.2");
         assert_eq!(document["info"]["title"], "One line.");
+        assert_eq!(document["info"]["version"], "1.2.3");
         assert!(document["components"]["schemas"].is_object());
         assert!(document["paths"]["/a"]["get"].is_object());
     }

@@ -76,6 +76,7 @@ pub enum RouteError {
 /// ```
 pub struct Router<S> {
     help: &'static str,
+    version: &'static str,
     /// In matching order.
     routes: Vec<(Pattern, Route<S>)>,
     unparsable: Option<&'static str>,
@@ -106,6 +107,7 @@ impl<S> Router<S> {
         parsed.sort_by_cached_key(|(pattern, _)| pattern.shape());
         Self {
             help: "",
+            version: "",
             routes: parsed,
             unparsable,
         }
@@ -115,6 +117,13 @@ impl<S> Router<S> {
     #[must_use]
     pub const fn with_help(mut self, help: &'static str) -> Self {
         self.help = help;
+        self
+    }
+
+    /// Sets the version that the OpenAPI document names, that of whoever declares the routes.
+    #[must_use]
+    pub const fn with_version(mut self, version: &'static str) -> Self {
+        self.version = version;
         self
     }
 
@@ -226,10 +235,10 @@ impl<S: Send + Sync + 'static> Router<S> {
 
     fn answer_help(&self, request: &Request) -> Reply {
         let data = match request.path.trim_end_matches('/') {
-            "" | "help" => help::of_mount(self.help, self.routes())?,
+            "" | "help" => help::of_mount(self.help, self.version, self.routes())?,
             path => {
                 let (route, _) = self.find(request).ok_or(Error::UnsupportedPath)?;
-                help::of_path(path, route)?
+                help::of_path(path, self.version, route)?
             }
         };
         Ok(Some(Response::data(data)))
