@@ -10,6 +10,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::decode::demands;
 use super::{Endpoint, Field, FieldType, Operation, Pattern, Route, seconds};
 
 /// An OpenAPI 3.0.2 document as the host merges it into its own.
@@ -114,8 +115,7 @@ fn operation_object<S>(route: &Route<S>, endpoint: &Endpoint<S>, operation: Oper
                 Operation::Patch => "application/merge-patch+json",
                 _ => "application/json",
             };
-            // A patch keeps what it does not name, so nothing is required in it.
-            let demands = operation == Operation::Update;
+            let demands = demands(operation);
             let schema = object_schema(&body, Direction::Request, demands);
             set(
                 "requestBody",
@@ -137,7 +137,7 @@ fn operation_object<S>(route: &Route<S>, endpoint: &Endpoint<S>, operation: Oper
 }
 
 /// The fields of a path that is only read are query parameters; those of a path that is also
-/// written describe the body, and reading takes none.
+/// written describe the body, and reading takes none. None is ever required.
 fn query_parameters<S>(route: &Route<S>, operation: Operation) -> Vec<Value> {
     let is_written = [Operation::Create, Operation::Update, Operation::Patch]
         .into_iter()
@@ -157,7 +157,7 @@ fn query_parameters<S>(route: &Route<S>, operation: Operation) -> Vec<Value> {
             json!({
                 "name": field.name,
                 "in": "query",
-                "required": field.required,
+                "required": false,
                 "description": field.description,
                 "schema": schema(field, Direction::Request),
             })
