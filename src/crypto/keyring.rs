@@ -210,8 +210,7 @@ impl Keyring {
         if schema != SCHEMA || sha256(content) != *checksum {
             return Err(KeyringError::Damaged);
         }
-        let (audit_key, rest) = take(rest)?;
-        let audit_key = Sensitive::new(audit_key);
+        let (audit_key, rest) = take_key(rest)?;
         let (count, mut rest) = take(rest)?;
         let mut versions = BTreeMap::new();
         for _ in 0..u32::from_be_bytes(count) {
@@ -250,10 +249,19 @@ impl MasterKey {
         let (created_at, rest) = take(bytes)?;
         let created_at = DateTime::from_timestamp_millis(i64::from_be_bytes(created_at))
             .ok_or(KeyringError::Damaged)?;
-        let (key, rest) = take(rest)?;
-        let key = Sensitive::new(key);
+        let (key, rest) = take_key(rest)?;
         Ok((Self { created_at, key }, rest))
     }
+}
+
+/// Takes a key straight into custody: an array on the way would be a copy that nobody wipes.
+fn take_key(bytes: &[u8]) -> Result<(Sensitive<[u8; KEY_BYTES]>, &[u8]), KeyringError> {
+    let (head, rest) = bytes
+        .split_first_chunk::<KEY_BYTES>()
+        .ok_or(KeyringError::Damaged)?;
+    let mut key = Sensitive::new([0; KEY_BYTES]);
+    key.expose_mut().copy_from_slice(head);
+    Ok((key, rest))
 }
 
 fn take<const N: usize>(bytes: &[u8]) -> Result<([u8; N], &[u8]), KeyringError> {

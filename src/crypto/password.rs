@@ -108,12 +108,6 @@ impl PasswordShape {
         Ok(Self { bytes, encoding })
     }
 
-    /// Returns the entropy of a generated password in bits.
-    #[must_use]
-    pub const fn entropy_bits(self) -> usize {
-        self.random_bytes() * 8
-    }
-
     /// Makes a password.
     ///
     /// # Errors
@@ -170,10 +164,6 @@ mod tests {
                 .expose()
                 .bytes()
                 .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-        );
-        assert_eq!(
-            PasswordShape::new(48, MailuHex).unwrap().entropy_bits(),
-            128
         );
     }
 

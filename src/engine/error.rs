@@ -126,6 +126,7 @@ impl Error {
             Self::Keyring(_) => "keyring_unreadable",
             Self::Unopenable(_) => "secret_unreadable",
             Self::Entry { .. } => "record_unreadable",
+            Self::Storage(StorageError::Conflict) => "conflict",
             Self::Storage(_) => "storage_error",
             Self::Host(_) => "host_error",
             Self::Random(_) | Self::Defect(_) => "internal",

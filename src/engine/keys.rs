@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::error::Error;
 use super::storage::{KEYRING, KEYRING_COPY, TENANTS};
 use crate::clock::Clock;
-use crate::crypto::{Keyring, Sensitive};
+use crate::crypto::{Keyring, KeyringError, Sensitive};
 use crate::logical::{Storage, StorageEntry};
 
 /// How long a keyring or a mount configuration in memory is trusted without asking storage: on a
@@ -148,7 +148,14 @@ async fn read_copy(storage: &dyn Storage, key: &str) -> Result<Copy, Error> {
     let Some(entry) = storage.get(key).await? else {
         return Ok(Copy::Absent);
     };
-    Ok(Keyring::from_bytes(&entry.value).map_or(Copy::Damaged, Copy::Good))
+    match Keyring::from_bytes(&entry.value) {
+        Ok(keyring) => Ok(Copy::Good(keyring)),
+        // Whatever the other copy says: this release must not work with half of what there is.
+        Err(KeyringError::Newer(_)) => Err(Error::Keyring(
+            "the keyring was written by a newer version of this plugin",
+        )),
+        Err(KeyringError::Foreign | KeyringError::Damaged) => Ok(Copy::Damaged),
+    }
 }
 
 async fn write_and_read_back(
@@ -171,4 +178,31 @@ async fn write_and_read_back(
     Err(Error::Keyring(
         "the new keyring did not read back as it was written",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::logical::MemoryStorage;
+
+    #[tokio::test]
+    async fn a_keyring_of_a_newer_release_is_not_taken_for_damage() {
+        let storage = MemoryStorage::new();
+        let clock = ManualClock::starting_at(DateTime::UNIX_EPOCH);
+        let keyring = create(&storage, &clock).await.unwrap();
+        let mut newer = keyring.to_bytes().expose().clone();
+        // The last byte of the schema, behind eight of magic.
+        newer[11] += 1;
+        let entry = StorageEntry {
+            key: KEYRING.to_owned(),
+            value: newer,
+            seal_wrap: true,
+        };
+        storage.put(entry).await.unwrap();
+        let error = load(&storage).await.unwrap_err();
+        assert!(error.to_string().contains("newer version"), "{error}");
+    }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::{Number, Value};
 
 use super::fields::Typed;
-use super::{Data, Error, Field, FieldType, Fields, instant, seconds};
+use super::{Data, Error, Field, FieldType, Fields, Operation, instant, seconds};
 use crate::crypto::Sensitive;
 
 /// More items than a JSON body may hold at OpenBao (1,000 strings) are no list of ours.
@@ -25,10 +25,17 @@ pub(super) struct Decoded {
     pub(super) replaced: Vec<&'static str>,
 }
 
+/// Reports whether an operation must name the required fields: a patch keeps what it does not name,
+/// and reading or deleting sends no body.
+pub(super) const fn demands(operation: Operation) -> bool {
+    matches!(operation, Operation::Create | Operation::Update)
+}
+
 /// Decodes `data` by `declared`; `captures` are the names the path has values for.
 pub(super) fn decode(
     declared: &'static [Field],
     captures: &[&'static str],
+    operation: Operation,
     data: Data,
 ) -> Result<Decoded, Error> {
     let mut values = BTreeMap::new();
@@ -43,7 +50,8 @@ pub(super) fn decode(
             ignored.push(name);
         }
     }
-    for field in declared.iter().filter(|field| field.required) {
+    let required = declared.iter().filter(|field| field.required);
+    for field in required.filter(|_field| demands(operation)) {
         if !captures.contains(&field.name) && is_missing(values.get(field.name)) {
             return Err(Error::user(
                 "missing_field",
@@ -120,25 +128,39 @@ fn secret(field: &Field, value: Value) -> Result<Sensitive<String>, Error> {
     };
     // In custody first: a refused secret is wiped as well.
     let secret = Sensitive::new(text);
-    check(field, secret.expose())?;
+    check(field, secret.expose(), char::is_control)?;
     Ok(secret)
 }
 
 fn checked(field: &Field, text: String) -> Result<String, Error> {
-    check(field, &text)?;
+    check(field, &text, deceives)?;
     Ok(text)
 }
 
-/// Refuses texts that are too long, and characters that could forge a line in a log.
-fn check(field: &Field, text: &str) -> Result<(), Error> {
+/// Reports whether a character can make a text look like another one where it is shown: controls,
+/// line and paragraph separators, marks of writing direction, characters without width.
+///
+/// Source: Unicode 16, `Cc`, `Zl`, `Zp`, property `Bidi_Control`; UTR 36, section 2.
+pub(super) fn deceives(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Refuses texts that are too long, and characters that could forge a line in a log. A secret is
+/// never shown, so it may hold what only deceives the eye.
+fn check(field: &Field, text: &str, refused: fn(char) -> bool) -> Result<(), Error> {
     if text.len() > field.max_bytes {
         return Err(too_long(field, field.max_bytes, "bytes"));
     }
-    let allowed = |c: char| !c.is_control() || (field.multiline && matches!(c, '\n' | '\r' | '\t'));
+    let allowed = |c: char| !refused(c) || (field.multiline && matches!(c, '\n' | '\r' | '\t'));
     if text.chars().all(allowed) {
         Ok(())
     } else {
-        Err(invalid(field, "must not contain control characters"))
+        Err(invalid(
+            field,
+            "must not contain control or invisible characters",
+        ))
     }
 }
 
@@ -199,21 +221,23 @@ fn count(number: &Number) -> Result<std::time::Duration, seconds::DurationError>
 }
 
 fn texts(field: &Field, value: Value) -> Result<Vec<String>, Error> {
+    let no_list = |_item: Error| invalid(field, "must be a list of strings");
+    let too_many = || too_long(field, MAX_ITEMS, "items");
+    // Counted before anything is made of them.
     let items: Vec<String> = match value {
+        Value::Array(items) if items.len() > MAX_ITEMS => return Err(too_many()),
         Value::Array(items) => items
             .into_iter()
-            .map(|item| text(field, item))
-            .collect::<Result<_, _>>()
-            .map_err(|_item| invalid(field, "must be a list of strings"))?,
-        other => text(field, other)
-            .map_err(|_other| invalid(field, "must be a list of strings"))?
-            .split(',')
-            .map(String::from)
-            .collect(),
+            .map(|item| text(field, item).map_err(no_list))
+            .collect::<Result<_, _>>()?,
+        other => {
+            let all = text(field, other).map_err(no_list)?;
+            if all.split(',').nth(MAX_ITEMS).is_some() {
+                return Err(too_many());
+            }
+            all.split(',').map(String::from).collect()
+        }
     };
-    if items.len() > MAX_ITEMS {
-        return Err(too_long(field, MAX_ITEMS, "items"));
-    }
     items
         .iter()
         .map(|item| item.trim())
@@ -254,7 +278,7 @@ mod tests {
     }
 
     fn fields(value: Value) -> Result<Fields, Error> {
-        decode(FIELDS, &["tenant"], data(value)).map(|decoded| decoded.fields)
+        decode(FIELDS, &["tenant"], Operation::Update, data(value)).map(|decoded| decoded.fields)
     }
 
     fn refusal(value: Value) -> (&'static str, String) {
@@ -306,6 +330,12 @@ mod tests {
             ("reason", json!("a\nhunter2")),
             ("reason", json!("a\u{85}hunter2")),
             ("ca_cert", json!("a\u{1b}hunter2")),
+            ("ca_cert", json!("a\u{2028}hunter2")),
+            ("reason", json!("\u{202e}hunter2")),
+            ("reason", json!("\u{feff}hunter2")),
+            ("reason", json!("a\u{200b}hunter2")),
+            ("admins", json!(["a\u{2069}hunter2"])),
+            ("admins", json!("a\u{61c}hunter2")),
             ("password", json!(12_345)),
             ("password", json!("hunter2\r")),
             ("version", json!("hunter2")),
@@ -345,13 +375,28 @@ mod tests {
         let (code, message) = refusal(json!({"reason": "ä".repeat(9)}));
         assert_eq!(code, "too_long");
         assert!(message.contains("`reason` may have at most 16 bytes"));
-        let (code, _) = refusal(json!({"admins": ",".repeat(1_000)}));
-        assert_eq!(code, "too_long");
+        for many in [json!(",".repeat(1_000)), json!(vec!["a"; 1_001])] {
+            let (code, _) = refusal(json!({ "admins": many }));
+            assert_eq!(code, "too_long");
+        }
+        assert!(fields(json!({"admins": vec!["a"; 1_000]})).is_ok());
+    }
+
+    #[test]
+    fn words_and_secrets_of_any_language_are_taken() {
+        let fields = fields(json!({"reason": "\u{e4}\u{5e9} \u{1f512}", "password": "\u{200d}x"}));
+        let fields = fields.unwrap();
+        assert_eq!(fields.text("reason"), Patch::Set("\u{e4}\u{5e9} \u{1f512}"));
+        assert_eq!(
+            fields.secret("password").set().unwrap().expose(),
+            "\u{200d}x"
+        );
     }
 
     #[test]
     fn what_is_required_must_be_named_and_not_empty() {
-        let missing = |value| match decode(REQUIRED, &["tenant"], data(value)) {
+        let decode = |operation, data| decode(REQUIRED, &["tenant"], operation, data);
+        let missing = |value| match decode(Operation::Create, data(value)) {
             Err(Error::User {
                 code: "missing_field",
                 message,
@@ -363,14 +408,18 @@ mod tests {
         assert_eq!(missing(json!({"token": "t", "reason": null})), "reason");
         assert_eq!(missing(json!({"reason": "r", "token": ""})), "token");
         let complete = data(json!({"reason": "r", "token": "t"}));
-        let fields = decode(REQUIRED, &["tenant"], complete).unwrap().fields;
+        let fields = decode(Operation::Update, complete).unwrap().fields;
         assert_eq!(fields.secret("token").set().unwrap().expose(), "t");
+        for operation in [Operation::Patch, Operation::Read, Operation::Delete] {
+            let fields = decode(operation, data(json!({}))).unwrap().fields;
+            assert!(fields.text("reason").is_absent());
+        }
     }
 
     #[test]
     fn the_path_wins_over_the_body_and_unknown_names_are_reported() {
         let body = data(json!({"zz": 1, "tenant": ["x"], "aa": 1, "hold": false}));
-        let decoded = decode(FIELDS, &["tenant"], body).unwrap();
+        let decoded = decode(FIELDS, &["tenant"], Operation::Update, body).unwrap();
         assert_eq!(decoded.ignored, ["aa", "zz"]);
         assert_eq!(decoded.replaced, ["tenant"]);
         assert!(decoded.fields.text("tenant").is_absent());

@@ -76,10 +76,25 @@ impl From<StorageError> for Error {
     fn from(error: StorageError) -> Self {
         match error {
             StorageError::ReadOnly => Self::ReadOnly,
-            StorageError::Conflict => Self::Storage(String::from(
+            StorageError::Conflict => Self::status(
+                409,
+                "conflict",
                 "the entry was changed by someone else at the same time. Try again.",
-            )),
+            ),
             StorageError::Refused(text) | StorageError::Unknown(text) => Self::Storage(text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_race_for_an_entry_is_no_failure_of_storage() {
+        let Error::Status { status, code, .. } = StorageError::Conflict.into() else {
+            panic!("not a status")
+        };
+        assert_eq!((status, code), (409, "conflict"));
     }
 }

@@ -110,7 +110,8 @@ pub struct Field {
     pub kind: FieldType,
     /// One or two sentences for help and OpenAPI.
     pub description: &'static str,
-    /// Whether a request without it is refused. A capture is always there.
+    /// Whether a create or update without it is refused. A capture is always there, and no other
+    /// operation demands anything.
     pub required: bool,
     /// What applies when the field is absent, as a text its kind would take. For help only:
     /// decoding does not fill it in, because an update must tell "absent" from "named".
@@ -182,7 +183,7 @@ impl Field {
         Self::new(name, FieldType::TextList, description)
     }
 
-    /// Refuses requests without this field, or with an empty text in it.
+    /// Refuses creates and updates without this field, or with an empty text in it.
     #[must_use]
     pub const fn required(mut self) -> Self {
         self.required = true;

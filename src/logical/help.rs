@@ -20,6 +20,7 @@ struct Answer {
 /// Answers help on the mount itself: every path with its synopsis.
 pub(super) fn of_mount<'a, S: 'a>(
     introduction: &str,
+    version: &str,
     routes: impl Iterator<Item = &'a Route<S>>,
 ) -> Result<Data, Error> {
     let mut routes: Vec<&Route<S>> = routes.collect();
@@ -38,12 +39,12 @@ pub(super) fn of_mount<'a, S: 'a>(
     Data::from_serialize(&Answer {
         help,
         see_also: None,
-        openapi: openapi::document(introduction, &routes),
+        openapi: openapi::document(introduction, version, &routes),
     })
 }
 
 /// Answers help on one path.
-pub(super) fn of_path<S>(path: &str, route: &Route<S>) -> Result<Data, Error> {
+pub(super) fn of_path<S>(path: &str, version: &str, route: &Route<S>) -> Result<Data, Error> {
     let mut help = format!(
         "Request:        {path}\nMatching Route: {}\n\n{}\n",
         shown(route.pattern),
@@ -64,7 +65,7 @@ pub(super) fn of_path<S>(path: &str, route: &Route<S>) -> Result<Data, Error> {
     Data::from_serialize(&Answer {
         help,
         see_also: None,
-        openapi: openapi::document(route.synopsis, &[route]),
+        openapi: openapi::document(route.synopsis, version, &[route]),
     })
 }
 
@@ -130,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_path_explains_itself() {
-        let data = of_path("acme/rotate", &route("{tenant}/rotate")).unwrap();
+        let data = of_path("acme/rotate", "1.2.3", &route("{tenant}/rotate")).unwrap();
         assert_eq!(
             text(&data),
             "\
@@ -165,7 +166,7 @@ Sets a new password in Mailu.
     #[test]
     fn the_mount_lists_its_paths_in_order() {
         let routes = [route("{tenant}/rotate"), route(""), route("config")];
-        let data = of_mount("Owns passwords.", routes.iter()).unwrap();
+        let data = of_mount("Owns passwords.", "1.2.3", routes.iter()).unwrap();
         let help = text(&data);
         assert!(help.starts_with("## DESCRIPTION\n\nOwns passwords.\n\n## PATHS\n"));
         let shown = "    (the mount itself)\n        Changes the password now.\n\n    \

@@ -10,6 +10,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::decode::demands;
 use super::{Endpoint, Field, FieldType, Operation, Pattern, Route, seconds};
 
 /// An OpenAPI 3.0.2 document as the host merges it into its own.
@@ -24,13 +25,13 @@ enum Direction {
     Answer,
 }
 
-/// Describes `routes`; `title` is a line about the whole.
-pub(super) fn document<S>(title: &str, routes: &[&Route<S>]) -> Document {
+/// Describes `routes`; `title` is a line about the whole, `version` that of whoever declares them.
+pub(super) fn document<S>(title: &str, version: &str, routes: &[&Route<S>]) -> Document {
     let paths: Map<String, Value> = routes.iter().flat_map(|route| path_items(route)).collect();
     let title = title.trim().lines().next().unwrap_or_default();
     Document(json!({
         "openapi": "3.0.2",
-        "info": { "title": title, "description": title, "version": env!("CARGO_PKG_VERSION") },
+        "info": { "title": title, "description": title, "version": version },
         "paths": paths,
         "components": { "schemas": {} },
     }))
@@ -114,8 +115,7 @@ fn operation_object<S>(route: &Route<S>, endpoint: &Endpoint<S>, operation: Oper
                 Operation::Patch => "application/merge-patch+json",
                 _ => "application/json",
             };
-            // A patch keeps what it does not name, so nothing is required in it.
-            let demands = operation == Operation::Update;
+            let demands = demands(operation);
             let schema = object_schema(&body, Direction::Request, demands);
             set(
                 "requestBody",
@@ -137,7 +137,7 @@ fn operation_object<S>(route: &Route<S>, endpoint: &Endpoint<S>, operation: Oper
 }
 
 /// The fields of a path that is only read are query parameters; those of a path that is also
-/// written describe the body, and reading takes none.
+/// written describe the body, and reading takes none. None is ever required.
 fn query_parameters<S>(route: &Route<S>, operation: Operation) -> Vec<Value> {
     let is_written = [Operation::Create, Operation::Update, Operation::Patch]
         .into_iter()
@@ -157,7 +157,7 @@ fn query_parameters<S>(route: &Route<S>, operation: Operation) -> Vec<Value> {
             json!({
                 "name": field.name,
                 "in": "query",
-                "required": field.required,
+                "required": false,
                 "description": field.description,
                 "schema": schema(field, Direction::Request),
             })
@@ -327,7 +327,7 @@ mod tests {
             endpoints,
             existence: Some(|_, _, _| Box::pin(async { Ok(Some(true)) })),
         };
-        document("One line.\nMore.", &[&route]).0
+        document("One line.\nMore.", "1.2.3", &[&route]).0
     }
 
     fn admin() -> Value {
@@ -347,6 +347,7 @@ mod tests {
         let document = document_of("a", &[], vec![endpoint(&[Operation::Read], &[])]);
         assert_eq!(document["openapi"], "3.0.2");
         assert_eq!(document["info"]["title"], "One line.");
+        assert_eq!(document["info"]["version"], "1.2.3");
         assert!(document["components"]["schemas"].is_object());
         assert!(document["paths"]["/a"]["get"].is_object());
     }

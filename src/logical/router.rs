@@ -30,7 +30,8 @@ pub enum RouteError {
     /// A capture is not among the fields, which describe it.
     #[error("pattern `{0}` has a capture `{1}` that no field describes")]
     Capture(&'static str, &'static str),
-    /// A field is declared twice, or its default or example is not a value of its kind.
+    /// A field is declared twice, its default or example is not a value of its kind, or it is
+    /// required where no create or update could demand it.
     #[error("pattern `{0}` declares field `{1}` wrongly")]
     Field(&'static str, &'static str),
 }
@@ -76,6 +77,7 @@ pub enum RouteError {
 /// ```
 pub struct Router<S> {
     help: &'static str,
+    version: &'static str,
     /// In matching order.
     routes: Vec<(Pattern, Route<S>)>,
     unparsable: Option<&'static str>,
@@ -106,6 +108,7 @@ impl<S> Router<S> {
         parsed.sort_by_cached_key(|(pattern, _)| pattern.shape());
         Self {
             help: "",
+            version: "",
             routes: parsed,
             unparsable,
         }
@@ -115,6 +118,13 @@ impl<S> Router<S> {
     #[must_use]
     pub const fn with_help(mut self, help: &'static str) -> Self {
         self.help = help;
+        self
+    }
+
+    /// Sets the version that the OpenAPI document names, that of whoever declares the routes.
+    #[must_use]
+    pub const fn with_version(mut self, version: &'static str) -> Self {
+        self.version = version;
         self
     }
 
@@ -184,7 +194,7 @@ impl<S: Send + Sync + 'static> Router<S> {
             .ok_or_else(|| unsupported(route, request.operation))?;
         let names: Vec<&'static str> = captures.iter().map(|(name, _)| *name).collect();
         let data = std::mem::take(&mut request.data);
-        let decoded = decode::decode(route.fields, &names, data)?;
+        let decoded = decode::decode(route.fields, &names, request.operation, data)?;
         let warnings = warnings(&decoded, request.operation);
         let operation = request.operation;
         let call = Call {
@@ -226,10 +236,10 @@ impl<S: Send + Sync + 'static> Router<S> {
 
     fn answer_help(&self, request: &Request) -> Reply {
         let data = match request.path.trim_end_matches('/') {
-            "" | "help" => help::of_mount(self.help, self.routes())?,
+            "" | "help" => help::of_mount(self.help, self.version, self.routes())?,
             path => {
                 let (route, _) = self.find(request).ok_or(Error::UnsupportedPath)?;
-                help::of_path(path, route)?
+                help::of_path(path, self.version, route)?
             }
         };
         Ok(Some(Response::data(data)))
@@ -274,8 +284,16 @@ fn check_operations<S>(route: &Route<S>) -> Result<(), RouteError> {
 
 fn check_fields<S>(pattern: &Pattern, route: &Route<S>) -> Result<(), RouteError> {
     let declares = |name: &str| route.fields.iter().any(|field| field.name == name);
-    if let Some(name) = pattern.names().into_iter().find(|name| !declares(name)) {
+    let names = pattern.names();
+    if let Some(name) = names.iter().find(|name| !declares(name)) {
         return Err(RouteError::Capture(route.pattern, name));
+    }
+    let mut operations = route.endpoints.iter().flat_map(|e| e.operations);
+    if !operations.any(|operation| decode::demands(*operation)) {
+        let undemanded = |field: &&Field| field.required && !names.contains(&field.name);
+        if let Some(field) = route.fields.iter().find(undemanded) {
+            return Err(RouteError::Field(route.pattern, field.name));
+        }
     }
     let tables = std::iter::once(route.fields).chain(route.endpoints.iter().map(|e| e.answers));
     for table in tables {
@@ -323,12 +341,12 @@ fn warnings(decoded: &Decoded, operation: Operation) -> Vec<String> {
     warnings
 }
 
-/// Makes a caller's name safe to repeat: one short word without control characters.
+/// Makes a caller's name safe to repeat: one short word of visible characters.
 fn printable(name: &str) -> String {
     name.chars()
         .take(MAX_NAME_CHARS)
         .map(|c| {
-            if c.is_control() || c.is_whitespace() {
+            if decode::deceives(c) || c.is_whitespace() {
                 '?'
             } else {
                 c
@@ -544,13 +562,13 @@ mod tests {
 
     #[tokio::test]
     async fn unknown_and_replaced_parameters_become_warnings() {
-        let body = json!({"reason": "x", "tenant": "evil", "b": 1, "a\nb": 1});
+        let body = json!({"reason": "x", "tenant": "evil", "b": 1, "a\nb\u{202e}": 1});
         let answer = ask(Operation::Update, "acme/rotate", body).await.unwrap();
         let answer = answer.unwrap();
         assert_eq!(
             answer.warnings,
             [
-                "Endpoint ignored these unrecognized parameters: [a?b b]",
+                "Endpoint ignored these unrecognized parameters: [a?b? b]",
                 "Endpoint replaced the value of these parameters with the values captured from \
                  the endpoint's path: [tenant]",
             ]
@@ -673,6 +691,10 @@ mod tests {
         assert_eq!(
             with(route("a", &[TENANT, TENANT], read(READ))),
             Err(RouteError::Field("a", "tenant"))
+        );
+        assert_eq!(
+            with(route("a", const { &[REASON] }, read(READ))),
+            Err(RouteError::Field("a", "reason"))
         );
         let bad = const { &[Field::duration("wait", "").default("8 seconds")] };
         assert_eq!(

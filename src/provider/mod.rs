@@ -26,7 +26,7 @@ pub use network::{
     AddressRefusal, AddressRule, AddressRuleError, EndpointError, EndpointUrl, NetworkPolicy,
     Scheme, SmtpAddress, SmtpAddressError,
 };
-pub use registry::{ConnectError, Connector, MailuConfig, ProviderConfig, connector};
+pub use registry::{ConnectError, Connector, MailuConfig, ProviderConfig, check_token, connector};
 pub use tls::{CaError, ServerNameError, parse_ca, parse_server_name};
 
 /// What became of a call that changes something.

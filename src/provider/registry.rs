@@ -71,6 +71,19 @@ pub enum ConnectError {
     Client,
 }
 
+/// Checks that an API token can be sent: printable ASCII without spaces, not empty.
+///
+/// # Errors
+///
+/// [`ConnectError::Token`] for any other text.
+pub fn check_token(token: &Sensitive<String>) -> Result<(), ConnectError> {
+    let token = token.expose();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(ConnectError::Token);
+    }
+    Ok(())
+}
+
 /// Makes a client from a configuration, under the address rules of the moment. Tests put failing
 /// providers here.
 ///

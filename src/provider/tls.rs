@@ -6,9 +6,11 @@
 
 use std::sync::{Arc, LazyLock};
 
+use rustls::client::Resumption;
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, DnsName};
 use rustls::{ClientConfig, RootCertStore};
+use url::Host;
 
 /// Largest CA bundle accepted, in bytes.
 const MAX_CA: usize = 64 * 1024;
@@ -83,22 +85,30 @@ pub fn parse_server_name(text: &str) -> Result<String, ServerNameError> {
     if text.ends_with('.') || last.starts_with(|first: char| first.is_ascii_digit()) {
         return Err(ServerNameError);
     }
-    Ok(name.as_ref().to_ascii_lowercase())
+    // The name takes the host's place in the URL, whose grammar is narrower: a broken `xn--` label,
+    // for one, would make every call fail.
+    match Host::parse(name.as_ref()) {
+        Ok(Host::Domain(host)) if host.eq_ignore_ascii_case(name.as_ref()) => Ok(host),
+        Ok(_) | Err(_) => Err(ServerNameError),
+    }
 }
 
 /// Builds the TLS side of a client: TLS 1.2 and 1.3, the given roots or the public ones.
+///
+/// Without resumption: every connection shows its certificate anew, and no ticket links two.
 pub(super) fn client_config(ca_cert: Option<&str>) -> Result<ClientConfig, CaError> {
     let roots = match ca_cert {
         Some(pem) => parse_ca(pem)?,
         None => Arc::clone(&PUBLIC_ROOTS),
     };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         // Cannot happen: the provider has suites for both versions.
         .map_err(|_no_text| CaError::Malformed)?
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.resumption = Resumption::disabled();
     Ok(config)
 }
 
@@ -147,6 +157,9 @@ mod tests {
             "a b",
             "mail.example:443",
             "mail.example.",
+            // A certificate could carry these; a URL cannot.
+            "xn--a.example",
+            "xn--.example",
         ] {
             assert_eq!(parse_server_name(text), Err(ServerNameError), "{text}");
         }

@@ -39,7 +39,9 @@ pub(super) fn router() -> Router<Engine> {
     ]);
     routes.extend(versions::routes());
     routes.extend(deletion::routes());
-    Router::new(routes).with_help(HELP)
+    Router::new(routes)
+        .with_help(HELP)
+        .with_version(env!("CARGO_PKG_VERSION"))
 }
 
 /// The tenant of the path.

@@ -22,7 +22,7 @@ use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Patch, Reply, Response, Route,
 };
 use crate::provider::{
-    EndpointUrl, HashCheck, NetworkPolicy, SmtpAddress, parse_ca, parse_server_name,
+    EndpointUrl, HashCheck, NetworkPolicy, SmtpAddress, check_token, parse_ca, parse_server_name,
 };
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -226,6 +226,10 @@ fn wanted(locked: &LockedTenant, call: &Call, policy: &NetworkPolicy) -> Result<
         .secret("api_token")
         .set()
         .filter(|token| !token.expose().is_empty());
+    if let Some(token) = &token {
+        check_token(token)
+            .map_err(|error| Error::invalid("invalid_field", format!("`api_token`: {error}.")))?;
+    }
     let endpoint = EndpointFields::parse(call, stored, policy)?;
     let endpoint_changed = stored.is_none_or(|stored| endpoint.differs_from(stored));
     if endpoint_changed && token.is_none() {

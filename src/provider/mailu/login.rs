@@ -5,20 +5,22 @@
 //! must stay true: the password goes through verified TLS only, and an acceptance came through it
 //! too.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use lettre::transport::smtp::authentication::{Credentials, Mechanism};
-use lettre::transport::smtp::client::{
-    AsyncSmtpConnection, Certificate, CertificateStore, TlsParameters,
-};
-use lettre::transport::smtp::extension::ClientId;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
+use super::smtp::{Broken, Dialogue};
 use crate::crypto::Sensitive;
 use crate::provider::registry::{ConnectError, MailuConfig};
-use crate::provider::tls::{CaError, parse_ca, parse_server_name};
+use crate::provider::tls::{ServerNameError, client_config, parse_server_name};
 use crate::provider::{EmailAddress, Login, NetworkPolicy, SmtpAddress};
 
+/// "Authentication succeeded". Source: RFC 4954, section 6.
+const SUCCEEDED: u16 = 235;
 /// "Authentication credentials invalid". Source: RFC 4954, section 6.
 const CREDENTIALS_INVALID: u16 = 535;
 
@@ -30,7 +32,9 @@ pub(super) struct SmtpLogin {
     address: SmtpAddress,
     /// Whether TLS begins with the first byte.
     pub(super) implicit_tls: bool,
-    tls: TlsParameters,
+    tls: TlsConnector,
+    /// The name the certificate must carry.
+    name: ServerName<'static>,
     timeout: Duration,
     policy: NetworkPolicy,
 }
@@ -49,25 +53,13 @@ impl SmtpLogin {
             Some(name) => parse_server_name(name)?,
             None => address.host().to_owned(),
         };
-        let builder = TlsParameters::builder(name);
-        let builder = match &config.ca_cert {
-            Some(pem) => {
-                parse_ca(pem)?;
-                let roots = Certificate::from_pem(pem.as_bytes())
-                    .map_err(|_no_text| ConnectError::Ca(CaError::Malformed))?;
-                builder
-                    .certificate_store(CertificateStore::None)
-                    .add_root_certificate(roots)
-            }
-            None => builder.certificate_store(CertificateStore::WebpkiRoots),
-        };
-        let tls = builder
-            .build_rustls()
-            .map_err(|_no_text| ConnectError::Client)?;
+        let name = ServerName::try_from(name).map_err(|_no_text| ServerNameError)?;
+        let tls = client_config(config.ca_cert.as_deref())?;
         Ok(Some(Self {
             address: address.clone(),
             implicit_tls: address.implicit_tls(),
-            tls,
+            tls: TlsConnector::from(Arc::new(tls)),
+            name,
             timeout: config.request_timeout,
             policy: policy.clone(),
         }))
@@ -88,12 +80,12 @@ impl SmtpLogin {
             return Login::CannotTell;
         }
         let attempt = self.authenticate(account, password);
-        let Ok(Some((verdict, mut connection))) = tokio::time::timeout(self.timeout, attempt).await
+        let Ok(Ok((verdict, mut dialogue))) = tokio::time::timeout(self.timeout, attempt).await
         else {
             return Login::CannotTell;
         };
         // The verdict stands, however the connection ends.
-        let _farewell = tokio::time::timeout(FAREWELL, connection.quit()).await;
+        let _farewell = tokio::time::timeout(FAREWELL, dialogue.quit()).await;
         verdict
     }
 
@@ -101,41 +93,41 @@ impl SmtpLogin {
         &self,
         account: &EmailAddress,
         password: &Sensitive<String>,
-    ) -> Option<(Login, AsyncSmtpConnection)> {
-        let (host, port) = (self.address.host(), self.address.port());
-        let addresses = self.policy.resolve(host, port).await.ok()?;
-        let hello = ClientId::default();
-        let first = self.implicit_tls.then(|| self.tls.clone());
-        let mut connection = AsyncSmtpConnection::connect_tokio1(
-            addresses.as_slice(),
-            Some(self.timeout),
-            &hello,
-            first,
-            None,
-        )
-        .await
-        .ok()?;
-        if !connection.is_encrypted() {
-            connection.starttls(self.tls.clone(), &hello).await.ok()?;
-            // Somebody on the path may have sent answers ahead of the handshake, in clear; the
-            // SMTP client keeps them and would take them for the server's. Nothing was asked, so
-            // an answer that is there already is such a one.
-            if connection.read_response().now_or_never().is_some() {
-                return None;
-            }
-        }
-        if !connection.is_encrypted() {
-            return None;
-        }
-        let credentials = Credentials::new(account.as_str().to_owned(), password.expose().clone());
-        let mechanisms = [Mechanism::Plain, Mechanism::Login];
-        let verdict = match connection.auth(&mechanisms, &credentials).await {
-            Ok(response) if response.has_code(235) => Login::Accepted,
-            Err(error) if error.status().map(u16::from) == Some(CREDENTIALS_INVALID) => {
-                Login::Refused
-            }
-            Ok(_) | Err(_) => Login::CannotTell,
+    ) -> Result<(Login, Dialogue<TlsStream<TcpStream>>), Broken> {
+        let mut dialogue = self.connect().await?;
+        let mechanism = dialogue.hello().await?.mechanism.ok_or(Broken)?;
+        let code = dialogue
+            .authenticate(mechanism, account.as_str(), password)
+            .await?;
+        let verdict = match code {
+            SUCCEEDED => Login::Accepted,
+            CREDENTIALS_INVALID => Login::Refused,
+            _ => Login::CannotTell,
         };
-        Some((verdict, connection))
+        Ok((verdict, dialogue))
+    }
+
+    /// Connects and shakes hands; there is no way to a dialogue about a password but through here.
+    async fn connect(&self) -> Result<Dialogue<TlsStream<TcpStream>>, Broken> {
+        let (host, port) = (self.address.host(), self.address.port());
+        let addresses = self.policy.resolve(host, port).await;
+        let addresses = addresses.map_err(|_trouble| Broken)?;
+        let stream = TcpStream::connect(addresses.as_slice()).await?;
+        if self.implicit_tls {
+            let mut dialogue = self.secure(stream).await?;
+            dialogue.greeting().await?;
+            return Ok(dialogue);
+        }
+        let mut plain = Dialogue::new(stream);
+        plain.greeting().await?;
+        if !plain.hello().await?.starttls {
+            return Err(Broken);
+        }
+        self.secure(plain.start_tls().await?).await
+    }
+
+    async fn secure(&self, stream: TcpStream) -> Result<Dialogue<TlsStream<TcpStream>>, Broken> {
+        let stream = self.tls.connect(self.name.clone(), stream).await?;
+        Ok(Dialogue::new(stream))
     }
 }

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::MailuClient;
 use super::login::SmtpLogin;
 use crate::crypto::Sensitive;
+use crate::provider::tls::client_config;
 use crate::provider::{
     AddressRefusal, ConnectError, EmailAddress, EndpointUrl, Login, MailProvider, MailuConfig,
     NetworkPolicy, ReadError, Refusal, Sent, ServerVersion, SmtpAddress, Trouble,
@@ -271,6 +272,10 @@ async fn answers_are_taken_by_shape_not_by_status() {
         ),
         (
             json("200 OK", r#"{"code":400,"message":"Invalid"}"#),
+            Sent::Unknown(Trouble::Unintelligible),
+        ),
+        (
+            json("400 BAD REQUEST", r#"{"code":400,"message":"Invalid"}"#),
             Sent::Refused(Refusal::Invalid),
         ),
         (json("200 OK", "[]"), Sent::Unknown(Trouble::Unintelligible)),
@@ -466,6 +471,11 @@ async fn reads_tell_absence_from_trouble() {
     assert_eq!(
         client.app_tokens(&address()).await,
         Err(ReadError::Refused(Refusal::NoSuchAccount))
+    );
+    let (client, _server) = at(json("200 OK", r#"{"code":404,"message":"x"}"#)).await;
+    assert_eq!(
+        client.account(&address()).await.unwrap_err(),
+        ReadError::Trouble(Trouble::Unintelligible)
     );
     let (client, _server) = at(html()).await;
     assert_eq!(
@@ -682,4 +692,53 @@ async fn a_login_can_speak_tls_from_the_first_byte() {
     login.implicit_tls = true;
     let password = Sensitive::new("p".to_owned());
     assert_eq!(login.attempt(&address(), &password).await, Login::Accepted);
+}
+
+#[tokio::test]
+async fn a_hostile_service_costs_neither_memory_nor_time() {
+    let endless = "2".repeat(1_000_000);
+    for said in ["", "220 x", "220-x\r\n", endless.as_str()] {
+        let (port, server) = hold(said.to_owned()).await;
+        let mut config = config("https://mail.acme.example");
+        config.smtp_address = Some(SmtpAddress::parse(&format!("127.0.0.1:{port}")).unwrap());
+        config.request_timeout = Duration::from_millis(300);
+        let password = Sensitive::new("p".to_owned());
+        let login = client(&config).login(&address(), &password).await;
+        assert_eq!(login, Login::CannotTell);
+        assert_eq!(server.await.unwrap(), "", "the client said something");
+    }
+}
+
+/// A service that says this and then listens until the client goes; returns what it heard.
+async fn hold(said: String) -> (u16, tokio::task::JoinHandle<String>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = Tasks::new().spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut heard = Vec::new();
+        let _gone = stream.write_all(said.as_bytes()).await;
+        let _gone = stream.read_to_end(&mut heard).await;
+        String::from_utf8(heard).unwrap()
+    });
+    (port, server)
+}
+
+#[tokio::test]
+async fn no_connection_leans_on_an_earlier_one() {
+    let authority = Authority::new();
+    let acceptor = authority.server("mail.acme.example", false);
+    let config = client_config(Some(&authority.pem)).unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    for _ in 0..2 {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let name = ServerName::try_from("mail.acme.example").unwrap();
+        let (client, server) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
+        let (mut client, mut server) = (client.unwrap(), server.unwrap());
+        // The tickets come with the first bytes.
+        server.write_all(b"x").await.unwrap();
+        server.flush().await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'x');
+        let kind = client.get_ref().1.handshake_kind();
+        assert_eq!(kind, Some(rustls::HandshakeKind::Full));
+    }
 }

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::error::depends_on_body;
 use crate::crypto::Sensitive;
-use crate::provider::registry::{ConnectError, MailuConfig};
+use crate::provider::registry::{ConnectError, MailuConfig, check_token};
 use crate::provider::tls::{client_config, parse_server_name};
 use crate::provider::{NetworkPolicy, Scheme, Trouble};
 
@@ -151,11 +151,8 @@ impl fmt::Debug for Transport {
 
 /// Makes the header from a token of printable ASCII.
 fn bearer(token: &Sensitive<String>) -> Result<HeaderValue, ConnectError> {
-    let token = token.expose();
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(ConnectError::Token);
-    }
-    let text = Zeroizing::new(format!("Bearer {token}"));
+    check_token(token)?;
+    let text = Zeroizing::new(format!("Bearer {}", token.expose()));
     let mut value = HeaderValue::from_str(&text).map_err(|_no_text| ConnectError::Token)?;
     value.set_sensitive(true);
     Ok(value)

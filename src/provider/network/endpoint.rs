@@ -63,7 +63,6 @@ pub struct EndpointUrl {
     text: String,
     scheme: Scheme,
     host: String,
-    ip: Option<IpAddr>,
     port: u16,
     prefix: String,
 }
@@ -143,7 +142,7 @@ impl EndpointUrl {
         if user || url.authority().contains('@') {
             return Err(EndpointError::UserInfo);
         }
-        let (host, ip) = host_of(&url)?;
+        let host = host_of(&url)?;
         let port = url.port().unwrap_or(scheme.default_port());
         if port == 0 {
             return Err(EndpointError::Malformed);
@@ -154,7 +153,6 @@ impl EndpointUrl {
             text: format!("{}://{authority}{prefix}", scheme.as_str()),
             scheme,
             host,
-            ip,
             port,
             prefix,
         })
@@ -182,12 +180,6 @@ impl EndpointUrl {
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
-    }
-
-    /// Reports whether the host is an address.
-    #[must_use]
-    pub const fn is_literal(&self) -> bool {
-        self.ip.is_some()
     }
 
     /// Returns `host[:port]` as the `Host` header carries it.
@@ -237,13 +229,11 @@ fn has_dot_segment(text: &str) -> bool {
     })
 }
 
-fn host_of(url: &Url) -> Result<(String, Option<IpAddr>), EndpointError> {
+fn host_of(url: &Url) -> Result<String, EndpointError> {
     match url.host() {
-        Some(Host::Ipv4(ip)) => Ok((ip.to_string(), Some(IpAddr::V4(ip)))),
-        Some(Host::Ipv6(ip)) => Ok((ip.to_string(), Some(IpAddr::V6(ip)))),
-        Some(Host::Domain(name)) => host_name(name)
-            .map(|name| (name, None))
-            .ok_or(EndpointError::Host),
+        Some(Host::Ipv4(ip)) => Ok(ip.to_string()),
+        Some(Host::Ipv6(ip)) => Ok(ip.to_string()),
+        Some(Host::Domain(name)) => host_name(name).ok_or(EndpointError::Host),
         None => Err(EndpointError::Host),
     }
 }
@@ -442,7 +432,6 @@ mod tests {
             "https://m.example:8443/api/v1"
         );
         assert_eq!(url.authority(), "1.1.1.1:8443");
-        assert!(url.is_literal());
     }
 
     #[test]

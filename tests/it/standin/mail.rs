@@ -6,6 +6,11 @@ use lettre::transport::smtp::authentication::Mechanism;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use vault_plugin_secrets_smtp::crypto::Sensitive;
+use vault_plugin_secrets_smtp::provider::{
+    EmailAddress, EndpointUrl, Login, MailuConfig, NetworkPolicy, ProviderConfig, SmtpAddress,
+    connector,
+};
 
 use super::rig::{EMAIL, Rig, USER};
 use crate::support::mailu::standin::{LoginAnswer, LoginService, sha256_hex};
@@ -117,4 +122,40 @@ async fn the_api_and_the_mail_side_share_one_limiter() {
     assert_eq!(rig.get(USER).await.0, 429);
     rig.mailu.forgive();
     assert_eq!(rig.get(USER).await.0, 200);
+}
+
+#[tokio::test]
+async fn the_products_own_client_logs_in_as_the_library_does() {
+    let rig = Rig::start().await;
+    let policy = NetworkPolicy {
+        dev_loopback: true,
+        ..NetworkPolicy::default()
+    };
+    let address = format!("127.0.0.1:{}", rig.mailu.submission_port());
+    let config = ProviderConfig::Mailu(MailuConfig {
+        url: EndpointUrl::parse(&rig.mailu.url(), &policy).unwrap(),
+        ca_cert: Some(rig.mailu.ca_pem().to_owned()),
+        tls_server_name: Some(String::from("localhost")),
+        smtp_address: Some(SmtpAddress::parse(&address).unwrap()),
+        api_token: Sensitive::new(rig.mailu.token().to_owned()),
+        request_timeout: Duration::from_secs(10),
+    });
+    let provider = connector()(&config, &policy).unwrap();
+    let account = EmailAddress::parse(EMAIL).unwrap();
+    // The last one is longer than a command line may be.
+    let long = "p".repeat(450);
+    for (password, outcome) in [
+        ("first", Login::Accepted),
+        ("wrong", Login::Refused),
+        (long.as_str(), Login::Refused),
+    ] {
+        let password = Sensitive::new(password.to_owned());
+        assert_eq!(provider.login(&account, &password).await, outcome);
+    }
+    rig.mailu.set_login_service(LoginService::Down);
+    let password = Sensitive::new(String::from("first"));
+    let down = provider.login(&account, &password).await;
+    assert_eq!(down, Login::CannotTell);
+    let codes: Vec<u16> = rig.mailu.smtp_journal().iter().map(|it| it.code).collect();
+    assert_eq!(codes, [235, 535, 535, 454]);
 }
