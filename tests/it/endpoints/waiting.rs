@@ -112,7 +112,7 @@ async fn an_old_leader_that_wakes_up_loses_nothing() {
     new_leader.write("acme/rotate", json!({})).await.ok();
     let third = rig.settled().await;
     let (late, ()) = tokio::join!(old_leader, rig.mailu.release());
-    late.fails(500, "storage_error");
+    late.fails(409, "conflict");
     // Its write brought back the second password, and the next look says so.
     assert!(rig.fits(&second));
     assert_eq!(rig.password().await, third);
