@@ -19,6 +19,7 @@ mod instances;
 mod service;
 mod storage;
 mod system_view;
+mod transaction;
 mod translate;
 
 use std::fmt;
