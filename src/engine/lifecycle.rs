@@ -11,7 +11,8 @@ use crate::logical::{
     Backend, BackendInfo, Error, Mount, Operation, Reply, Request, Router, SpecialPaths,
 };
 
-/// How long Cleanup waits for work under way; what is not done by then stays an open intent.
+/// How long Cleanup waits for work under way; what is not done by then stays an open intent. The
+/// end of the process waits half a second longer than this.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The engine behind one mount.

@@ -55,7 +55,8 @@ pub const PROTOCOL: Protocol = Protocol {
 
 /// Largest request accepted, in bytes. `resolve-path` makes it reachable without a token.
 const MAX_REQUEST: usize = 2 << 20;
-/// How long mounts the host left behind may take to clean up at the end of the process.
+/// How long storage calls under way may take after the mounts were cleaned up. With the second that
+/// a mount has for that, it is the time [`goplugin::Server::run`] gives to the end.
 const LEFT_BEHIND: Duration = Duration::from_millis(500);
 
 /// Makes the backend of one mount; called at Setup, before storage may be used.
@@ -117,17 +118,14 @@ impl Services {
             .add_service(PluginMultiplexingServer::new(MultiplexingService))
     }
 
-    /// Cleans up the mounts the host did not: it died, or SIGTERM came first. Half a second at
-    /// most.
+    /// Cleans up the mounts the host did not: it died, or SIGTERM came first. Takes as long as the
+    /// slowest mount, which is a second where [`Backend::cleanup`] is kept, and half a second more.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves the rest as they are.
     pub async fn clean_up(&self) {
-        let all = self.instances.clean_up_all();
-        if tokio::time::timeout(LEFT_BEHIND, all).await.is_err() {
-            tracing::warn!("a mount did not clean up in time");
-        }
+        self.instances.clean_up_all().await;
         self.tasks.stop(LEFT_BEHIND).await;
     }
 }
@@ -150,16 +148,17 @@ impl Default for Services {
 pub async fn serve(plugin: Plugin) -> Result<(), goplugin::Error> {
     let services = Services::new();
     let clock = Arc::clone(&plugin.clock);
-    let (ending, log) = goplugin::serve(&PROTOCOL, &plugin.logging, clock, |broker| {
+    let routes = |broker| {
         tracing::debug!(version = plugin.version, server = ?plugin.server, "the plugin starts");
         services.routes(&plugin, broker)
-    })
-    .await?;
+    };
+    let clean_up = services.clean_up();
+    let (ending, log) =
+        goplugin::serve(&PROTOCOL, &plugin.logging, clock, routes, clean_up).await?;
     match ending {
         Ending::Shutdown | Ending::Terminated => tracing::debug!(?ending, "the plugin ends"),
         Ending::HostLost => tracing::warn!("the server is gone; the plugin ends"),
     }
-    services.clean_up().await;
     drop(log);
     Ok(())
 }

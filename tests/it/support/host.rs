@@ -18,6 +18,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Server as GrpcServer, Uri};
@@ -132,6 +133,14 @@ impl Handshake {
 
     pub fn certificate(&self) -> CertificateDer<'static> {
         CertificateDer::from(STANDARD_NO_PAD.decode(&self.segments[5]).unwrap())
+    }
+
+    /// Opens a connection as the host with this identity, and says nothing on it.
+    pub async fn open(&self, identity: &Identity) -> TlsStream<UnixStream> {
+        let stream = UnixStream::connect(self.socket()).await.unwrap();
+        let tls = identity.connector(&self.certificate());
+        let name = "localhost".try_into().unwrap();
+        tls.connect(name, stream).await.unwrap()
     }
 
     /// Connects as the host with this identity.
@@ -441,9 +450,11 @@ impl InProcess {
         let services = Services::new();
         let routes = services.routes(&plugin, server.broker());
         let ended = Tasks::new().spawn(async move {
-            let ending = server.run(routes, std::future::pending()).await.unwrap();
-            services.clean_up().await;
-            ending
+            let never = std::future::pending();
+            server
+                .run(routes, never, services.clean_up())
+                .await
+                .unwrap()
         });
         Self { handshake, ended }
     }
