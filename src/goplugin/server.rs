@@ -24,6 +24,12 @@ use crate::tasks::Tasks;
 /// and background tasks, all at the same time. A host that asked for the end kills the process
 /// after two seconds; what is left of them is for the log and the exit.
 const END: Duration = Duration::from_millis(1500);
+/// Calls that may be cancelled before they were looked at. HTTP/2 servers end the connection above
+/// a limit, by default 20, against strangers who do nothing else. The peer here is the host, each
+/// of whose clients that goes away is a cancelled call; and without the connection this process
+/// would end.
+const MAX_CANCELLED: usize = 1 << 16;
+
 /// A plugin that is bound to its socket but does not answer yet.
 #[derive(Debug)]
 pub struct Server {
@@ -111,6 +117,7 @@ impl Server {
             }));
         let connections = self.listener.accept(&self.tls, &link, &tasks);
         let serving = GrpcServer::builder()
+            .http2_max_pending_accept_reset_streams(Some(MAX_CANCELLED))
             .add_routes(services)
             .serve_with_incoming_shutdown(connections, stopping.clone().cancelled_owned());
         tokio::pin!(serving);

@@ -126,6 +126,48 @@ async fn only_the_host_that_started_it_gets_in() {
     assert!(stderr.contains("not the host's"), "{stderr}");
 }
 
+/// An HTTP/2 frame.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [&head, payload].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wave_of_cancelled_calls_does_not_cost_the_connection() {
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+    let (identity, dir) = (Identity::new(), tempfile::tempdir().unwrap());
+    let process = Process::start(command(&identity, dir.path()));
+    let mut stream = process.handshake.open(&identity).await;
+    // Written at once, so that the server meets each call and its end at the same time.
+    let mut wave = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    wave.extend(frame(SETTINGS, 0, 0, &[]));
+    for call in (1..200).step_by(2) {
+        // HEADERS with END_HEADERS: POST, http, "/".
+        wave.extend(frame(1, 4, call, &[0x83, 0x86, 0x84]));
+        wave.extend(frame(RST_STREAM, 0, call, &8_u32.to_be_bytes()));
+    }
+    wave.extend(frame(PING, 0, 0, b"afterall"));
+    stream.write_all(&wave).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.expect("still connected");
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        stream.read_exact(&mut payload).await.unwrap();
+        assert_ne!(head[3], GOAWAY, "{}", String::from_utf8_lossy(&payload));
+        if head[3] == PING {
+            assert_eq!(payload, b"afterall");
+            break;
+        }
+    }
+    process.signal("TERM");
+    assert!(process.ended().await.0.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_and_garbage_on_the_socket_hurt_nobody() {
     let (identity, dir) = (Identity::new(), tempfile::tempdir().unwrap());
