@@ -94,9 +94,11 @@ impl BackendRpc for BackendService {
     async fn setup(&self, request: Request<pb::SetupArgs>) -> Answer<pb::SetupReply> {
         let id = MultiplexId::of(request.metadata());
         let result = self.set_up(id, request.into_inner()).await;
-        Ok(Response::new(pb::SetupReply {
-            err: result.err().unwrap_or_default(),
-        }))
+        let err = result.err().unwrap_or_default();
+        if !err.is_empty() {
+            tracing::error!(error = err, "a mount could not be set up");
+        }
+        Ok(Response::new(pb::SetupReply { err }))
     }
 
     async fn r#type(&self, _request: Request<pb::Empty>) -> Answer<pb::TypeReply> {

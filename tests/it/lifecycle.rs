@@ -133,7 +133,7 @@ async fn an_unknown_mount_is_an_error_and_its_cleanup_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_setup_without_a_connection_says_so() {
-    let fixture = Fixture::new().await;
+    let mut fixture = Fixture::new().await;
     let mount = fixture.host.unmounted("lost");
     let args = pb::SetupArgs {
         broker_id: 4711,
@@ -142,6 +142,14 @@ async fn a_setup_without_a_connection_says_so() {
     let reply = mount.client().setup(mount.call(args)).await.unwrap();
     let text = reply.into_inner().err;
     assert!(text.contains("4711"), "{text}");
+
+    let args = pb::SetupArgs {
+        broker_id: fixture.host.announce_nobody().await,
+        ..pb::SetupArgs::default()
+    };
+    let reply = mount.client().setup(mount.call(args)).await.unwrap();
+    let text = reply.into_inner().err;
+    assert!(text.contains("No such file"), "the cause is told: {text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -237,7 +237,7 @@ pub struct Host {
     identity: Identity,
     plugin: CertificateDer<'static>,
     pub channel: Channel,
-    announce: mpsc::Sender<ConnInfo>,
+    announcements: mpsc::Sender<ConnInfo>,
     dir: PathBuf,
     next: u32,
     tasks: Tasks,
@@ -247,10 +247,10 @@ impl Host {
     /// Connects and opens the broker stream, as a server does right after the handshake.
     pub async fn connect(identity: Identity, handshake: &Handshake, dir: &Path) -> Self {
         let channel = handshake.connect(&identity).await.unwrap();
-        let (announce, announcements) = mpsc::channel(8);
+        let (announcements, announced) = mpsc::channel(8);
         let tasks = Tasks::new();
         let mut inbound = GrpcBrokerClient::new(channel.clone())
-            .start_stream(ReceiverStream::new(announcements))
+            .start_stream(ReceiverStream::new(announced))
             .await
             .unwrap()
             .into_inner();
@@ -265,7 +265,7 @@ impl Host {
             plugin: handshake.certificate(),
             identity,
             channel,
-            announce,
+            announcements,
             dir: dir.to_owned(),
             next: 0,
             tasks,
@@ -294,6 +294,24 @@ impl Host {
         }
     }
 
+    /// Announces a connection where nobody listens.
+    pub async fn announce_nobody(&mut self) -> u32 {
+        self.next += 1;
+        let address = self.dir.join("nobody");
+        self.announce(self.next, &address).await;
+        self.next
+    }
+
+    async fn announce(&self, id: u32, address: &Path) {
+        let info = ConnInfo {
+            service_id: id,
+            network: String::from("unix"),
+            address: address.to_str().unwrap().to_owned(),
+            knock: None,
+        };
+        self.announcements.send(info).await.unwrap();
+    }
+
     async fn serve(&mut self, storage: MapStorage) -> u32 {
         self.next += 1;
         let id = self.next;
@@ -316,13 +334,7 @@ impl Host {
                 .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
                 .await
         });
-        let info = ConnInfo {
-            service_id: id,
-            network: String::from("unix"),
-            address: address.to_str().unwrap().to_owned(),
-            knock: None,
-        };
-        self.announce.send(info).await.unwrap();
+        self.announce(id, &address).await;
         id
     }
 
