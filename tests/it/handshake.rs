@@ -32,6 +32,7 @@ fn by_hand_it_explains_itself_on_stderr_only() {
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(text(&output.stdout), "");
         assert!(text(&output.stderr).contains("this program is a plugin"));
+        assert!(!text(&output.stderr).contains("[ERROR]"));
     }
 }
 
@@ -41,7 +42,9 @@ fn without_mutual_tls_it_does_not_start() {
     let output = run(&[], &[cookie, ("PLUGIN_PROTOCOL_VERSIONS", "3,4")]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stdout), "");
-    assert!(text(&output.stderr).contains("PLUGIN_CLIENT_CERT"));
+    let line = text(&output.stderr);
+    assert!(line.contains("PLUGIN_CLIENT_CERT"));
+    assert!(line.starts_with("[ERROR] "), "hosts log it at its level");
 }
 
 #[test]
