@@ -11,6 +11,9 @@
 //! - `resolve-path` is refused before its data is looked at: it arrives before authentication.
 //! - A panic costs the request it happened in and nothing else.
 //!
+//! Memory is not locked against swapping, even where the server asks for it
+//! ([`ServerInfo::asks_for_mlock`]): that is said in the log, once.
+//!
 //! Source: OpenBao `sdk/plugin/` (`grpc_backend_server.go`, `grpc_storage.go`, `grpc_system.go`)
 //! and `sdk/plugin/pb/translation.go`; behaviour confirmed with OpenBao 2.7.2.
 
@@ -109,7 +112,6 @@ impl Services {
         let backend = BackendService {
             instances: self.instances.clone(),
             factory: Arc::clone(&plugin.factory),
-            metadata_mode: plugin.server.metadata_mode,
             broker,
             tasks: self.tasks.clone(),
         };
@@ -150,6 +152,9 @@ pub async fn serve(plugin: Plugin) -> Result<(), goplugin::Error> {
     let clock = Arc::clone(&plugin.clock);
     let routes = |broker| {
         tracing::debug!(version = plugin.version, server = ?plugin.server, "the plugin starts");
+        if plugin.server.asks_for_mlock {
+            tracing::warn!("the server asks for memory locking, which this plugin does not do");
+        }
         services.routes(&plugin, broker)
     };
     let clean_up = services.clean_up();

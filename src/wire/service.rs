@@ -33,7 +33,6 @@ type Answer<T> = Result<Response<T>, Status>;
 pub(super) struct BackendService {
     pub(super) instances: Instances,
     pub(super) factory: BackendFactory,
-    pub(super) metadata_mode: bool,
     pub(super) broker: Broker,
     pub(super) tasks: Tasks,
 }
@@ -134,11 +133,6 @@ impl BackendRpc for BackendService {
         &self,
         request: Request<pb::HandleRequestArgs>,
     ) -> Answer<pb::HandleRequestReply> {
-        if self.metadata_mode {
-            return Err(Status::failed_precondition(
-                "the plugin is in metadata mode",
-            ));
-        }
         let instance = self.instances.find(request.metadata())?;
         let reply = self.answer(&instance, request.into_inner().request).await;
         Ok(Response::new(translate::reply(reply)))
