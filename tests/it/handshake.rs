@@ -104,6 +104,24 @@ async fn it_answers_its_one_version_whatever_is_listed() {
     assert!(process.ended().await.0.success());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_cannot_obey_is_logged_once() {
+    let (identity, dir) = (Identity::new(), tempfile::tempdir().unwrap());
+    let mut command = command(&identity, dir.path());
+    command
+        .env("SMTP_LOG_LEVEL", "loud")
+        .env("VAULT_PLUGIN_MLOCK_ENABLED", "true");
+    let process = Process::start(command);
+    process.signal("TERM");
+    let (status, _, stderr) = process.ended().await;
+    assert!(status.success());
+    for cause in ["SMTP_LOG_LEVEL", "memory locking"] {
+        let mut told = stderr.lines().filter(|line| line.contains(cause));
+        assert!(told.next().unwrap().starts_with(r#"{"@level":"warn""#));
+        assert!(told.next().is_none(), "{stderr}");
+    }
+}
+
 async fn is_healthy(channel: tonic::transport::Channel) -> bool {
     let request = HealthCheckRequest {
         service: String::from("plugin"),
