@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
+use zeroize::Zeroize;
 
 use super::BackendFactory;
 use super::instances::{Instance, Instances, MultiplexId, guarded};
@@ -79,7 +80,10 @@ impl BackendService {
         instance: &Instance,
         request: Option<pb::Request>,
     ) -> Result<Option<bool>, Error> {
-        let request = translate::request(request.unwrap_or_default())?;
+        let mut request = request.unwrap_or_default();
+        // Whether an entry exists does not depend on what is sent for it.
+        request.data.zeroize();
+        let request = translate::request(request)?;
         let backend = &instance.backend;
         let span = tracing::info_span!("existence", mount = instance.uuid);
         guarded(backend.existence_check(&instance.mount, request))
