@@ -11,7 +11,8 @@ use crate::logical::{
     Backend, BackendInfo, Error, Mount, Operation, Reply, Request, Router, SpecialPaths,
 };
 
-/// How long Cleanup waits for work under way; what is not done by then stays an open intent.
+/// How long Cleanup waits for work under way; what is not done by then stays an open intent. The
+/// end of the process waits half a second longer than this.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The engine behind one mount.
@@ -63,7 +64,7 @@ impl Backend for SmtpBackend {
     async fn initialize(&self, _mount: &Mount) -> Result<(), Error> {
         // Nothing to do: all state is in storage and is read when it is needed. No network here,
         // and no storage error may leave the mount without its backend.
-        tracing::info!(mount = self.info.uuid, "mount initialised");
+        tracing::info!("mount initialised");
         Ok(())
     }
 
@@ -105,10 +106,7 @@ impl Backend for SmtpBackend {
 
     async fn cleanup(&self) {
         if !self.engine.tasks.stop(GRACE).await {
-            tracing::warn!(
-                mount = self.info.uuid,
-                "work under way is left to the next process"
-            );
+            tracing::warn!("work under way is left to the next process");
         }
     }
 }

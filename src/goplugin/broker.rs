@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::error::causes;
 use super::host_link::HostLink;
 use super::tls::MutualTls;
 use crate::proto::plugin::ConnInfo;
@@ -39,8 +40,8 @@ pub enum DialError {
     #[error("the host announced a {0:?} connection; only \"unix\" is supported")]
     Network(String),
     /// The socket or the TLS handshake on it failed.
-    #[error("could not connect to the host")]
-    Connect(#[source] tonic::transport::Error),
+    #[error("could not connect to the host: {}", causes(.0))]
+    Connect(tonic::transport::Error),
     /// It took too long.
     #[error("the host did not accept connection {0} within 5 s")]
     Timeout(u32),

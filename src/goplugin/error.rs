@@ -2,6 +2,7 @@
 //!
 //! The texts name their cause themselves: each is shown once, as one line, and nobody walks a chain.
 
+use std::error::Error as StdError;
 use std::path::PathBuf;
 
 /// A start-up failure, one variant per step; the process ends with its text on stderr.
@@ -48,9 +49,21 @@ pub enum Error {
     #[error("could not write the handshake line: {0}")]
     Handshake(std::io::Error),
     /// The gRPC server failed.
-    #[error("the gRPC server failed: {0}")]
+    #[error("the gRPC server failed: {}", causes(.0))]
     Server(tonic::transport::Error),
     /// The gRPC server stopped although nobody asked it to: its listener is gone.
     #[error("the gRPC server stopped by itself")]
     Stopped,
+}
+
+/// Writes an error with all its causes. The gRPC library's own text is only "transport error".
+pub(super) fn causes(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }

@@ -65,14 +65,13 @@ pub(super) fn install(
     lookup: impl Fn(&str) -> Option<String>,
     clock: Arc<dyn Clock>,
 ) -> Result<LogGuard, Error> {
-    let level = lookup(logging.level_variable)
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(LevelFilter::INFO);
+    let wanted = lookup(logging.level_variable).filter(|text| !text.is_empty());
+    let level = wanted.as_deref().and_then(|text| text.parse().ok());
     let (queue, lines) = sync_channel(QUEUE);
     let dropped = Arc::new(AtomicU64::new(0));
     let layer = Hclog {
         filter: Filter {
-            level,
+            level: level.unwrap_or(LevelFilter::INFO),
             target: logging.target,
         },
         queue: queue.clone(),
@@ -89,6 +88,10 @@ pub(super) fn install(
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place, "a task panicked");
     }));
+    if let (Some(wanted), None) = (wanted, level) {
+        let variable = logging.level_variable;
+        tracing::warn!(variable, wanted, "there is no such log level; it is info");
+    }
     Ok(LogGuard(queue))
 }
 

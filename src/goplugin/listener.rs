@@ -1,5 +1,6 @@
 //! The unix socket the host connects to, and TLS on each connection.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,6 +25,9 @@ use crate::tasks::Tasks;
 
 /// How long a connection may take to prove who it is.
 const TLS_DEADLINE: Duration = Duration::from_secs(10);
+/// Connections that may be proving who they are at the same time. One more costs the oldest: a
+/// queue of silent ones must not keep the host waiting.
+const MAX_UNPROVEN: usize = 64;
 /// Pause after a failed accept, which means that this process has run out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The file with the names of groups.
@@ -64,7 +69,7 @@ impl Listener {
     /// Accepts for ever and hands out the connections that proved to be the host's.
     ///
     /// Each TLS handshake runs on a task of its own with a deadline, so a peer that is silent or
-    /// talks nonsense keeps nobody else waiting.
+    /// talks nonsense keeps nobody else waiting. At most 64 of them run.
     pub(super) fn accept(
         self,
         tls: &MutualTls,
@@ -77,6 +82,7 @@ impl Listener {
         tasks.clone().spawn(async move {
             let stopping = tasks.cancelled();
             let Self { socket, file } = self;
+            let mut unproven = VecDeque::new();
             loop {
                 let accepted = tokio::select! {
                     () = stopping.cancelled() => break,
@@ -86,12 +92,13 @@ impl Listener {
                     Ok((stream, _)) => {
                         let (acceptor, link) = (acceptor.clone(), link.clone());
                         let ready = ready.clone();
-                        tasks.spawn(async move {
+                        make_room(&mut unproven);
+                        unproven.push_back(tasks.spawn(async move {
                             if let Some(stream) = handshake(&acceptor, stream, &link).await {
                                 // Fails only if the server has ended already.
                                 let _ = ready.send(Ok(stream)).await;
                             }
-                        });
+                        }));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "could not accept a connection");
@@ -100,8 +107,22 @@ impl Listener {
                 }
             }
             drop(file);
+            for handshake in unproven {
+                handshake.abort();
+            }
         });
         ReceiverStream::new(connections)
+    }
+}
+
+/// Forgets the handshakes that ended and, if that is not enough, aborts the oldest.
+fn make_room(unproven: &mut VecDeque<JoinHandle<()>>) {
+    unproven.retain(|handshake| !handshake.is_finished());
+    if unproven.len() >= MAX_UNPROVEN
+        && let Some(oldest) = unproven.pop_front()
+    {
+        oldest.abort();
+        tracing::warn!("dropped a connection because too many did not say who they are");
     }
 }
 

@@ -29,6 +29,7 @@ mod server;
 mod stdio;
 mod tls;
 
+use std::future::Future;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,9 +59,9 @@ pub use server::Server;
 /// 6. The handshake line is written. The host connects as soon as it has read it; the kernel
 ///    queues the connection until step 7.
 /// 7. `services` is called with the broker, and its services answer next to go-plugin's own.
-/// 8. The end comes: Shutdown, SIGTERM, or the host is gone. Calls under way get a second, the
-///    socket is unlinked, and the reason is returned. What is left of the log is the returned
-///    guard's to flush.
+/// 8. The end comes: Shutdown, SIGTERM, or the host is gone. Calls under way and `clean_up` get 1.5
+///    seconds together, the socket is unlinked, and the reason is returned. What is left of the
+///    log is the returned guard's to flush.
 ///
 /// # Errors
 ///
@@ -74,6 +75,7 @@ pub async fn serve<F>(
     logging: &Logging,
     clock: Arc<dyn Clock>,
     services: F,
+    clean_up: impl Future<Output = ()>,
 ) -> Result<(Ending, LogGuard), Error>
 where
     F: FnOnce(Broker) -> Routes,
@@ -87,10 +89,9 @@ where
     let server = Server::bind(protocol, &env)?;
     handshake::announce(&server.handshake_line(), &mut std::io::stdout().lock())?;
     let services = services(server.broker());
-    let ending = server
-        .run(services, async move {
-            terminate.recv().await;
-        })
-        .await?;
+    let terminate = async move {
+        terminate.recv().await;
+    };
+    let ending = server.run(services, terminate, clean_up).await?;
     Ok((ending, log))
 }

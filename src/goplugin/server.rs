@@ -20,11 +20,15 @@ use crate::proto::plugin::grpc_controller_server::GrpcControllerServer;
 use crate::proto::plugin::grpc_stdio_server::GrpcStdioServer;
 use crate::tasks::Tasks;
 
-/// How long calls under way may take once the end has come. A host that asked for it kills the
-/// process after two seconds.
-const DRAIN: Duration = Duration::from_secs(1);
-/// How long background tasks get after that; they have nothing left to do.
-const STOP: Duration = Duration::from_millis(200);
+/// How long everything under way may take once the end has come: calls, the services' cleaning up
+/// and background tasks, all at the same time. A host that asked for the end kills the process
+/// after two seconds; what is left of them is for the log and the exit.
+const END: Duration = Duration::from_millis(1500);
+/// Calls that may be cancelled before they were looked at. HTTP/2 servers end the connection above
+/// a limit, by default 20, against strangers who do nothing else. The peer here is the host, each
+/// of whose clients that goes away is a cancelled call; and without the connection this process
+/// would end.
+const MAX_CANCELLED: usize = 1 << 16;
 
 /// A plugin that is bound to its socket but does not answer yet.
 #[derive(Debug)]
@@ -77,7 +81,7 @@ impl Server {
     }
 
     /// Answers with `services` and go-plugin's own until the host ends it, is gone, or `terminate`
-    /// is ready; then waits for calls under way, for a second at most.
+    /// is ready; then runs `clean_up` and waits for calls under way, both for 1.5 seconds at most.
     ///
     /// # Errors
     ///
@@ -91,6 +95,7 @@ impl Server {
         self,
         services: Routes,
         terminate: impl Future<Output = ()>,
+        clean_up: impl Future<Output = ()>,
     ) -> Result<Ending, Error> {
         let tasks = Tasks::new();
         let stopping = tasks.cancelled();
@@ -112,6 +117,7 @@ impl Server {
             }));
         let connections = self.listener.accept(&self.tls, &link, &tasks);
         let serving = GrpcServer::builder()
+            .http2_max_pending_accept_reset_streams(Some(MAX_CANCELLED))
             .add_routes(services)
             .serve_with_incoming_shutdown(connections, stopping.clone().cancelled_owned());
         tokio::pin!(serving);
@@ -122,9 +128,11 @@ impl Server {
             () = terminate => Ending::Terminated,
         };
         stopping.cancel();
-        // A call that takes longer is cut by the end of the process; the host waits no longer either.
-        let _ = tokio::time::timeout(DRAIN, serving).await;
-        tasks.stop(STOP).await;
+        let all = async { tokio::join!(serving, clean_up, tasks.stop(END)) };
+        if tokio::time::timeout(END, all).await.is_err() {
+            // It is cut by the end of the process; the host waits no longer either.
+            tracing::warn!("work under way did not end in time");
+        }
         Ok(ending)
     }
 }

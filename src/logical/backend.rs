@@ -59,6 +59,7 @@ pub trait Backend: fmt::Debug + Send + Sync {
     async fn handle_request(&self, mount: &Mount, request: Request) -> Reply;
 
     /// Tells whether the path's entry exists: `None` = unchecked (the host then says `update`).
+    /// The request comes without its data.
     ///
     /// # Errors
     ///

@@ -1,4 +1,7 @@
 //! What a server tells a plugin through its environment, besides go-plugin's own variables.
+//!
+//! Left out: `PLUGIN_METADATA_MODE`, because servers set it to true only where they speak the
+//! protocol before 5, which starts without mutual TLS and is refused for that.
 
 /// Which product the server is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,9 +22,10 @@ pub struct ServerInfo {
     pub flavour: Flavour,
     /// The server's version, for example `2.7.2`.
     pub version: Option<String>,
-    /// The process is only asked what it is: no mount, no storage, no requests. Servers set this
-    /// in old protocol versions only.
-    pub metadata_mode: bool,
+    /// The server would have the process lock its memory against swapping, which it does not do:
+    /// that takes system calls this crate has no safe way to make. Swap is the machine's to turn
+    /// off or encrypt. OpenBao no longer asks for it.
+    pub asks_for_mlock: bool,
 }
 
 impl ServerInfo {
@@ -37,7 +41,7 @@ impl ServerInfo {
                 None => Flavour::Vault,
             },
             version: either("VERSION"),
-            metadata_mode: either("PLUGIN_METADATA_MODE").as_deref() == Some("true"),
+            asks_for_mlock: either("PLUGIN_MLOCK_ENABLED").as_deref() == Some("true"),
         }
     }
 }
@@ -55,24 +59,20 @@ mod tests {
 
     #[test]
     fn openbao_is_known_by_its_own_variables() {
-        let info = parse(&[
-            ("BAO_VERSION", "2.7.2"),
-            ("VAULT_VERSION", "2.7.2"),
-            ("BAO_PLUGIN_METADATA_MODE", "false"),
-        ]);
+        let info = parse(&[("BAO_VERSION", "2.7.2"), ("VAULT_VERSION", "2.7.2")]);
         assert_eq!(info.flavour, Flavour::OpenBao);
         assert_eq!(info.version.as_deref(), Some("2.7.2"));
-        assert!(!info.metadata_mode);
+        assert!(!info.asks_for_mlock);
     }
 
     #[test]
     fn vault_has_only_one_set() {
         let info = parse(&[
             ("VAULT_VERSION", "1.20.0"),
-            ("VAULT_PLUGIN_METADATA_MODE", "true"),
+            ("VAULT_PLUGIN_MLOCK_ENABLED", "true"),
         ]);
         assert_eq!(info.flavour, Flavour::Vault);
         assert_eq!(info.version.as_deref(), Some("1.20.0"));
-        assert!(info.metadata_mode);
+        assert!(info.asks_for_mlock);
     }
 }

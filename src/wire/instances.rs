@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
+use tracing::Instrument;
 
 use crate::logical::{Backend, Error, Mount};
 
@@ -28,10 +29,12 @@ pub(super) struct Instance {
 impl Instance {
     /// Lets the backend clean up; a panic in it stays there.
     pub(super) async fn clean_up(&self) {
+        let span = tracing::info_span!("cleanup", mount = self.uuid);
         let _logged_by_the_hook = guarded(async {
             self.backend.cleanup().await;
             Ok(())
         })
+        .instrument(span)
         .await;
     }
 }

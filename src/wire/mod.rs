@@ -11,6 +11,9 @@
 //! - `resolve-path` is refused before its data is looked at: it arrives before authentication.
 //! - A panic costs the request it happened in and nothing else.
 //!
+//! Memory is not locked against swapping, even where the server asks for it
+//! ([`ServerInfo::asks_for_mlock`]): that is said in the log, once.
+//!
 //! Source: OpenBao `sdk/plugin/` (`grpc_backend_server.go`, `grpc_storage.go`, `grpc_system.go`)
 //! and `sdk/plugin/pb/translation.go`; behaviour confirmed with OpenBao 2.7.2.
 
@@ -19,6 +22,7 @@ mod instances;
 mod service;
 mod storage;
 mod system_view;
+mod transaction;
 mod translate;
 
 use std::fmt;
@@ -54,7 +58,8 @@ pub const PROTOCOL: Protocol = Protocol {
 
 /// Largest request accepted, in bytes. `resolve-path` makes it reachable without a token.
 const MAX_REQUEST: usize = 2 << 20;
-/// How long mounts the host left behind may take to clean up at the end of the process.
+/// How long storage calls under way may take after the mounts were cleaned up. With the second that
+/// a mount has for that, it is the time [`goplugin::Server::run`] gives to the end.
 const LEFT_BEHIND: Duration = Duration::from_millis(500);
 
 /// Makes the backend of one mount; called at Setup, before storage may be used.
@@ -107,7 +112,6 @@ impl Services {
         let backend = BackendService {
             instances: self.instances.clone(),
             factory: Arc::clone(&plugin.factory),
-            metadata_mode: plugin.server.metadata_mode,
             broker,
             tasks: self.tasks.clone(),
         };
@@ -116,17 +120,14 @@ impl Services {
             .add_service(PluginMultiplexingServer::new(MultiplexingService))
     }
 
-    /// Cleans up the mounts the host did not: it died, or SIGTERM came first. Half a second at
-    /// most.
+    /// Cleans up the mounts the host did not: it died, or SIGTERM came first. Takes as long as the
+    /// slowest mount, which is a second where [`Backend::cleanup`] is kept, and half a second more.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves the rest as they are.
     pub async fn clean_up(&self) {
-        let all = self.instances.clean_up_all();
-        if tokio::time::timeout(LEFT_BEHIND, all).await.is_err() {
-            tracing::warn!("a mount did not clean up in time");
-        }
+        self.instances.clean_up_all().await;
         self.tasks.stop(LEFT_BEHIND).await;
     }
 }
@@ -149,16 +150,20 @@ impl Default for Services {
 pub async fn serve(plugin: Plugin) -> Result<(), goplugin::Error> {
     let services = Services::new();
     let clock = Arc::clone(&plugin.clock);
-    let (ending, log) = goplugin::serve(&PROTOCOL, &plugin.logging, clock, |broker| {
+    let routes = |broker| {
         tracing::debug!(version = plugin.version, server = ?plugin.server, "the plugin starts");
+        if plugin.server.asks_for_mlock {
+            tracing::warn!("the server asks for memory locking, which this plugin does not do");
+        }
         services.routes(&plugin, broker)
-    })
-    .await?;
+    };
+    let clean_up = services.clean_up();
+    let (ending, log) =
+        goplugin::serve(&PROTOCOL, &plugin.logging, clock, routes, clean_up).await?;
     match ending {
         Ending::Shutdown | Ending::Terminated => tracing::debug!(?ending, "the plugin ends"),
         Ending::HostLost => tracing::warn!("the server is gone; the plugin ends"),
     }
-    services.clean_up().await;
     drop(log);
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
+use zeroize::Zeroize;
 
 use super::BackendFactory;
 use super::instances::{Instance, Instances, MultiplexId, guarded};
@@ -33,7 +34,6 @@ type Answer<T> = Result<Response<T>, Status>;
 pub(super) struct BackendService {
     pub(super) instances: Instances,
     pub(super) factory: BackendFactory,
-    pub(super) metadata_mode: bool,
     pub(super) broker: Broker,
     pub(super) tasks: Tasks,
 }
@@ -80,7 +80,10 @@ impl BackendService {
         instance: &Instance,
         request: Option<pb::Request>,
     ) -> Result<Option<bool>, Error> {
-        let request = translate::request(request.unwrap_or_default())?;
+        let mut request = request.unwrap_or_default();
+        // Whether an entry exists does not depend on what is sent for it.
+        request.data.zeroize();
+        let request = translate::request(request)?;
         let backend = &instance.backend;
         let span = tracing::info_span!("existence", mount = instance.uuid);
         guarded(backend.existence_check(&instance.mount, request))
@@ -94,9 +97,11 @@ impl BackendRpc for BackendService {
     async fn setup(&self, request: Request<pb::SetupArgs>) -> Answer<pb::SetupReply> {
         let id = MultiplexId::of(request.metadata());
         let result = self.set_up(id, request.into_inner()).await;
-        Ok(Response::new(pb::SetupReply {
-            err: result.err().unwrap_or_default(),
-        }))
+        let err = result.err().unwrap_or_default();
+        if !err.is_empty() {
+            tracing::error!(error = err, "a mount could not be set up");
+        }
+        Ok(Response::new(pb::SetupReply { err }))
     }
 
     async fn r#type(&self, _request: Request<pb::Empty>) -> Answer<pb::TypeReply> {
@@ -132,11 +137,6 @@ impl BackendRpc for BackendService {
         &self,
         request: Request<pb::HandleRequestArgs>,
     ) -> Answer<pb::HandleRequestReply> {
-        if self.metadata_mode {
-            return Err(Status::failed_precondition(
-                "the plugin is in metadata mode",
-            ));
-        }
         let instance = self.instances.find(request.metadata())?;
         let reply = self.answer(&instance, request.into_inner().request).await;
         Ok(Response::new(translate::reply(reply)))

@@ -2,7 +2,7 @@
 //!
 //! Reads have a deadline; Put, Delete and Commit have none, because giving up on one leaves its
 //! effect unknown, and only the caller knows what that costs. A caller that may give up drops the
-//! future.
+//! future; in [`super::transaction`] that stops nothing.
 
 use std::error::Error as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,19 +13,18 @@ use tokio::sync::OnceCell;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
+use super::transaction;
 use crate::logical::{READ_ONLY, Storage, StorageEntry, StorageError};
 use crate::proto::pb;
 use crate::proto::pb::storage_client::StorageClient;
 use crate::tasks::Tasks;
 
 /// How long a read may take.
-const READ_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// Largest message in either direction, in bytes; above the largest entry any storage takes.
 const MAX_MESSAGE: usize = 16 << 20;
-/// What a host says when somebody else changed what a transaction had read.
-///
-/// Source: OpenBao `sdk/physical/physical.go` (`ErrTransactionCommitFailure`); seen on 2.7.2.
-const COMMIT_FAILED: &str = "transaction commit failed";
+/// The storage service of one mount.
+pub(super) type Client = StorageClient<Channel>;
 
 /// `pb.Storage` as [`Storage`].
 ///
@@ -33,7 +32,7 @@ const COMMIT_FAILED: &str = "transaction commit failed";
 /// before: at registration there is no storage behind the connection.
 #[derive(Debug)]
 pub(super) struct HostStorage {
-    client: StorageClient<Channel>,
+    client: Client,
     tasks: Tasks,
     transactional: OnceCell<bool>,
     /// The host answered that it does not know ListPage.
@@ -68,70 +67,62 @@ impl HostStorage {
         };
         self.transactional.get_or_try_init(ask).await.copied()
     }
+}
 
-    async fn get_in(&self, key: &str, txn: &str) -> Result<Option<StorageEntry>, StorageError> {
-        let args = pb::StorageGetArgs {
-            key: key.to_owned(),
-            txn: txn.to_owned(),
-        };
-        let reply = self.client.clone().get(read(args)).await;
-        let reply = reply.map_err(|status| failed(&status))?.into_inner();
-        answered(&reply.err)?;
-        Ok(reply.entry.map(|entry| StorageEntry {
-            key: entry.key,
-            value: entry.value,
+async fn get_in(
+    client: &Client,
+    key: &str,
+    txn: &str,
+) -> Result<Option<StorageEntry>, StorageError> {
+    let args = pb::StorageGetArgs {
+        key: key.to_owned(),
+        txn: txn.to_owned(),
+    };
+    let reply = client.clone().get(read(args)).await;
+    let reply = reply.map_err(|status| failed(&status))?.into_inner();
+    answered(&reply.err)?;
+    Ok(reply.entry.map(|entry| StorageEntry {
+        key: entry.key,
+        value: entry.value,
+        seal_wrap: entry.seal_wrap,
+    }))
+}
+
+async fn put_in(client: &Client, mut entry: StorageEntry, txn: &str) -> Result<(), StorageError> {
+    let args = pb::StoragePutArgs {
+        entry: Some(pb::StorageEntry {
+            key: std::mem::take(&mut entry.key),
+            value: std::mem::take(&mut entry.value),
             seal_wrap: entry.seal_wrap,
-        }))
-    }
+        }),
+        txn: txn.to_owned(),
+    };
+    let reply = client.clone().put(args).await;
+    answered(&reply.map_err(|status| failed(&status))?.into_inner().err)
+}
 
-    async fn put_in(&self, mut entry: StorageEntry, txn: &str) -> Result<(), StorageError> {
-        let args = pb::StoragePutArgs {
-            entry: Some(pb::StorageEntry {
-                key: std::mem::take(&mut entry.key),
-                value: std::mem::take(&mut entry.value),
-                seal_wrap: entry.seal_wrap,
-            }),
-            txn: txn.to_owned(),
-        };
-        let reply = self.client.clone().put(args).await;
-        answered(&reply.map_err(|status| failed(&status))?.into_inner().err)
+/// Get, compare, Put, in the given transaction; the empty one is none.
+pub(super) async fn put_if(
+    client: &Client,
+    entry: StorageEntry,
+    expected: Option<&[u8]>,
+    txn: &str,
+) -> Result<(), StorageError> {
+    let stored = get_in(client, &entry.key, txn).await?;
+    if stored.as_ref().map(|stored| stored.value.as_slice()) != expected {
+        return Err(StorageError::Conflict);
     }
-
-    async fn begin(&self) -> Result<Transaction, StorageError> {
-        let reply = self.client.clone().begin_tx(read(pb::Empty {})).await;
-        let reply = reply.map_err(|status| failed(&status))?.into_inner();
-        answered(&reply.err)?;
-        Ok(Transaction {
-            id: reply.txn,
-            client: self.client.clone(),
-            tasks: self.tasks.clone(),
-            ended: false,
-        })
-    }
-
-    /// Get, compare, Put, in the given transaction; the empty one is none.
-    async fn put_if(
-        &self,
-        entry: StorageEntry,
-        expected: Option<&[u8]>,
-        txn: &str,
-    ) -> Result<(), StorageError> {
-        let stored = self.get_in(&entry.key, txn).await?;
-        if stored.as_ref().map(|stored| stored.value.as_slice()) != expected {
-            return Err(StorageError::Conflict);
-        }
-        self.put_in(entry, txn).await
-    }
+    put_in(client, entry, txn).await
 }
 
 #[async_trait]
 impl Storage for HostStorage {
     async fn get(&self, key: &str) -> Result<Option<StorageEntry>, StorageError> {
-        self.get_in(key, "").await
+        get_in(&self.client, key, "").await
     }
 
     async fn put(&self, entry: StorageEntry) -> Result<(), StorageError> {
-        self.put_in(entry, "").await
+        put_in(&self.client, entry, "").await
     }
 
     async fn compare_and_put(
@@ -139,13 +130,11 @@ impl Storage for HostStorage {
         entry: StorageEntry,
         expected: Option<&[u8]>,
     ) -> Result<(), StorageError> {
-        if !self.is_transactional().await? {
-            return self.put_if(entry, expected, "").await;
+        if self.is_transactional().await? {
+            transaction::compare_and_put(&self.client, &self.tasks, entry, expected).await
+        } else {
+            put_if(&self.client, entry, expected, "").await
         }
-        // Dropping it, by an error here or by the caller, rolls back.
-        let transaction = self.begin().await?;
-        self.put_if(entry, expected, &transaction.id).await?;
-        transaction.commit().await
     }
 
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
@@ -206,57 +195,15 @@ impl Storage for HostStorage {
     }
 }
 
-/// A transaction in the host's memory; rolled back unless committed.
-#[derive(Debug)]
-struct Transaction {
-    id: String,
-    client: StorageClient<Channel>,
-    tasks: Tasks,
-    ended: bool,
-}
-
-impl Transaction {
-    async fn commit(mut self) -> Result<(), StorageError> {
-        let args = pb::EndTxArgs {
-            txn: self.id.clone(),
-        };
-        // From here on the outcome is the host's: a rollback could only race with it.
-        self.ended = true;
-        let reply = self.client.commit(args).await;
-        let text = reply.map_err(|status| failed(&status))?.into_inner().err;
-        if text.contains(COMMIT_FAILED) {
-            return Err(StorageError::Conflict);
-        }
-        answered(&text)
-    }
-}
-
-impl Drop for Transaction {
-    /// Rolls back on a task: the future that held the transaction may be gone already.
-    fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        let mut client = self.client.clone();
-        let args = read(pb::EndTxArgs {
-            txn: std::mem::take(&mut self.id),
-        });
-        self.tasks.spawn(async move {
-            if let Err(status) = client.rollback(args).await {
-                tracing::debug!(code = ?status.code(), "a transaction was not rolled back");
-            }
-        });
-    }
-}
-
-fn read<T>(message: T) -> Request<T> {
+/// Gives a call that changes nothing its deadline.
+pub(super) fn read<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(READ_DEADLINE);
     request
 }
 
 /// Judges the error text of a call that succeeded at the gRPC level; empty is none.
-fn answered(text: &str) -> Result<(), StorageError> {
+pub(super) fn answered(text: &str) -> Result<(), StorageError> {
     if text.is_empty() {
         Ok(())
     } else if text.contains(READ_ONLY) {
@@ -267,7 +214,7 @@ fn answered(text: &str) -> Result<(), StorageError> {
 }
 
 /// Judges a gRPC error: did the host answer, or did no answer arrive?
-fn failed(status: &Status) -> StorageError {
+pub(super) fn failed(status: &Status) -> StorageError {
     let text = status.message();
     // A status with a source was made on this side, of a broken connection.
     let unanswered = status.source().is_some()

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
 
 use crate::logical::{
     Data, Error, Operation, READ_ONLY, Reply, Request, RequestId, Response, SpecialPaths,
@@ -35,7 +36,9 @@ enum ErrorType {
 ///
 /// [`Error::UnsupportedOperation`] for `resolve-path` and for operations this build does not know;
 /// [`Error::User`] `invalid_json` for data that is not a JSON object.
-pub(super) fn request(request: pb::Request) -> Result<Request, Error> {
+pub(super) fn request(mut request: pb::Request) -> Result<Request, Error> {
+    // Wiped in the end, parsed or not: it may hold a password.
+    let text = Zeroizing::new(std::mem::take(&mut request.data));
     let operation = match Operation::parse(&request.operation) {
         None | Some(Operation::ResolvePath) => return Err(Error::UnsupportedOperation),
         Some(operation) => operation,
@@ -45,7 +48,7 @@ pub(super) fn request(request: pb::Request) -> Result<Request, Error> {
         id: RequestId::new(request.id),
         operation,
         path: request.path,
-        data: data(&request.data)?,
+        data: data(&text)?,
         mount_point: request.mount_point,
         display_name: request.display_name,
         entity_id: request.entity_id,

@@ -32,6 +32,7 @@ fn by_hand_it_explains_itself_on_stderr_only() {
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(text(&output.stdout), "");
         assert!(text(&output.stderr).contains("this program is a plugin"));
+        assert!(!text(&output.stderr).contains("[ERROR]"));
     }
 }
 
@@ -41,7 +42,9 @@ fn without_mutual_tls_it_does_not_start() {
     let output = run(&[], &[cookie, ("PLUGIN_PROTOCOL_VERSIONS", "3,4")]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stdout), "");
-    assert!(text(&output.stderr).contains("PLUGIN_CLIENT_CERT"));
+    let line = text(&output.stderr);
+    assert!(line.contains("PLUGIN_CLIENT_CERT"));
+    assert!(line.starts_with("[ERROR] "), "hosts log it at its level");
 }
 
 #[test]
@@ -101,6 +104,24 @@ async fn it_answers_its_one_version_whatever_is_listed() {
     assert!(process.ended().await.0.success());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_cannot_obey_is_logged_once() {
+    let (identity, dir) = (Identity::new(), tempfile::tempdir().unwrap());
+    let mut command = command(&identity, dir.path());
+    command
+        .env("SMTP_LOG_LEVEL", "loud")
+        .env("VAULT_PLUGIN_MLOCK_ENABLED", "true");
+    let process = Process::start(command);
+    process.signal("TERM");
+    let (status, _, stderr) = process.ended().await;
+    assert!(status.success());
+    for cause in ["SMTP_LOG_LEVEL", "memory locking"] {
+        let mut told = stderr.lines().filter(|line| line.contains(cause));
+        assert!(told.next().unwrap().starts_with(r#"{"@level":"warn""#));
+        assert!(told.next().is_none(), "{stderr}");
+    }
+}
+
 async fn is_healthy(channel: tonic::transport::Channel) -> bool {
     let request = HealthCheckRequest {
         service: String::from("plugin"),
@@ -126,6 +147,48 @@ async fn only_the_host_that_started_it_gets_in() {
     assert!(stderr.contains("not the host's"), "{stderr}");
 }
 
+/// An HTTP/2 frame.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [&head, payload].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wave_of_cancelled_calls_does_not_cost_the_connection() {
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+    let (identity, dir) = (Identity::new(), tempfile::tempdir().unwrap());
+    let process = Process::start(command(&identity, dir.path()));
+    let mut stream = process.handshake.open(&identity).await;
+    // Written at once, so that the server meets each call and its end at the same time.
+    let mut wave = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    wave.extend(frame(SETTINGS, 0, 0, &[]));
+    for call in (1..200).step_by(2) {
+        // HEADERS with END_HEADERS: POST, http, "/".
+        wave.extend(frame(1, 4, call, &[0x83, 0x86, 0x84]));
+        wave.extend(frame(RST_STREAM, 0, call, &8_u32.to_be_bytes()));
+    }
+    wave.extend(frame(PING, 0, 0, b"afterall"));
+    stream.write_all(&wave).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.expect("still connected");
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        stream.read_exact(&mut payload).await.unwrap();
+        assert_ne!(head[3], GOAWAY, "{}", String::from_utf8_lossy(&payload));
+        if head[3] == PING {
+            assert_eq!(payload, b"afterall");
+            break;
+        }
+    }
+    process.signal("TERM");
+    assert!(process.ended().await.0.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_and_garbage_on_the_socket_hurt_nobody() {
     let (identity, dir) = (Identity::new(), tempfile::tempdir().unwrap());
@@ -145,7 +208,10 @@ async fn silence_and_garbage_on_the_socket_hurt_nobody() {
     let host = tokio::time::timeout(Duration::from_secs(5), connected).await;
     let host = host.expect("the idle connections are in nobody's way");
     assert!(is_healthy(host.channel.clone()).await);
+    // Too many at once cost the oldest, long before its time to speak is over.
+    let mut said = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(5), idle[0].read_to_end(&mut said));
+    let _ = closed.await.expect("the oldest is still open");
     host.shut_down().await.unwrap();
     assert!(process.ended().await.0.success());
-    drop(idle);
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A top-level module and the siblings it may use.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("clock", &[]),
     ("tasks", &[]),
     ("keyed_lock", &[]),
@@ -36,6 +36,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
         ],
     ),
     ("main", &[]),
+    ("console", &[]),
 ];
 
 /// A crate and the only modules that may name it.

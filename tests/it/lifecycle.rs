@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use vault_plugin_secrets_smtp::goplugin::Ending;
 use vault_plugin_secrets_smtp::logical::READ_ONLY;
@@ -132,7 +133,7 @@ async fn an_unknown_mount_is_an_error_and_its_cleanup_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_setup_without_a_connection_says_so() {
-    let fixture = Fixture::new().await;
+    let mut fixture = Fixture::new().await;
     let mount = fixture.host.unmounted("lost");
     let args = pb::SetupArgs {
         broker_id: 4711,
@@ -141,6 +142,14 @@ async fn a_setup_without_a_connection_says_so() {
     let reply = mount.client().setup(mount.call(args)).await.unwrap();
     let text = reply.into_inner().err;
     assert!(text.contains("4711"), "{text}");
+
+    let args = pb::SetupArgs {
+        broker_id: fixture.host.announce_nobody().await,
+        ..pb::SetupArgs::default()
+    };
+    let reply = mount.client().setup(mount.call(args)).await.unwrap();
+    let text = reply.into_inner().err;
+    assert!(text.contains("No such file"), "the cause is told: {text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,14 +229,23 @@ async fn compare_and_put_uses_a_transaction_where_there_is_one() {
 
     let again = mount.refused("update", "kv/a", write).await;
     assert!(again.err_msg.contains("changed by someone else"));
-    rolled_back(&storage).await;
+    ended(&storage).await;
     let calls = storage.take_calls();
     assert_eq!(calls[..2], ["begin", "get"], "asked once only");
     assert_eq!(storage.stored("kv/a").unwrap(), b"1");
 }
 
-/// Waits until no transaction is open: the rollback runs on a task of its own.
-async fn rolled_back(storage: &MapStorage) {
+/// Waits until a storage call of this name was made; forgets the calls.
+async fn arrived(storage: &MapStorage, call: &str) {
+    let end = Instant::now() + PATIENCE;
+    while !storage.take_calls().iter().any(|made| made == call) {
+        assert!(Instant::now() < end, "no {call} arrived");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits until no transaction is open: its end may come after the answer.
+async fn ended(storage: &MapStorage) {
     let end = Instant::now() + PATIENCE;
     while storage.open_transactions() > 0 {
         assert!(Instant::now() < end, "the transaction stays open");
@@ -251,19 +269,64 @@ async fn a_write_between_compare_and_commit_is_a_conflict() {
 async fn a_cancelled_request_leaves_no_transaction_open() {
     let storage = MapStorage::transactional();
     let (_fixture, mount) = Fixture::mounted(&storage).await;
-    storage.fail_on("put", Fault::Silence);
+    let answer = CancellationToken::new();
+    storage.fail_on("put", Fault::Held(answer.clone()));
     let write = r#"{"value":"1","expected":""}"#;
-    let end = Instant::now() + PATIENCE;
     tokio::select! {
-        _ = mount.handle("update", "kv/a", write) => panic!("the put is never answered"),
-        () = async {
-            while !storage.take_calls().contains(&String::from("put")) {
-                assert!(Instant::now() < end, "no put arrived");
-                tokio::task::yield_now().await;
-            }
-        } => {}
+        _ = mount.handle("update", "kv/a", write) => panic!("the put is not answered yet"),
+        () = arrived(&storage, "put") => {}
     }
-    rolled_back(&storage).await;
+    answer.cancel();
+    ended(&storage).await;
+    assert_eq!(
+        storage.take_calls(),
+        ["commit"],
+        "no rollback races with the put"
+    );
+    assert_eq!(storage.stored("kv/a").unwrap(), b"1");
+}
+
+/// Lets the time pass that the plugin gives a host; the test's own connections have no deadlines.
+async fn the_deadline_passes() {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(11)).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_put_without_an_answer_is_rolled_back_late() {
+    let storage = MapStorage::transactional();
+    let (_fixture, mount) = Fixture::mounted(&storage).await;
+    storage.fail_on("put", Fault::Status(Status::unavailable("gone")));
+    let write = r#"{"value":"1","expected":""}"#;
+    let error = mount.refused("update", "kv/a", write).await;
+    assert_eq!(error.err_msg, "storage_error: gone");
+    // Would come after a rollback that had been sent at once.
+    mount.answered("read", "kv/a", "null").await;
+    let calls = storage.take_calls();
+    assert_eq!(calls, ["is_transactional", "begin", "get", "put", "get"]);
+    assert_eq!(storage.open_transactions(), 1);
+    the_deadline_passes().await;
+    ended(&storage).await;
+    assert_eq!(storage.take_calls(), ["rollback"]);
+}
+
+#[tokio::test]
+async fn a_transaction_that_begins_late_is_rolled_back() {
+    let storage = MapStorage::transactional();
+    let (_fixture, mount) = Fixture::mounted(&storage).await;
+    let begun = CancellationToken::new();
+    storage.fail_on("begin", Fault::Held(begun.clone()));
+    let write = r#"{"value":"1","expected":""}"#;
+    let late = async {
+        arrived(&storage, "begin").await;
+        the_deadline_passes().await;
+    };
+    let (error, ()) = tokio::join!(mount.refused("update", "kv/a", write), late);
+    assert!(error.err_msg.contains("did not begin"), "{}", error.err_msg);
+    begun.cancel();
+    arrived(&storage, "rollback").await;
+    ended(&storage).await;
     assert_eq!(storage.stored("kv/a"), None);
 }
 
@@ -295,11 +358,7 @@ async fn a_shutdown_is_answered_and_does_not_wait_for_what_hangs() {
     storage.fail_with(Fault::Silence);
     let hanging = vault_plugin_secrets_smtp::tasks::Tasks::new()
         .spawn(async move { mount.handle("read", "kv/a", "null").await.map(drop) });
-    let end = Instant::now() + PATIENCE;
-    while storage.take_calls().is_empty() {
-        assert!(Instant::now() < end, "the request did not arrive");
-        tokio::task::yield_now().await;
-    }
+    arrived(&storage, "get").await;
     fixture.host.shut_down().await.unwrap();
     let asked = Instant::now();
     assert_eq!(fixture.plugin.ended.await.unwrap(), Ending::Shutdown);
@@ -308,6 +367,22 @@ async fn a_shutdown_is_answered_and_does_not_wait_for_what_hangs() {
     let sockets = std::fs::read_dir(fixture.dir.path()).unwrap();
     let mut names = sockets.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert!(names.all(|name| !name.starts_with("plugin-")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_and_mounts_that_hang_share_the_time_of_the_end() {
+    let mut fixture = Fixture::new().await;
+    let storage = MapStorage::default();
+    let mount = fixture.host.mount("stuck", storage.clone()).await;
+    storage.fail_with(Fault::Silence);
+    let hanging = vault_plugin_secrets_smtp::tasks::Tasks::new()
+        .spawn(async move { mount.handle("read", "kv/a", "null").await.map(drop) });
+    arrived(&storage, "get").await;
+    fixture.host.shut_down().await.unwrap();
+    let asked = Instant::now();
+    assert_eq!(fixture.plugin.ended.await.unwrap(), Ending::Shutdown);
+    assert!(asked.elapsed() < Duration::from_secs(2));
+    assert!(!hanging.is_finished());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Server as GrpcServer, Uri};
@@ -134,6 +135,14 @@ impl Handshake {
         CertificateDer::from(STANDARD_NO_PAD.decode(&self.segments[5]).unwrap())
     }
 
+    /// Opens a connection as the host with this identity, and says nothing on it.
+    pub async fn open(&self, identity: &Identity) -> TlsStream<UnixStream> {
+        let stream = UnixStream::connect(self.socket()).await.unwrap();
+        let tls = identity.connector(&self.certificate());
+        let name = "localhost".try_into().unwrap();
+        tls.connect(name, stream).await.unwrap()
+    }
+
     /// Connects as the host with this identity.
     pub async fn connect(&self, identity: &Identity) -> Result<Channel, tonic::transport::Error> {
         let tls = identity.connector(&self.certificate());
@@ -228,7 +237,7 @@ pub struct Host {
     identity: Identity,
     plugin: CertificateDer<'static>,
     pub channel: Channel,
-    announce: mpsc::Sender<ConnInfo>,
+    announcements: mpsc::Sender<ConnInfo>,
     dir: PathBuf,
     next: u32,
     tasks: Tasks,
@@ -238,10 +247,10 @@ impl Host {
     /// Connects and opens the broker stream, as a server does right after the handshake.
     pub async fn connect(identity: Identity, handshake: &Handshake, dir: &Path) -> Self {
         let channel = handshake.connect(&identity).await.unwrap();
-        let (announce, announcements) = mpsc::channel(8);
+        let (announcements, announced) = mpsc::channel(8);
         let tasks = Tasks::new();
         let mut inbound = GrpcBrokerClient::new(channel.clone())
-            .start_stream(ReceiverStream::new(announcements))
+            .start_stream(ReceiverStream::new(announced))
             .await
             .unwrap()
             .into_inner();
@@ -256,7 +265,7 @@ impl Host {
             plugin: handshake.certificate(),
             identity,
             channel,
-            announce,
+            announcements,
             dir: dir.to_owned(),
             next: 0,
             tasks,
@@ -285,6 +294,24 @@ impl Host {
         }
     }
 
+    /// Announces a connection where nobody listens.
+    pub async fn announce_nobody(&mut self) -> u32 {
+        self.next += 1;
+        let address = self.dir.join("nobody");
+        self.announce(self.next, &address).await;
+        self.next
+    }
+
+    async fn announce(&self, id: u32, address: &Path) {
+        let info = ConnInfo {
+            service_id: id,
+            network: String::from("unix"),
+            address: address.to_str().unwrap().to_owned(),
+            knock: None,
+        };
+        self.announcements.send(info).await.unwrap();
+    }
+
     async fn serve(&mut self, storage: MapStorage) -> u32 {
         self.next += 1;
         let id = self.next;
@@ -307,13 +334,7 @@ impl Host {
                 .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
                 .await
         });
-        let info = ConnInfo {
-            service_id: id,
-            network: String::from("unix"),
-            address: address.to_str().unwrap().to_owned(),
-            knock: None,
-        };
-        self.announce.send(info).await.unwrap();
+        self.announce(id, &address).await;
         id
     }
 
@@ -441,9 +462,11 @@ impl InProcess {
         let services = Services::new();
         let routes = services.routes(&plugin, server.broker());
         let ended = Tasks::new().spawn(async move {
-            let ending = server.run(routes, std::future::pending()).await.unwrap();
-            services.clean_up().await;
-            ending
+            let never = std::future::pending();
+            server
+                .run(routes, never, services.clean_up())
+                .await
+                .unwrap()
         });
         Self { handshake, ended }
     }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use vault_plugin_secrets_smtp::proto::pb;
 use vault_plugin_secrets_smtp::proto::pb::storage_server::Storage;
@@ -24,6 +25,8 @@ pub enum Fault {
     Status(Status),
     /// No answer at all.
     Silence,
+    /// The usual answer, but only once the token is cancelled.
+    Held(CancellationToken),
 }
 
 #[derive(Default)]
@@ -111,6 +114,10 @@ impl MapStorage {
             Some(Fault::Text(text)) => Ok(text),
             Some(Fault::Status(status)) => Err(status),
             Some(Fault::Silence) => std::future::pending().await,
+            Some(Fault::Held(until)) => {
+                until.cancelled().await;
+                Ok(String::new())
+            }
         }
     }
 

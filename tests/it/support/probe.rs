@@ -130,5 +130,9 @@ impl Backend for Probe {
 
     async fn invalidate_key(&self, _key: &str) {}
 
-    async fn cleanup(&self) {}
+    async fn cleanup(&self) {
+        if self.0.uuid == "stuck" {
+            std::future::pending().await
+        }
+    }
 }
