@@ -3,7 +3,7 @@
 //! What must stay true:
 //!
 //! - Whatever becomes of the caller, a transaction that was begun is committed or rolled back:
-//!   the host keeps it in memory until then.
+//!   the host keeps it in memory until then. Only the end of the process may leave one behind.
 //! - No Rollback overtakes a Put. Calls on one connection are not ordered, and to the host an
 //!   unknown transaction is none: a Put that comes after the Rollback would be written uncompared.
 //!
@@ -101,9 +101,9 @@ async fn commit(client: &Client, id: &str) -> Result<(), StorageError> {
     answered(&text)
 }
 
-/// Ends a transaction that is not to be committed; with `wait` only after a call without an answer
-/// must be done in the host. The end of the process comes first: the host does not outlive the
-/// connection with its transactions.
+/// Ends a transaction that is not to be committed; with `wait` only when a call without an answer
+/// must be done in the host. The end of the process does not wait for that: a transaction left in
+/// the host's memory is a smaller harm than an uncompared write.
 async fn roll_back(client: Client, id: String, wait: bool, stopping: CancellationToken) {
     if wait {
         tokio::select! {
