@@ -1,9 +1,7 @@
 //! One mail account belongs to one tenant.
 
-use serde::{Deserialize, Serialize};
-
 use super::LockedTenant;
-use super::pointer::account_pointer;
+use super::pointer::{AccountOwner, account_pointer};
 use crate::engine::error::Error;
 use crate::engine::storage;
 use crate::engine::tenant::TenantName;
@@ -59,10 +57,4 @@ impl LockedTenant {
         };
         Ok(account_pointer(&record)?.is_some_and(|(owned, _)| owned == key))
     }
-}
-
-/// Who owns a mail account.
-#[derive(Serialize, Deserialize)]
-pub(super) struct AccountOwner {
-    pub(super) tenant: String,
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::account::AccountOwner;
+use serde::{Deserialize, Serialize};
+
 use crate::engine::error::Error;
 use crate::engine::storage;
 use crate::engine::storage::record::TenantRecord;
@@ -38,4 +39,10 @@ pub(super) fn account_pointer(record: &TenantRecord) -> Result<Option<(String, V
         tenant: record.tenant.clone(),
     };
     Ok(Some((key, storage::encode(&owner)?)))
+}
+
+/// Who owns a mail account.
+#[derive(Serialize, Deserialize)]
+pub(super) struct AccountOwner {
+    pub(super) tenant: String,
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::config::{AuditMode, MountConfig};
-use super::super::error::Error;
-use super::super::{Engine, storage};
 use crate::audit::{EventName, Outcome};
 use crate::crypto::PasswordEncoding;
+use crate::engine::config::{AuditMode, MountConfig};
+use crate::engine::error::Error;
+use crate::engine::{Engine, storage};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Patch, Reply, Response, Route, StorageEntry,
 };

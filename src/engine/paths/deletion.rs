@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 
-use super::super::Engine;
-use super::super::error::Error;
-use super::super::locked::LockedTenant;
-use super::super::storage::record::{Deletion, OpenWork};
-use super::{actor, optional_text, tenant};
+use super::{event_of, optional_text, tenant};
 use crate::audit::{EventName, NewEvent, Severity};
 use crate::crypto;
+use crate::engine::Engine;
+use crate::engine::error::Error;
+use crate::engine::locked::LockedTenant;
+use crate::engine::storage::record::{Deletion, OpenWork};
 use crate::logical::{Call, Endpoint, Field, Mount, Operation, Reply, Route};
 
 pub(super) fn routes() -> [Route<Engine>; 2] {
@@ -157,8 +157,7 @@ where
     let work = async move {
         let mut locked = worker.lock_tenant(&mount, &name).await?;
         let now = worker.clock().now();
-        let mut event = NewEvent::new(EventName::Deleted, actor(&call.request), now);
-        event.request_id = call.request.id.as_str().to_owned();
+        let mut event = event_of(&call, EventName::Deleted, now);
         event.reason = reason;
         if apply(&mut locked, &mut event)? {
             locked.record_event(event)?;

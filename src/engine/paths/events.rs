@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::super::Engine;
-use super::super::error::Error;
-use super::super::storage::{self, record::TenantRecord};
 use super::tenant;
 use crate::audit::Event;
+use crate::engine::Engine;
+use crate::engine::error::Error;
+use crate::engine::storage::{self, record::TenantRecord};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, Storage,
 };

@@ -11,10 +11,12 @@ mod tenants;
 mod verify;
 mod versions;
 
+use chrono::{DateTime, Utc};
+
 use super::Engine;
 use super::error::Error;
 use super::tenant::TenantName;
-use crate::audit::Actor;
+use crate::audit::{Actor, EventName, NewEvent};
 use crate::logical::{Call, Field, Request, Router};
 
 const HELP: &str = "\
@@ -62,6 +64,13 @@ fn tenant(call: &Call) -> Result<TenantName, Error> {
 /// Names the caller.
 fn actor(request: &Request) -> Actor {
     Actor::caller(&request.entity_id, &request.display_name)
+}
+
+/// Begins the event of what a request did.
+fn event_of(call: &Call, event: EventName, now: DateTime<Utc>) -> NewEvent {
+    let mut event = NewEvent::new(event, actor(&call.request), now);
+    event.request_id = call.request.id.as_str().to_owned();
+    event
 }
 
 /// Returns an optional text; empty and null count as not given.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::super::Engine;
-use super::super::error::Error;
-use super::super::joined::{Kept, join_key};
-use super::super::rotation::{self, Change, Changed};
 use super::{actor, optional_text, tenant};
 use crate::audit::{EventName, RotationType};
+use crate::engine::Engine;
+use crate::engine::error::Error;
+use crate::engine::joined::{Kept, join_key};
+use crate::engine::rotation::{self, Change, Changed};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
 };

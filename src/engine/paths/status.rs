@@ -5,11 +5,11 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::super::Engine;
-use super::super::error;
-use super::super::state::{self, State};
-use super::super::storage::record::TenantRecord;
 use super::tenant;
+use crate::engine::Engine;
+use crate::engine::error;
+use crate::engine::state::{self, State};
+use crate::engine::storage::record::TenantRecord;
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
 };

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::super::Engine;
-use super::super::error::Error;
-use super::super::state::{self, State};
-use super::super::storage;
-use super::super::tenant::TenantName;
+use crate::engine::Engine;
+use crate::engine::error::Error;
+use crate::engine::state::{self, State};
+use crate::engine::storage;
+use crate::engine::tenant::TenantName;
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
 };

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::super::Engine;
-use super::super::error::Error;
-use super::super::joined::{Kept, join_key};
-use super::super::rotation::{self, Verified};
-use super::super::state::{self, State};
 use super::{actor, tenant};
+use crate::engine::Engine;
+use crate::engine::error::Error;
+use crate::engine::joined::{Kept, join_key};
+use crate::engine::rotation::{self, Verified};
+use crate::engine::state::{self, State};
 use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
 use crate::provider::ServerVersion;
 

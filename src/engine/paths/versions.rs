@@ -5,10 +5,10 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::super::Engine;
-use super::super::storage::record::{Credential, Intent, Proof, TenantRecord, Version};
 use super::tenant;
 use crate::audit::RotationType;
+use crate::engine::Engine;
+use crate::engine::storage::record::{Credential, Intent, Proof, TenantRecord, Version};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
 };

@@ -2,6 +2,7 @@
 //!
 //! Read `steps` for the order of things, `settle` for what happens after a crash or a lost answer.
 
+mod change;
 mod notes;
 mod retention;
 mod settle;
@@ -16,10 +17,11 @@ use super::storage::record::{TenantRecord, Version};
 use crate::audit::{Event, Outcome};
 use crate::crypto::Sensitive;
 use crate::provider::{Account, EmailAddress};
+pub(super) use change::Change;
 pub(super) use notes::note_live;
 pub(super) use settle::{InDrift, Settled, settle};
 use steps::Announced;
-pub(super) use steps::{Change, Committed};
+pub(super) use steps::Committed;
 pub(super) use verify::{Verified, live_password, verify};
 
 /// A completed change, as requests answer it.

@@ -1,7 +1,7 @@
 //! What a change leaves in the record besides the password: failures, drift, their events.
 
-use super::steps::Change;
-use crate::audit::{Actor, EventName, NewEvent, Outcome, RotationType, Severity};
+use super::change::Change;
+use crate::audit::{Actor, EventName, NewEvent, Outcome, Severity};
 use crate::crypto;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
@@ -147,20 +147,4 @@ pub(in crate::engine) fn note_drift(
     event.error_code = Some(code.to_owned());
     tenant.record_event(event)?;
     Ok(())
-}
-
-/// The event of a completed change.
-pub(super) const fn success_event(rotation_type: Option<RotationType>) -> EventName {
-    match rotation_type {
-        None => EventName::Stored,
-        Some(
-            RotationType::Automated
-            | RotationType::Manual
-            | RotationType::Bulk
-            | RotationType::Reveal,
-        ) => EventName::Rotated,
-        Some(RotationType::Emergency) => EventName::EmergencyReset,
-        Some(RotationType::Rollback) => EventName::RolledBack,
-        Some(RotationType::Rehome) => EventName::Rehomed,
-    }
 }

@@ -5,8 +5,9 @@
 
 use chrono::TimeDelta;
 
+use super::change::Change;
 use super::notes;
-use super::steps::{Announced, Change, Committed, SENDS_PER_OPERATION, Verdict};
+use super::steps::{Announced, Committed, SENDS_PER_OPERATION, Verdict};
 use crate::audit::{EventName, NewEvent, Outcome, Severity};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;

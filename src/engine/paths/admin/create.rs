@@ -2,15 +2,15 @@
 
 use chrono::{DateTime, Utc};
 
-use super::super::super::error::Error;
-use super::super::super::locked::LockedTenant;
-use super::super::super::rotation::{self, Change};
-use super::super::super::storage::record::{Credential, Proof, RotationPolicy, Version};
-use super::super::super::{mail, schedule};
 use super::input::Input;
 use super::output::Written;
 use crate::audit::{EventName, NewEvent};
 use crate::crypto::Sensitive;
+use crate::engine::error::Error;
+use crate::engine::locked::LockedTenant;
+use crate::engine::rotation::{self, Change};
+use crate::engine::storage::record::{Credential, Proof, RotationPolicy, Version};
+use crate::engine::{mail, schedule};
 use crate::provider::EmailAddress;
 
 pub(super) async fn create(

@@ -2,9 +2,9 @@
 
 use chrono::{DateTime, Utc};
 
-use super::super::super::error::Error;
-use super::super::super::storage::record::RotationPolicy;
 use crate::crypto::{self, Sensitive};
+use crate::engine::error::Error;
+use crate::engine::storage::record::RotationPolicy;
 use crate::logical::{Call, Patch};
 use crate::provider::EmailAddress;
 

@@ -7,12 +7,12 @@ mod update;
 
 use std::sync::Arc;
 
-use super::super::error::Error;
-use super::super::joined::{Kept, join_key};
-use super::super::tenant::TenantName;
-use super::super::{Engine, locked, state};
 use super::{actor, tenant};
 use crate::crypto::Sealed;
+use crate::engine::error::Error;
+use crate::engine::joined::{Kept, join_key};
+use crate::engine::tenant::TenantName;
+use crate::engine::{Engine, locked, state};
 use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
 use input::Input;
 use output::{Read, Written};
@@ -200,7 +200,7 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         if deleted.is_some() {
             return Err(Error::Deleted);
         }
-        let change = super::super::rotation::Change {
+        let change = crate::engine::rotation::Change {
             rotation_type: None,
             actor,
             reason: None,

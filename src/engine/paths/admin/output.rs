@@ -5,14 +5,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::super::super::config::MountConfig;
-use super::super::super::error::Error;
-use super::super::super::locked::LockedTenant;
-use super::super::super::schedule;
-use super::super::super::state::{self, Reading, State};
-use super::super::super::storage::record::{Credential, Proof};
 use crate::audit::Event;
 use crate::crypto::{Sealed, Sensitive};
+use crate::engine::config::MountConfig;
+use crate::engine::error::Error;
+use crate::engine::locked::LockedTenant;
+use crate::engine::schedule;
+use crate::engine::state::{self, Reading, State};
+use crate::engine::storage::record::{Credential, Proof};
 use crate::logical::{Data, expose, instant, seconds};
 
 /// The answer to a read.

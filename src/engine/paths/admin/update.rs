@@ -2,16 +2,16 @@
 
 use chrono::TimeDelta;
 
-use super::super::super::error::Error;
-use super::super::super::locked::LockedTenant;
-use super::super::super::rotation::{self, Change, InDrift, Settled};
-use super::super::super::storage::record::RotationPolicy;
-use super::super::super::{mail, schedule};
 use super::create;
 use super::input::Input;
 use super::output::Written;
 use crate::audit::{Event, EventName, NewEvent};
 use crate::crypto::Sensitive;
+use crate::engine::error::Error;
+use crate::engine::locked::LockedTenant;
+use crate::engine::rotation::{self, Change, InDrift, Settled};
+use crate::engine::storage::record::RotationPolicy;
+use crate::engine::{mail, schedule};
 
 pub(super) async fn update(
     locked: LockedTenant,

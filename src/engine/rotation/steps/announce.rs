@@ -2,12 +2,13 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Announced, Change};
+use super::Announced;
 use crate::audit::{EventName, NewEvent, Outcome};
 use crate::crypto::{self, Sealed, Sensitive};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Mail};
+use crate::engine::rotation::change::Change;
 use crate::engine::rotation::notes::{notice_newer_marker, record_failure};
 use crate::engine::rotation::retention;
 use crate::engine::storage::record::Intent;

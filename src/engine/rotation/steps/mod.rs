@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use super::notes::success_event;
+use super::change::success_event;
 use super::retention;
-use crate::audit::{Actor, Event, NewEvent, RotationType};
+use crate::audit::{Event, NewEvent};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::Mail;
@@ -30,19 +30,6 @@ const FRESH: Duration = Duration::from_secs(5);
 
 /// How often an operation sends before it leaves the rest to the next one.
 pub(super) const SENDS_PER_OPERATION: u32 = 2;
-
-/// What is to be changed, and for whom.
-#[derive(Clone, Debug)]
-pub(in crate::engine) struct Change {
-    /// Why; `None` for the first password of a credential.
-    pub(in crate::engine) rotation_type: Option<RotationType>,
-    /// Who asked.
-    pub(in crate::engine) actor: Actor,
-    /// What they gave as reason.
-    pub(in crate::engine) reason: Option<String>,
-    /// The host's request.
-    pub(in crate::engine) request_id: String,
-}
 
 /// A tenant whose record holds an intent that was looked at together with Mailu, ready to be sent.
 #[derive(Debug)]
