@@ -169,7 +169,8 @@ async fn write_and_read_back(
         seal_wrap: true,
     };
     // An error here may hide a write that took effect: what is read back decides.
-    let written = storage.put(entry).await;
+    // Only where nothing is: a write of an earlier attempt that lands late must not replace it.
+    let written = storage.compare_and_put(entry, None).await;
     let stored = storage.get(key).await?;
     if stored.is_some_and(|entry| &entry.value == bytes.expose()) {
         return Ok(());
