@@ -83,7 +83,7 @@ async fn run(config: Config, ca_out: Option<String>) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let standin = MailuStandin::start(config).await?;
     if let Some(file) = ca_out {
-        tokio::fs::write(file, standin.ca_pem()).await?;
+        std::fs::write(file, standin.ca_pem())?;
     }
     let ready = serde_json::json!({
         "url": standin.url(),
