@@ -271,6 +271,11 @@ pub(crate) fn explain(code: &str) -> (String, &'static str) {
             "Mailu holds a password that this engine did not set",
             "find out who changed it; write <tenant>/rotate to overwrite it",
         ),
+        "not_taken" => (
+            "Mailu did not take the new password; the old one is still live",
+            "the change is given up 15 minutes after its last send: write <tenant>/verify or \
+             <tenant>/rotate then",
+        ),
         "abandoned" => (
             "Mailu never took the new password; the old one is still live",
             "check the Mailu server, then write <tenant>/rotate",

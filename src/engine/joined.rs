@@ -15,10 +15,13 @@ use tokio::sync::watch;
 use super::Engine;
 use super::config::MountConfig;
 use super::error::Error;
+use super::tenant::TenantName;
+use crate::audit::Actor;
 use crate::logical::Response;
 
-/// How long the outcome of work whose requests all left is kept for a repeat.
-const UNCLAIMED: Duration = Duration::from_secs(60);
+/// How long the outcome of work whose requests all left is kept for a repeat. Clients that repeat
+/// a 503 by themselves do so within seconds; a person who asks again later means it.
+const UNCLAIMED: Duration = Duration::from_secs(15);
 
 type Outcome = Result<Option<Response>, Error>;
 
@@ -26,7 +29,35 @@ type Outcome = Result<Option<Response>, Error>;
 #[derive(Default)]
 pub(super) struct Joined {
     // A blocking mutex: held only for map operations.
-    running: Mutex<HashMap<String, Work>>,
+    running: Mutex<HashMap<WorkKey, Work>>,
+}
+
+/// What two requests must have in common to share work.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct WorkKey {
+    operation: &'static str,
+    tenant: String,
+    user_id: String,
+    display_name: String,
+    /// What else was asked for.
+    detail: String,
+}
+
+impl WorkKey {
+    pub(super) fn new(
+        operation: &'static str,
+        tenant: &TenantName,
+        caller: &Actor,
+        detail: String,
+    ) -> Self {
+        Self {
+            operation,
+            tenant: tenant.as_str().to_owned(),
+            user_id: caller.user_id.clone(),
+            display_name: caller.display_name.clone(),
+            detail,
+        }
+    }
 }
 
 struct Work {
@@ -38,7 +69,7 @@ struct Work {
 /// Whether an outcome that no request took waits for a repeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kept {
-    /// For a minute: repeating the work would change something again.
+    /// For a while: repeating the work would change something again.
     ForRepeats,
     /// Not at all: the outcome is a statement about now.
     No,
@@ -64,8 +95,14 @@ impl fmt::Debug for Joined {
 }
 
 impl Joined {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Work>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<WorkKey, Work>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets outcomes of a tenant that nobody took: something else happens to it now.
+    pub(super) fn forget_outcomes(&self, tenant: &TenantName) {
+        self.lock()
+            .retain(|key, work| key.tenant != tenant.as_str() || work.outcome.borrow().is_none());
     }
 }
 
@@ -93,7 +130,7 @@ impl Engine {
     pub(super) async fn join<F>(
         &self,
         config: &MountConfig,
-        key: String,
+        key: WorkKey,
         kept: Kept,
         work: F,
     ) -> Outcome
@@ -119,7 +156,7 @@ impl Engine {
 
     fn start_or_join<F>(
         &self,
-        key: String,
+        key: WorkKey,
         kept: Kept,
         work: F,
     ) -> watch::Receiver<Option<(Outcome, Duration)>>
@@ -148,13 +185,4 @@ impl Engine {
         });
         outcome
     }
-}
-
-/// The key under which a caller's repeats of one operation join.
-pub(super) fn join_key(operation: &str, tenant: &str, caller: &crate::audit::Actor) -> String {
-    // Names hold no control characters: the separator cannot be forged.
-    format!(
-        "{operation}\n{tenant}\n{}\n{}",
-        caller.user_id, caller.display_name
-    )
 }

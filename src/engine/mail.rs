@@ -20,7 +20,7 @@ use crate::provider::{
 pub(super) struct Mail {
     pub(super) provider: Arc<dyn MailProvider>,
     pub(super) verify_smtp: bool,
-    _server: KeyGuard,
+    server: Option<KeyGuard>,
 }
 
 impl fmt::Debug for Mail {
@@ -42,6 +42,13 @@ pub(super) enum Live {
     None,
     /// It cannot be told: no hash, another scheme, or no answer.
     CannotTell,
+}
+
+impl Mail {
+    /// Lets others call the server: what follows is a login, not a call of its API.
+    pub(super) fn release_server(&mut self) {
+        self.server = None;
+    }
 }
 
 impl Engine {
@@ -80,7 +87,7 @@ impl Engine {
         Ok(Mail {
             provider,
             verify_smtp: server.verify_smtp,
-            _server: guard,
+            server: Some(guard),
         })
     }
 }

@@ -68,6 +68,7 @@ impl Engine {
         // Asked before the lock as well, so that a standby forwards without waiting.
         self.require_active(mount).await?;
         let guard = self.tenant_locks.lock(name.as_str()).await;
+        self.joined.forget_outcomes(name);
         self.require_active(mount).await?;
         let config = self.config(mount).await?;
         let keyring = self.keyring_for_writing(mount).await?;

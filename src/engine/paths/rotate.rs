@@ -9,7 +9,7 @@ use super::{actor, optional_text, tenant};
 use crate::audit::{EventName, RotationType};
 use crate::engine::Engine;
 use crate::engine::error::Error;
-use crate::engine::joined::{Kept, join_key};
+use crate::engine::joined::{Kept, WorkKey};
 use crate::engine::rotation::{self, Change, Changed};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
@@ -74,7 +74,12 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     };
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = join_key("rotate", name.as_str(), &change.actor);
+    let key = WorkKey::new(
+        "rotate",
+        &name,
+        &change.actor,
+        change.reason.clone().unwrap_or_default(),
+    );
     let worker = Arc::clone(&engine);
     let work = async move {
         let locked = worker.lock_tenant(&mount, &name).await?;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{actor, tenant};
 use crate::engine::Engine;
 use crate::engine::error::Error;
-use crate::engine::joined::{Kept, join_key};
+use crate::engine::joined::{Kept, WorkKey};
 use crate::engine::rotation::{self, Verified};
 use crate::engine::state::{self, State};
 use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
@@ -36,8 +36,9 @@ pub(super) fn route() -> Route<Engine> {
         pattern: "{tenant}/verify",
         synopsis: "Ask Mailu which password is live.",
         description: "Settles a change that is still open, then compares every stored password \
-                      with the hash Mailu keeps. No login is made, so no limiter is touched and \
-                      nothing is changed in Mailu. What came out is stored and answered.",
+                      with the hash Mailu keeps; no login is made and no limiter touched. \
+                      Nothing is changed in Mailu unless a change is open: settling it may send \
+                      the new password again. What came out is stored and answered.",
         fields: &[super::TENANT],
         endpoints: vec![Endpoint {
             operations: &[Operation::Create, Operation::Update],
@@ -63,7 +64,7 @@ async fn verify(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = join_key("verify", name.as_str(), &actor(&call.request));
+    let key = WorkKey::new("verify", &name, &actor(&call.request), String::new());
     let worker = Arc::clone(&engine);
     let work = async move {
         let locked = worker.lock_tenant(&mount, &name).await?;

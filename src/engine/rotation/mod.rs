@@ -19,7 +19,7 @@ use crate::crypto::Sensitive;
 use crate::provider::{Account, EmailAddress};
 pub(super) use change::Change;
 pub(super) use notes::note_live;
-pub(super) use settle::{InDrift, Settled, settle};
+pub(super) use settle::{InDrift, Settled, abandon, settle};
 use steps::Announced;
 pub(super) use steps::Committed;
 pub(super) use verify::{Verified, live_password, verify};

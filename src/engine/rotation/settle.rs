@@ -3,7 +3,7 @@
 //! Run by the next request that changes something of the tenant (and by ticks). The candidate is
 //! never replaced while it may become live: it is proven, sent again, or kept as `abandoned`.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::change::Change;
 use super::notes;
@@ -162,9 +162,11 @@ async fn leave_open(mut tenant: LockedTenant, error: &Error) -> Error {
     tenant.record.open.settle_failures = tenant.record.open.settle_failures.saturating_add(1);
     notes::note_error(&mut tenant, error.code());
     match tenant.store().await {
-        // A refused token or an exhausted limiter is permanent: a repeat would not help.
+        // Only what may pass by itself is worth a repeat; the rest says what to do.
         Ok(()) => match error {
-            Error::Refused(refusal) => Error::Refused(*refusal),
+            Error::Refused(_)
+            | Error::Conflict { .. }
+            | Error::Unreachable(Trouble::Tls | Trouble::AddressRefused) => error.clone(),
             _ => Error::Unsettled,
         },
         Err(storage) => storage,
@@ -197,6 +199,23 @@ pub(in crate::engine) fn drift_error() -> Error {
     )
 }
 
+/// The candidate was sent often enough; it is given up when its last send cannot land any more.
+fn not_taken(live: Option<u64>, cooled: DateTime<Utc>) -> Error {
+    let live = live.map_or_else(
+        || String::from("an older password is still live"),
+        |number| format!("version {number} is still live"),
+    );
+    Error::conflict(
+        "not_taken",
+        format!(
+            "Mailu did not take the new password, and {live}. The change is given up after {}, when \
+             a late answer is not to be expected any more; write <tenant>/verify or \
+             <tenant>/rotate then.",
+            crate::logical::instant::format(&cooled),
+        ),
+    )
+}
+
 fn is_exhausted(announced: &Announced) -> bool {
     let tenant = announced.tenant();
     let now = tenant.engine.clock().now();
@@ -217,29 +236,17 @@ async fn give_up(mut tenant: LockedTenant, live: Option<u64>) -> Result<Settled,
         .intent
         .as_ref()
         .and_then(|intent| intent.last_sent_at);
-    if last_sent.is_some_and(|sent| now - sent < LAST_SEND_COOLED) {
-        return Err(leave_open(tenant, &Error::Unsettled).await);
+    let cooled = last_sent.and_then(|sent| sent.checked_add_signed(LAST_SEND_COOLED));
+    if let Some(cooled) = cooled.filter(|cooled| now < *cooled) {
+        return Err(leave_open(tenant, &not_taken(live, cooled)).await);
     }
-    let Some(intent) = tenant.record.intent.take() else {
-        return Err(Error::Defect("no candidate to give up"));
-    };
-    let change = change_of(&intent);
-    let event = failure(&change, &intent, "abandoned", now);
-    let Some(credential) = tenant.record.credential.as_mut() else {
-        return Err(Error::Defect("no credential to give up on"));
-    };
-    let current = credential.current;
-    credential.versions.push(Version {
-        // Doubtful even if every outcome is known: nothing proved where it went.
-        doubtful: true,
-        abandoned: true,
-        ..intent.into_version()
-    });
-    tenant.record.open.settle_at = None;
-    tenant.record.open.settle_failures = 0;
-    tenant.record.open.confirm_later(now);
+    abandon(&mut tenant)?;
     notes::note_error(&mut tenant, "abandoned");
-    tenant.record_event(event)?;
+    let current = tenant
+        .record
+        .credential
+        .as_ref()
+        .and_then(|kept| kept.current);
     match live {
         Some(number) if live != current => {
             notes::note_drift(&mut tenant, "older_version", Some(number))?;
@@ -255,6 +262,29 @@ async fn give_up(mut tenant: LockedTenant, live: Option<u64>) -> Result<Settled,
     Ok(Settled::Free(tenant))
 }
 
+/// Keeps the open candidate as an abandoned version, in memory: it may still become live.
+pub(in crate::engine) fn abandon(tenant: &mut LockedTenant) -> Result<(), Error> {
+    let now = tenant.engine.clock().now();
+    let Some(intent) = tenant.record.intent.take() else {
+        return Ok(());
+    };
+    let event = failure(&change_of(&intent), &intent, "abandoned", now);
+    let credential = tenant.record.credential.as_mut();
+    credential
+        .ok_or(Error::Defect("no credential to abandon a candidate of"))?
+        .versions
+        .push(Version {
+            // Doubtful even if every outcome is known: nothing proved where it went.
+            doubtful: true,
+            abandoned: true,
+            ..intent.into_version()
+        });
+    tenant.record.open.settle_at = None;
+    tenant.record.open.settle_failures = 0;
+    tenant.record.open.confirm_later(now);
+    tenant.record_event(event).map(|_event| ())
+}
+
 fn change_of(intent: &Intent) -> Change {
     Change {
         rotation_type: intent.rotation_type,
@@ -264,12 +294,7 @@ fn change_of(intent: &Intent) -> Change {
     }
 }
 
-fn failure(
-    change: &Change,
-    intent: &Intent,
-    code: &str,
-    now: chrono::DateTime<chrono::Utc>,
-) -> NewEvent {
+fn failure(change: &Change, intent: &Intent, code: &str, now: DateTime<Utc>) -> NewEvent {
     let mut event = NewEvent::new(EventName::RotationFailed, change.actor.clone(), now);
     event.severity = Severity::Warning;
     event.outcome = Outcome::Failure;

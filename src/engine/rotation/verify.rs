@@ -1,5 +1,7 @@
 //! Asking Mailu which password is live, without sending one.
 
+use std::sync::Arc;
+
 use super::notes;
 use super::settle::{InDrift, Settled, settle};
 use crate::engine::error::Error;
@@ -33,9 +35,17 @@ pub(in crate::engine) struct Verified {
 /// then nothing is concluded and nothing changes.
 pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, Error> {
     tenant.require_credential()?;
-    let mut tenant = match settle(tenant, InDrift::Stop).await? {
-        Settled::Free(tenant) => tenant,
-        Settled::Committed(committed) => committed.tenant,
+    let (engine, mount, name) = (
+        Arc::clone(&tenant.engine),
+        tenant.mount.clone(),
+        tenant.name.clone(),
+    );
+    let mut tenant = match settle(tenant, InDrift::Stop).await {
+        Ok(Settled::Free(tenant)) => tenant,
+        Ok(Settled::Committed(committed)) => committed.tenant,
+        // There is nothing to settle, but everything to tell.
+        Err(error) if error.code() == "drift" => engine.lock_tenant(&mount, &name).await?,
+        Err(error) => return Err(error),
     };
     let address = mail::address(&tenant.require_credential()?.username)?;
     let mail = tenant.connect().await?;

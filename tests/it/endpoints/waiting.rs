@@ -34,6 +34,28 @@ async fn a_request_that_waited_too_long_is_joined_by_its_repeat() {
 }
 
 #[tokio::test]
+async fn an_outcome_nobody_took_does_not_answer_another_request() {
+    let rig = Rig::created().await;
+    rig.write("config", json!({ "wait": 1 })).await.ok();
+    for case in ["another reason", "deleted meanwhile"] {
+        rig.later(3600);
+        rig.mailu
+            .fault(Rule::new(Fault::Hold { ms: None }).method("PATCH"));
+        rotate(&rig).await.fails(503, "in_progress");
+        rig.mailu.wait_held(1).await;
+        rig.mailu.release().await;
+        if case == "another reason" {
+            // It waits for its turn and is judged by what is true then.
+            let leaked = rig.write("acme/rotate", json!({ "reason": "leaked" })).await;
+            leaked.fails(409, "too_soon");
+        } else {
+            rig.delete("acme/admin").await.ok();
+            rotate(&rig).await.fails(409, "deleted");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_creation_that_waited_too_long_is_joined_by_its_repeat() {
     let rig = Rig::configured().await;
     rig.write("config", json!({ "wait": 1 })).await.ok();

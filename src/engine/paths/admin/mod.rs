@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{actor, tenant};
 use crate::crypto::Sealed;
 use crate::engine::error::Error;
-use crate::engine::joined::{Kept, join_key};
+use crate::engine::joined::{Kept, WorkKey};
 use crate::engine::tenant::TenantName;
 use crate::engine::{Engine, locked, state};
 use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
@@ -187,8 +187,7 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let config = engine.config(&mount).await?;
     let actor = actor(&call.request);
     // The same request again, and nothing else, finds work that it had to leave.
-    let operation = format!("admin {}", input.fingerprint());
-    let key = join_key(&operation, name.as_str(), &actor);
+    let key = WorkKey::new("admin", &name, &actor, input.fingerprint());
     let worker = Arc::clone(&engine);
     let work = async move {
         let locked = worker.lock_tenant(&mount, &name).await?;

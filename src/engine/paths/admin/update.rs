@@ -20,6 +20,8 @@ pub(super) async fn update(
 ) -> Result<Written, Error> {
     // What can be refused without asking Mailu is refused first.
     refuse_other_username(&locked, &input)?;
+    let mut locked = locked;
+    supersede(&mut locked, &input).await?;
     let (mut locked, settled) = match rotation::settle(locked, InDrift::Stop).await? {
         Settled::Free(locked) => (locked, None),
         Settled::Committed(committed) => (committed.tenant, Some(committed.event)),
@@ -39,7 +41,8 @@ pub(super) async fn update(
         return Err(Error::conflict(
             "cas_mismatch",
             format!(
-                "the current version is {}. Read the credential and decide again.",
+                "the current version is {}. Look at the credential and decide again; in drift, a \
+                 read answers the version that is live instead of the current one.",
                 credential.current.unwrap_or(0)
             ),
         ));
@@ -73,6 +76,32 @@ fn refuse_other_username(locked: &LockedTenant, input: &Input) -> Result<(), Err
         "username_fixed",
         "the username of a credential cannot be changed. Create another tenant for another account.",
     ))
+}
+
+/// A password that was set by hand while a change was open ends that change, in memory, if it is
+/// the one that is live: the candidate is kept as abandoned, and the adoption goes on.
+async fn supersede(locked: &mut LockedTenant, input: &Input) -> Result<(), Error> {
+    let credential = locked.record.credential.as_ref();
+    let current = credential.and_then(|kept| kept.current);
+    let (Some(password), Some(intent)) = (&input.password, locked.record.sent_intent()) else {
+        return Ok(());
+    };
+    if input.cas.is_none() || input.cas != current {
+        return Ok(());
+    }
+    if locked.open_password(intent.version, &intent.candidate)? == *password {
+        // The candidate itself: settling finds it live.
+        return Ok(());
+    }
+    let username = credential.map(|kept| kept.username.clone());
+    let address = mail::address(&username.ok_or(Error::UnknownTenant)?)?;
+    let Some(account) = rotation::read_account(locked, &address).await? else {
+        return Ok(());
+    };
+    if rotation::live_password(locked, &account, password).await == Some(true) {
+        rotation::abandon(locked)?;
+    }
+    Ok(())
 }
 
 /// Takes a given password over as a new version, in memory.

@@ -170,6 +170,9 @@ async fn store(
     call: &Call,
 ) -> Result<(), Error> {
     let mut locked = engine.lock_tenant(mount, name).await?;
+    if call.request.operation == Operation::Patch && locked.record.server.is_none() {
+        return Err(Error::UnknownTenant);
+    }
     let policy = engine.network_policy(&locked.config)?;
     let mut wanted = wanted(&locked, call, &policy)?;
     let old_token = match &locked.record.server {
@@ -220,7 +223,8 @@ async fn require_same_server(
             "the tenant has a credential, and this endpoint did not prove to be the server that \
              holds its password: the account is missing there, or the stored password is not its. \
              Nothing was changed. Check the endpoint, and the stored password with \
-             <tenant>/verify; moving to another server is the business of <tenant>/rehome.",
+             <tenant>/verify. A credential that was imported with a wrong password must be \
+             destroyed and created again; one that moves to another server needs <tenant>/rehome.",
         )
     };
     if locked.record.intent.is_some() {

@@ -197,7 +197,7 @@ impl Proven {
         let (event, previous_version) = self.commit_in_memory()?;
         let Self {
             mut tenant,
-            mail,
+            mut mail,
             account,
             enabled,
             ..
@@ -215,6 +215,7 @@ impl Proven {
             warnings: Vec::new(),
         };
         if mail.verify_smtp && enabled {
+            mail.release_server();
             committed.try_login(&mail, &account).await;
         } else if mail.verify_smtp {
             committed.warnings.push(String::from(
