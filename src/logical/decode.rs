@@ -102,6 +102,9 @@ fn typed(field: &Field, value: Value) -> Result<Typed, Error> {
             _ => Err(invalid(field, &instant::InstantError.to_string())),
         },
         FieldType::TextList => texts(field, value).map(Typed::TextList),
+        FieldType::Object | FieldType::ObjectList => {
+            Err(invalid(field, "is only answered, not taken"))
+        }
     }
 }
 

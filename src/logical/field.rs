@@ -87,6 +87,10 @@ pub enum FieldType {
     Instant,
     /// A list of strings, or one string with commas.
     TextList,
+    /// An object; only answered, never taken.
+    Object,
+    /// A list of objects; only answered, never taken.
+    ObjectList,
 }
 
 /// One field of a path or of an answer: a capture, a parameter or an answered value.
@@ -122,6 +126,8 @@ pub struct Field {
     pub max_bytes: usize,
     /// Whether line breaks and tabs are taken; every other control character never is.
     pub multiline: bool,
+    /// Whether an answer may have null here.
+    pub nullable: bool,
 }
 
 impl Field {
@@ -138,6 +144,7 @@ impl Field {
             example: None,
             max_bytes: Self::DEFAULT_MAX_BYTES,
             multiline: false,
+            nullable: false,
         }
     }
 
@@ -175,6 +182,25 @@ impl Field {
     #[must_use]
     pub const fn instant(name: &'static str, description: &'static str) -> Self {
         Self::new(name, FieldType::Instant, description)
+    }
+
+    /// Declares a [`FieldType::Object`].
+    #[must_use]
+    pub const fn object(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, FieldType::Object, description)
+    }
+
+    /// Declares a [`FieldType::ObjectList`].
+    #[must_use]
+    pub const fn objects(name: &'static str, description: &'static str) -> Self {
+        Self::new(name, FieldType::ObjectList, description)
+    }
+
+    /// Says that an answer may have null here.
+    #[must_use]
+    pub const fn nullable(mut self) -> Self {
+        self.nullable = true;
+        self
     }
 
     /// Declares a [`FieldType::TextList`].

@@ -87,6 +87,8 @@ fn kind(field: &Field) -> String {
         FieldType::Duration => "duration",
         FieldType::Instant => "RFC 3339 instant",
         FieldType::TextList => "list of strings",
+        FieldType::Object => "object",
+        FieldType::ObjectList => "list of objects",
     };
     let required = if field.required { ", required" } else { "" };
     format!("{name}{required}")

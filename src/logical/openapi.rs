@@ -217,7 +217,8 @@ fn schema(field: &Field, direction: Direction) -> Value {
         (FieldType::Duration, Direction::Request) => ("string", Some("duration")),
         (FieldType::Duration, Direction::Answer) => ("integer", Some("seconds")),
         (FieldType::Instant, _) => ("string", Some("date-time")),
-        (FieldType::TextList, _) => ("array", None),
+        (FieldType::TextList | FieldType::ObjectList, _) => ("array", None),
+        (FieldType::Object, _) => ("object", None),
     };
     let mut schema = Map::from_iter([
         (String::from("type"), Value::from(kind)),
@@ -229,6 +230,12 @@ fn schema(field: &Field, direction: Direction) -> Value {
     }
     if field.kind == FieldType::TextList {
         set("items", json!({ "type": "string" }));
+    }
+    if field.kind == FieldType::ObjectList {
+        set("items", json!({ "type": "object" }));
+    }
+    if field.nullable {
+        set("nullable", Value::from(true));
     }
     if field.kind == FieldType::Secret {
         set("x-vault-displayAttrs", json!({ "sensitive": true }));
@@ -257,6 +264,8 @@ fn sample(kind: FieldType, direction: Direction, text: &str) -> Value {
         }
         (FieldType::Duration, Direction::Request)
         | (FieldType::Text | FieldType::Secret | FieldType::Instant, _) => Value::from(text),
+        // Objects have no text form; their fields say what they hold.
+        (FieldType::Object | FieldType::ObjectList, _) => Value::Null,
     }
 }
 

@@ -62,7 +62,8 @@ const FIELDS: &[Field] = &[
         "A password policy of the host that generates instead.",
     )
     .max_bytes(128)
-    .example("smtp"),
+    .example("smtp")
+    .nullable(),
     Field::integer("max_versions", "Versions kept per tenant; 2 to 100.").default("10"),
     Field::duration(
         "reveal_ttl",
@@ -95,7 +96,7 @@ const FIELDS: &[Field] = &[
         "best_effort, or required: an automatic change waits for the audit devices.",
     )
     .default("best_effort"),
-    Field::instant("paused_until", "Until when all automatic work rests."),
+    Field::instant("paused_until", "Until when all automatic work rests.").nullable(),
 ];
 
 pub(super) fn route() -> Route<Engine> {

@@ -37,11 +37,12 @@ pub(super) fn route() -> Route<Engine> {
             summary: "Read what happened to the tenant.",
             answers: const {
                 &[
-                    Field::texts("events", "The events, newest first."),
+                    Field::objects("events", "The events, newest first."),
                     Field::integer(
                         "next",
                         "Pass as `after` for the next page; null at the end.",
-                    ),
+                    )
+                    .nullable(),
                 ]
             },
             handler: |engine, mount, call| Box::pin(read(engine, mount, call)),

@@ -20,12 +20,15 @@ const FIELDS: &[Field] = &[super::TENANT, super::REASON];
 const ANSWERS: &[Field] = &[
     super::TENANT,
     Field::integer("version", "The new version.").example("4"),
-    Field::integer("previous_version", "The version that was current before.").example("3"),
+    Field::integer("previous_version", "The version that was current before.")
+        .example("3")
+        .nullable(),
     Field::instant("last_rotated", "When the new password became current."),
     Field::instant(
         "next_rotation",
         "When the schedule changes the password next.",
-    ),
+    )
+    .nullable(),
     Field::text("event", "The name of the event.").example("smtp_credentials_rotated"),
     Field::text("event_id", "The identifier of the event."),
     Field::integer("seq", "The number of the event within the tenant."),

@@ -19,18 +19,31 @@ const ANSWERS: &[Field] = &[
         "state",
         "settled, uncertain or drift; null without a credential.",
     )
-    .example("settled"),
+    .example("settled")
+    .nullable(),
+    Field::boolean("deleted", "Whether the credential was deleted softly."),
     Field::instant(
         "next_rotation",
         "When the schedule changes the password next.",
-    ),
-    Field::instant("notice_sent_at", "When the notice of that change was sent."),
-    Field::text("open_work", "The open change of the password, or null."),
-    Field::instant("last_attempt", "When a change was last tried."),
-    Field::text(
+    )
+    .nullable(),
+    Field::instant("notice_sent_at", "When the notice of that change was sent.").nullable(),
+    Field::object(
+        "drift",
+        "What Mailu was found to hold: code, live_version, since.",
+    )
+    .nullable(),
+    Field::object(
+        "open_work",
+        "The open change of the password: version, sends, since.",
+    )
+    .nullable(),
+    Field::instant("last_attempt", "When a change was last tried.").nullable(),
+    Field::object(
         "last_error",
         "The last failure: code, message, since, attempts, next_attempt, hint.",
-    ),
+    )
+    .nullable(),
 ];
 
 pub(super) fn route() -> Route<Engine> {

@@ -26,7 +26,13 @@ const FIELDS: &[Field] = &[
     Field::boolean("detailed", "Also answer each tenant's state as key_info.").default("false"),
 ];
 
-const ANSWERS: &[Field] = &[Field::texts("keys", "The tenants' names, sorted.")];
+const ANSWERS: &[Field] = &[
+    Field::texts("keys", "The tenants' names, sorted."),
+    Field::object(
+        "key_info",
+        "With detailed=true: state, deleted, next_rotation and error by tenant.",
+    ),
+];
 
 pub(super) fn routes() -> [Route<Engine>; 2] {
     let list = || Endpoint {

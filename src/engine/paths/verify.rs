@@ -19,15 +19,18 @@ const ANSWERS: &[Field] = &[
     Field::integer(
         "live_version",
         "The stored version that is live in Mailu, or null.",
-    ),
+    )
+    .nullable(),
     Field::boolean(
         "enabled",
         "Whether the account may log in; null if it does not exist.",
-    ),
+    )
+    .nullable(),
     Field::integer(
         "app_tokens",
         "The account's app tokens; null if the server has none.",
-    ),
+    )
+    .nullable(),
     Field::text("mailu_version", "2.0, 2024.06 (or later), or unknown.").example("2024.06"),
 ];
 

@@ -22,15 +22,18 @@ const ANSWERS: &[Field] = &[
     ),
     Field::text(
         "rotation_type",
-        "Why it was made; empty for the first or an imported one.",
+        "Why it was made; null for the first or an imported one.",
     )
-    .example("manual"),
+    .example("manual")
+    .nullable(),
     Field::text("position", "current, previous, candidate or abandoned.").example("current"),
     Field::boolean("compromised", "Whether it must never be used again."),
     Field::text("incident_id", "The incident that compromised it."),
     Field::text("reset_by", "Who reset it."),
-    Field::instant("reset_at", "When it was reset."),
-    Field::text("proof", "How well it is known to have been live.").example("hash"),
+    Field::instant("reset_at", "When it was reset.").nullable(),
+    Field::text("proof", "How well it is known to have been live.")
+        .example("hash")
+        .nullable(),
 ];
 
 pub(super) fn routes() -> [Route<Engine>; 2] {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use vault_plugin_secrets_smtp::logical::Operation;
 
-use crate::support::engine::Rig;
+use crate::support::engine::{EMAIL, Rig};
 
 #[tokio::test]
 async fn every_path_explains_itself_and_is_in_the_openapi_document() {
@@ -36,6 +36,59 @@ async fn every_path_explains_itself_and_is_in_the_openapi_document() {
             pattern.is_empty() || described.contains(pattern),
             "{pattern}: {described:?}"
         );
+    }
+}
+
+/// A client generated from the document must find every field an answer has, of the right type.
+#[tokio::test]
+async fn answers_are_what_the_openapi_document_says() {
+    let rig = Rig::created().await;
+    let help = rig.send(Operation::Help, "", json!({})).await.ok();
+    let paths = &help.get("openapi")["paths"];
+    let rotated = rig.write("acme/rotate", json!({})).await.ok();
+    let verified = rig.write("acme/verify", json!({})).await.ok();
+    rig.mailu.set_password_directly(EMAIL, "foreign");
+    rig.write("acme/verify", json!({})).await.ok();
+    for (path, method, answer) in [
+        ("/config", "get", rig.read("config").await.ok()),
+        (
+            "/{tenant}/config",
+            "get",
+            rig.read("acme/config").await.ok(),
+        ),
+        ("/{tenant}/admin", "get", rig.read("acme/admin").await.ok()),
+        ("/{tenant}/rotate", "post", rotated),
+        ("/{tenant}/verify", "post", verified),
+        (
+            "/{tenant}/status",
+            "get",
+            rig.read("acme/status").await.ok(),
+        ),
+        (
+            "/{tenant}/events",
+            "get",
+            rig.read("acme/events").await.ok(),
+        ),
+        (
+            "/{tenant}/versions/{version}",
+            "get",
+            rig.read("acme/versions/1").await.ok(),
+        ),
+    ] {
+        let content = &paths[path][method]["responses"]["200"]["content"];
+        let properties = &content["application/json"]["schema"]["properties"];
+        for (name, value) in answer.data.as_object().unwrap() {
+            let schema = &properties[name];
+            let fits = match value {
+                Value::Null => schema["nullable"] == true,
+                Value::Bool(_) => schema["type"] == "boolean",
+                Value::Number(_) => schema["type"] == "integer",
+                Value::String(_) => schema["type"] == "string",
+                Value::Array(_) => schema["type"] == "array",
+                Value::Object(_) => schema["type"] == "object",
+            };
+            assert!(fits, "{path} {method}: {name} is no {schema}");
+        }
     }
 }
 

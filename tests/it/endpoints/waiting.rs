@@ -46,7 +46,9 @@ async fn an_outcome_nobody_took_does_not_answer_another_request() {
         rig.mailu.release().await;
         if case == "another reason" {
             // It waits for its turn and is judged by what is true then.
-            let leaked = rig.write("acme/rotate", json!({ "reason": "leaked" })).await;
+            let leaked = rig
+                .write("acme/rotate", json!({ "reason": "leaked" }))
+                .await;
             leaked.fails(409, "too_soon");
         } else {
             rig.delete("acme/admin").await.ok();

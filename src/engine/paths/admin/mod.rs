@@ -43,11 +43,13 @@ const PROOF: Field = Field::text(
     "proof",
     "How well it is known: hash, login, acknowledged, or imported (not checked yet).",
 )
-.example("hash");
+.example("hash")
+.nullable();
 const NEXT_ROTATION: Field = Field::instant(
     "next_rotation",
     "When the schedule changes the password next.",
-);
+)
+.nullable();
 
 const FIELDS: &[Field] = &[
     super::TENANT,
@@ -76,6 +78,7 @@ const READ_ANSWERS: &[Field] = &[
     USERNAME,
     Field::secret("password", "The password to use."),
     WEBMAIL_URL,
+    Field::texts("admin_emails", "Who is told about changes."),
     Field::instant("created_at", "When the credential was created."),
     Field::instant("last_rotated", "When the password last changed."),
     Field::instant("last_vault_rotation", "The same instant as last_rotated."),
@@ -86,14 +89,29 @@ const READ_ANSWERS: &[Field] = &[
     VERSION,
     STATE,
     PROOF,
-    Field::instant("verified_at", "When that was last established."),
+    Field::instant("verified_at", "When that was last established.").nullable(),
+    Field::objects(
+        "candidates",
+        "In doubt: every value that may be live, newest first, each with version, password and compromised.",
+    ),
     Field::integer(
         "live_version",
         "In drift: the stored version that is live, or null.",
-    ),
+    )
+    .nullable(),
 ];
 
-const WRITE_ANSWERS: &[Field] = &[VERSION, STATE, PROOF, NEXT_ROTATION];
+const WRITE_ANSWERS: &[Field] = &[
+    super::TENANT,
+    VERSION,
+    STATE,
+    PROOF,
+    NEXT_ROTATION,
+    Field::text("event", "The name of the event; absent if nothing changed.")
+        .example("smtp_credentials_stored"),
+    Field::text("event_id", "The identifier of the event."),
+    Field::integer("seq", "The number of the event within the tenant."),
+];
 
 pub(super) fn route() -> Route<Engine> {
     Route {
