@@ -59,14 +59,13 @@ pub(super) struct LockedTenant {
 
 impl Engine {
     /// Takes the tenant's lock, checks that this node may change things, and loads the record
-    /// (an empty one if there is none).
+    /// (an empty one if there is none). Callers have asked the same before they began to wait, so
+    /// that a standby forwards at once; the role may have changed since.
     pub(super) async fn lock_tenant(
         self: &Arc<Self>,
         mount: &Mount,
         name: &TenantName,
     ) -> Result<LockedTenant, Error> {
-        // Asked before the lock as well, so that a standby forwards without waiting.
-        self.require_active(mount).await?;
         let guard = self.tenant_locks.lock(name.as_str()).await;
         self.joined.forget_outcomes(name);
         self.require_active(mount).await?;

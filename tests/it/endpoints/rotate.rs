@@ -516,6 +516,33 @@ async fn a_password_set_by_hand_is_adopted_although_a_change_is_open() {
     assert_eq!(verified.get("live_version"), 2);
 }
 
+/// Configuration management repeats what it imported: that must not end a change whose send may
+/// still land.
+#[tokio::test]
+async fn naming_the_current_password_does_not_give_an_open_change_up() {
+    let rig = Rig::created().await;
+    let old = rig.settled().await;
+    rig.mailu
+        .fault(Rule::new(Fault::ApplyLater).method("PATCH"));
+    rig.mailu
+        .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+    rotate(&rig).await.fails(503, "mailu_unreachable");
+    let candidate = uncertain(&rig.read("acme/admin").await, &old).remove(0);
+    // Settling sends again and is not heard: the change stays open and its value is kept.
+    rig.mailu
+        .fault(Rule::new(Fault::CutBefore).method("PATCH").times(2));
+    let repeated = json!({ "password": old, "cas": 1 });
+    rig.write("acme/admin", repeated)
+        .await
+        .fails(503, "mailu_unreachable");
+    assert_eq!(uncertain(&rig.read("acme/admin").await, &old)[0], candidate);
+    rig.mailu.clear_faults();
+    rig.mailu.release().await;
+    rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(rig.settled().await, candidate);
+    assert_eq!(rig.read("acme/versions/2").await.get("position"), "current");
+}
+
 async fn rotate_answers_drift(rig: &Rig, old: &str) {
     let read = rig.read("acme/admin").await;
     assert_eq!(read.get("state"), "drift");

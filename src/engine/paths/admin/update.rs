@@ -89,8 +89,11 @@ async fn supersede(locked: &mut LockedTenant, input: &Input) -> Result<(), Error
     if input.cas.is_none() || input.cas != current {
         return Ok(());
     }
-    if locked.open_password(intent.version, &intent.candidate)? == *password {
-        // The candidate itself: settling finds it live.
+    // The candidate itself: settling finds it live. The current one: that is no news, and what
+    // was sent may still land.
+    if locked.open_password(intent.version, &intent.candidate)? == *password
+        || matches!(same_as_stored(locked, password)?, Some(Stored::Current))
+    {
         return Ok(());
     }
     let username = credential.map(|kept| kept.username.clone());
