@@ -4,72 +4,11 @@
 //! *and* no tenant exists, under the mount's lock, and is used only after it was read back: a new
 //! keyring over old tenants would make every stored password unreadable for ever.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
 use super::error::Error;
 use super::storage::{KEYRING, KEYRING_COPY, TENANTS};
 use crate::clock::Clock;
 use crate::crypto::{Keyring, KeyringError, Sensitive};
 use crate::logical::{Storage, StorageEntry};
-
-/// How long a keyring or a mount configuration in memory is trusted without asking storage: on a
-/// standby another node may have changed it, and its notice may come late.
-pub(crate) const TRUST: Duration = Duration::from_secs(10);
-
-/// One value kept in memory for at most [`TRUST`].
-#[derive(Debug)]
-pub(crate) struct Cached<T> {
-    // A blocking mutex: held only to copy an `Arc`.
-    slot: Mutex<Slot<T>>,
-}
-
-#[derive(Debug)]
-struct Slot<T> {
-    value: Option<(Arc<T>, Duration)>,
-    /// Counts invalidations: a fill that began before one is thrown away.
-    epoch: u64,
-}
-
-impl<T> Default for Cached<T> {
-    fn default() -> Self {
-        Self {
-            slot: Mutex::new(Slot {
-                value: None,
-                epoch: 0,
-            }),
-        }
-    }
-}
-
-impl<T> Cached<T> {
-    pub(crate) fn fresh(&self, clock: &dyn Clock) -> Option<Arc<T>> {
-        let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-        let (value, filled_at) = slot.value.as_ref()?;
-        (clock.monotonic().saturating_sub(*filled_at) < TRUST).then(|| Arc::clone(value))
-    }
-
-    /// Returns the count to hand to [`Cached::fill`]; taken before storage is asked.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.slot
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .epoch
-    }
-
-    pub(crate) fn fill(&self, value: &Arc<T>, epoch: u64, clock: &dyn Clock) {
-        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.epoch == epoch {
-            slot.value = Some((Arc::clone(value), clock.monotonic()));
-        }
-    }
-
-    pub(crate) fn forget(&self) {
-        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.value = None;
-        slot.epoch += 1;
-    }
-}
 
 /// A keyring as it was found.
 #[derive(Debug)]

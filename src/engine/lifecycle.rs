@@ -61,9 +61,10 @@ impl Backend for SmtpBackend {
         }
     }
 
-    async fn initialize(&self, _mount: &Mount) -> Result<(), Error> {
-        // Nothing to do: all state is in storage and is read when it is needed. No network here,
-        // and no storage error may leave the mount without its backend.
+    async fn initialize(&self, mount: &Mount) -> Result<(), Error> {
+        // All state is in storage and is read when it is needed. No network here, and no error may
+        // leave the mount without its backend: a role that nobody could tell is asked again.
+        self.engine.note_role(mount).await;
         tracing::info!("mount initialised");
         Ok(())
     }
@@ -71,7 +72,10 @@ impl Backend for SmtpBackend {
     async fn handle_request(&self, mount: &Mount, request: Request) -> Reply {
         match request.operation {
             // The host's tick. Settling and rotating on it come later; it must succeed.
-            Operation::Rollback => Ok(None),
+            Operation::Rollback => {
+                self.engine.note_role(mount).await;
+                Ok(None)
+            }
             Operation::Renew | Operation::Revoke => Err(Error::UnsupportedOperation),
             Operation::Create
             | Operation::Read
@@ -100,7 +104,11 @@ impl Backend for SmtpBackend {
         match key {
             storage::CONFIG => self.engine.config.forget(),
             storage::KEYRING | storage::KEYRING_COPY => self.engine.keyring.forget(),
-            _ => {}
+            _ => {
+                if let Some(tenant) = key.strip_prefix(storage::TENANTS) {
+                    self.engine.records.forget(tenant);
+                }
+            }
         }
     }
 

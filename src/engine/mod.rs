@@ -3,6 +3,7 @@
 //! Reading order: [`storage::record`] (the truth about a tenant), `locked` (how it is changed),
 //! `rotation` (how a password changes), `paths` (what clients see).
 
+mod cache;
 mod config;
 mod error;
 mod joined;
@@ -27,9 +28,9 @@ use crate::keyed_lock::KeyedLock;
 use crate::logical::{Mount, Router};
 use crate::provider::{Connector, HashPool, NetworkPolicy};
 use crate::tasks::Tasks;
+use cache::{Records, Role, Single};
 use config::MountConfig;
 use error::Error;
-use keys::Cached;
 
 pub use lifecycle::SmtpBackend;
 
@@ -67,8 +68,10 @@ pub struct Engine {
     server_locks: KeyedLock,
     /// For the keyring, the settings and the mount's own events.
     mount_lock: KeyedLock,
-    keyring: Cached<Keyring>,
-    config: Cached<MountConfig>,
+    role: Role,
+    keyring: Single<Keyring>,
+    config: Single<MountConfig>,
+    records: Records,
     joined: joined::Joined,
 }
 
@@ -81,8 +84,10 @@ impl Engine {
             account_locks: KeyedLock::new(),
             server_locks: KeyedLock::new(),
             mount_lock: KeyedLock::new(),
-            keyring: Cached::default(),
-            config: Cached::default(),
+            role: Role::default(),
+            keyring: Single::default(),
+            config: Single::default(),
+            records: Records::new(),
             joined: joined::Joined::default(),
         }
     }
@@ -93,7 +98,7 @@ impl Engine {
 
     /// Returns the mount's settings.
     async fn config(&self, mount: &Mount) -> Result<Arc<MountConfig>, Error> {
-        if let Some(config) = self.config.fresh(self.clock()) {
+        if let Some(config) = self.config.fresh(&self.role, self.clock()) {
             return Ok(config);
         }
         let epoch = self.config.epoch();
@@ -106,7 +111,7 @@ impl Engine {
 
     /// Returns the keyring for reading; an error if the mount never had one.
     async fn keyring(&self, mount: &Mount) -> Result<Arc<Keyring>, Error> {
-        if let Some(keyring) = self.keyring.fresh(self.clock()) {
+        if let Some(keyring) = self.keyring.fresh(&self.role, self.clock()) {
             return Ok(keyring);
         }
         let epoch = self.keyring.epoch();
@@ -121,7 +126,7 @@ impl Engine {
 
     /// Returns the keyring for writing, creating the first one on the active node.
     async fn keyring_for_writing(&self, mount: &Mount) -> Result<Arc<Keyring>, Error> {
-        if let Some(keyring) = self.keyring.fresh(self.clock()) {
+        if let Some(keyring) = self.keyring.fresh(&self.role, self.clock()) {
             return Ok(keyring);
         }
         let _mount_guard = self.mount_lock.lock("keyring").await;
@@ -142,18 +147,30 @@ impl Engine {
         // Only performance secondaries make a difference for local mounts: ask only then.
         let local =
             !state.may_write(false) && state.may_write(true) && mount.system.local_mount().await?;
-        if state.may_write(local) {
+        let may_write = state.may_write(local);
+        self.role.note(may_write);
+        if may_write {
             Ok(())
         } else {
             Err(Error::Standby)
         }
     }
 
+    /// Asks which part this node has, for what it keeps in memory.
+    async fn note_role(&self, mount: &Mount) {
+        if let Err(error) = self.require_active_node(mount).await {
+            tracing::debug!(%error, "this node does not write, as far as it knows");
+        }
+    }
+
     /// Refuses on standbys and on mounts that are being removed; asked before anything else of
     /// every request that changes something.
     async fn require_active(&self, mount: &Mount) -> Result<(), Error> {
-        self.require_active_node(mount).await?;
-        if mount.system.tainted().await? {
+        // Both are round trips to the host: ask at once.
+        let tainted = mount.system.tainted();
+        let (active, tainted) = tokio::join!(self.require_active_node(mount), tainted);
+        active?;
+        if tainted? {
             Err(Error::Tainted)
         } else {
             Ok(())

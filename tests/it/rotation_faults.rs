@@ -56,22 +56,24 @@ impl Case {
         storage
     }
 
-    /// Runs the operation in a process with this fault; `None` if the process was killed.
-    async fn run(&self, plan: &Plan, storage: &Arc<MemoryStorage>) -> Option<Answer> {
+    /// Runs the operation in a process with this fault; returns the process with its answer, or
+    /// `None` if it was killed.
+    async fn run(&self, plan: &Plan, storage: &Arc<MemoryStorage>) -> Option<(Host, Answer)> {
         let parts = parts(&self.rig.clock, plan.connector());
         let host = Host::new(parts, plan.over(storage), StaticSystemView::default());
-        tokio::select! {
-            answer = host.write(self.path, self.body.clone()) => Some(answer),
-            () = plan.crashed() => None,
-        }
+        let answer = tokio::select! {
+            answer = host.write(self.path, self.body.clone()) => answer,
+            () = plan.crashed() => return None,
+        };
+        Some((host, answer))
     }
 
     async fn test(&self) -> usize {
         let plan = Plan::default();
         plan.arm(None);
         let storage = self.begin();
-        let answer = self.run(&plan, &storage).await;
-        assert!(answer.unwrap().ok().code.is_empty());
+        let (_, answer) = self.run(&plan, &storage).await.unwrap();
+        assert!(answer.ok().code.is_empty());
         let calls = plan.calls();
         let mut points = 0;
         for (at, name) in calls.iter().enumerate() {
@@ -100,8 +102,8 @@ impl Case {
         let plan = Plan::default();
         plan.arm(Some(fault));
         let storage = self.begin();
-        let answer = self.run(&plan, &storage).await;
-        assert_eq!(answer.is_none(), fault.kind == Kind::Crash, "{what}");
+        let outcome = self.run(&plan, &storage).await;
+        assert_eq!(outcome.is_none(), fault.kind == Kind::Crash, "{what}");
         let parts = parts(
             &self.rig.clock,
             vault_plugin_secrets_smtp::provider::connector(),
@@ -111,11 +113,14 @@ impl Case {
             Arc::clone(&storage) as _,
             StaticSystemView::default(),
         );
-        if let Some(answer) = &answer {
+        if let Some((before, answer)) = &outcome {
             self.answer_is_true(&host, answer, what).await;
+            // What the process kept in memory is what storage holds.
+            let (kept, stored) = (before.read("acme/admin"), host.read("acme/admin"));
+            assert_eq!(kept.await.data, stored.await.data, "{what}");
         }
         self.nothing_is_lost(&host, what).await;
-        self.pointers_are_there(&storage, answer.is_none(), what)
+        self.pointers_are_there(&storage, outcome.is_none(), what)
             .await;
         host.events("acme").await;
 
@@ -266,7 +271,8 @@ async fn the_first_server_of_a_mount() {
     let plan = Plan::default();
     plan.arm(None);
     let storage = case.begin();
-    case.run(&plan, &storage).await.unwrap().ok();
+    let (_, answer) = case.run(&plan, &storage).await.unwrap();
+    answer.ok();
     let calls = plan.calls().len();
     for at in 0..calls {
         for after in [false, true] {

@@ -51,7 +51,7 @@ impl LockedTenant {
         let Ok(name) = TenantName::parse(&owner.tenant) else {
             return Ok(false);
         };
-        let record = self.engine.read_tenant(&self.mount, &name).await?;
+        let record = self.engine.load_tenant(&self.mount, &name).await?;
         let Some(record) = record else {
             return Ok(false);
         };

@@ -88,17 +88,34 @@ impl Engine {
         })
     }
 
-    /// Reads a tenant's record without its lock; `None` if there is none.
+    /// Reads a tenant's record without its lock, from memory if it is there; `None` if there is
+    /// none.
     pub(super) async fn read_tenant(
         &self,
         mount: &Mount,
         name: &TenantName,
-    ) -> Result<Option<TenantRecord>, Error> {
-        let bytes = read_bytes(&*mount.storage, name.as_str()).await?;
+    ) -> Result<Option<Arc<TenantRecord>>, Error> {
+        if let Some(record) = self.records.fresh(name.as_str(), &self.role, self.clock()) {
+            return Ok(Some(record));
+        }
+        self.load_tenant(mount, name).await
+    }
+
+    /// Reads a tenant's record without its lock, from storage; `None` if there is none.
+    pub(super) async fn load_tenant(
+        &self,
+        mount: &Mount,
+        name: &TenantName,
+    ) -> Result<Option<Arc<TenantRecord>>, Error> {
+        let before = self.records.before_get();
         let key = storage::tenant_key(name.as_str());
-        bytes
-            .map(|bytes| storage::decode_tenant(&key, &bytes))
-            .transpose()
+        let Some(entry) = mount.storage.get(&key).await? else {
+            return Ok(None);
+        };
+        let record = Arc::new(storage::decode_tenant(&key, &entry.value)?);
+        let bytes = entry.value.len();
+        self.records.fill(&record, bytes, before, self.clock());
+        Ok(Some(record))
     }
 
     fn decode_or_new(
@@ -242,6 +259,18 @@ impl LockedTenant {
     /// Writes the record and finds out what became of it, however long that takes.
     async fn put_record(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
         let key = storage::tenant_key(self.name.as_str());
+        let writing = self.engine.records.write(self.name.as_str());
+        self.put_and_judge(&key, bytes).await?;
+        let stored = self.stored.as_deref().unwrap_or_default();
+        // What cannot be read back is for the next read to report: it was stored all the same.
+        if let Ok(record) = storage::decode_tenant(&key, stored) {
+            writing.stored(&Arc::new(record), stored.len(), self.engine.clock());
+        }
+        Ok(())
+    }
+
+    /// [`LockedTenant::put_record`] without the memory: what storage holds decides.
+    async fn put_and_judge(&mut self, key: &str, bytes: Vec<u8>) -> Result<(), Error> {
         let entry = StorageEntry::new(key, bytes.clone());
         let written = self
             .mount

@@ -38,8 +38,8 @@ async fn it_is_created_once_and_kept_twice() {
         rig.storage.delete(lost).await.unwrap();
         rig.restart();
         rig.settled().await;
-        // A write puts a missing copy back.
-        rig.later(11);
+        // A write puts a missing copy back, once it looks again.
+        rig.later(61);
         rig.write("acme/verify", json!({})).await.ok();
         assert_eq!(bytes(&rig, lost).await, first);
     }

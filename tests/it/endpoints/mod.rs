@@ -1,7 +1,8 @@
 //! The engine's endpoints, file for file as in `src/engine/paths`; `routes` is about all of them,
-//! `nodes`, `secrets` and `waiting` about what holds on every path.
+//! `cache`, `nodes`, `secrets` and `waiting` about what holds on every path.
 
 mod admin;
+mod cache;
 mod config;
 mod deletion;
 mod events;

@@ -123,7 +123,7 @@ struct Output<'a> {
 async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
     let record = engine.read_tenant(&mount, &name).await?;
-    let Some(server) = record.and_then(|record| record.server) else {
+    let Some(server) = record.as_ref().and_then(|record| record.server.as_ref()) else {
         return Ok(None);
     };
     let output = Output {

@@ -5,7 +5,9 @@ use vault_plugin_secrets_smtp::logical::{Storage as _, StorageEntry};
 
 use crate::support::engine::{EMAIL, Rig};
 
-async fn change_record(rig: &Rig, tenant: &str, change: impl FnOnce(&mut Value)) {
+/// Changes a record behind the engine's back; a new process comes upon it.
+async fn change_record(rig: &mut Rig, tenant: &str, change: impl FnOnce(&mut Value)) {
+    rig.restart();
     let key = format!("tenant/{tenant}");
     let entry = rig.storage.get(&key).await.unwrap().unwrap();
     let mut record: Value = serde_json::from_slice(&entry.value).unwrap();
@@ -26,7 +28,7 @@ async fn two_tenants() -> Rig {
 
 #[tokio::test]
 async fn a_moved_ciphertext_does_not_open() {
-    let rig = two_tenants().await;
+    let mut rig = two_tenants().await;
     let foreign = rig.record("other").await.unwrap().credential.unwrap();
     let foreign = json!(foreign.versions[0].password);
     let own = rig.record("acme").await.unwrap().credential.unwrap();
@@ -34,7 +36,7 @@ async fn a_moved_ciphertext_does_not_open() {
     let before = rig.storage.snapshot();
     for moved in [foreign, older] {
         rig.storage.restore(&before);
-        change_record(&rig, "acme", |record| {
+        change_record(&mut rig, "acme", |record| {
             record["credential"]["versions"][1]["password"] = moved;
         })
         .await;
@@ -48,7 +50,7 @@ async fn a_moved_ciphertext_does_not_open() {
     // A token from elsewhere is not sent anywhere.
     rig.storage.restore(&before);
     let token = json!(rig.record("other").await.unwrap().server.unwrap().api_token);
-    change_record(&rig, "acme", |record| {
+    change_record(&mut rig, "acme", |record| {
         record["server"]["api_token"] = token;
     })
     .await;
@@ -59,7 +61,7 @@ async fn a_moved_ciphertext_does_not_open() {
     assert_eq!(rig.mailu.journal().len(), calls);
     // Another endpoint under the same ciphertexts opens none of them.
     rig.storage.restore(&before);
-    change_record(&rig, "acme", |record| {
+    change_record(&mut rig, "acme", |record| {
         record["server"]["mailu_url"] = json!("https://elsewhere.test");
     })
     .await;
@@ -68,19 +70,21 @@ async fn a_moved_ciphertext_does_not_open() {
         .await
         .fails(500, "secret_unreadable");
     rig.storage.restore(&before);
+    rig.restart();
     rig.settled().await;
 }
 
 #[tokio::test]
 async fn a_moved_or_newer_record_is_refused_and_not_written_over() {
-    let rig = two_tenants().await;
+    let mut rig = two_tenants().await;
     let entry = rig.storage.get("tenant/other").await.unwrap().unwrap();
     let moved = StorageEntry::new("tenant/acme", entry.value.clone());
     rig.storage.put(moved).await.unwrap();
+    rig.restart();
     let spoilt = rig.storage.snapshot();
     for newer in [false, true] {
         if newer {
-            change_record(&rig, "other", |record| record["schema"] = json!(2)).await;
+            change_record(&mut rig, "other", |record| record["schema"] = json!(2)).await;
         }
         let tenant = if newer { "other" } else { "acme" };
         let before = rig.storage.snapshot();
@@ -102,6 +106,7 @@ async fn a_moved_or_newer_record_is_refused_and_not_written_over() {
         assert_eq!(rig.storage.snapshot(), before);
     }
     rig.storage.restore(&spoilt);
+    rig.restart();
     // The list shows both all the same.
     let body = json!({ "detailed": true });
     let list = rig
