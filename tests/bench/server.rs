@@ -1,0 +1,189 @@
+//! The server of the benchmark: OpenBao in development mode, storage in memory, no audit device.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+pub const TOKEN: &str = "root-token-of-the-benchmark";
+const NAME: &str = "bench-plugin";
+
+/// A running server; killed when dropped.
+pub struct Server {
+    process: Child,
+    folder: tempfile::TempDir,
+    client: reqwest::Client,
+    pub address: String,
+}
+
+impl Server {
+    /// Starts the server and mounts the plugin at `smtp/`, kv version 1 at `kv1/` and 2 at `kv2/`.
+    pub async fn start(bao: &Path, plugin: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::copy(plugin, folder.path().join(NAME)).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = port.local_addr().unwrap().to_string();
+        drop(port);
+        let log = fs::File::create(folder.path().join("server.log")).unwrap();
+        let process = Command::new(bao)
+            .args(["server", "-dev", "-dev-no-store-token", "-log-level=warn"])
+            .arg(format!("-dev-root-token-id={TOKEN}"))
+            .arg(format!("-dev-listen-address={address}"))
+            .arg(format!("-dev-plugin-dir={}", folder.path().display()))
+            .env("HOME", folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let server = Self {
+            process,
+            folder,
+            client: client(),
+            address,
+        };
+        server.wait_ready().await;
+        server.write("sys/mounts/smtp", json!({"type": NAME})).await;
+        for version in ["1", "2"] {
+            let body = json!({"type": "kv", "options": {"version": version}});
+            server.write(&format!("sys/mounts/kv{version}"), body).await;
+        }
+        server
+    }
+
+    async fn wait_ready(&self) {
+        for _ in 0..600 {
+            let url = format!("http://{}/v1/sys/health", self.address);
+            if self.client.get(url).send().await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let log = fs::read_to_string(self.folder.path().join("server.log"));
+        panic!("the server did not start: {log:?}");
+    }
+
+    /// Writes and requires that it succeeds; repeats what the host asks to repeat.
+    pub async fn write(&self, path: &str, body: Value) -> Value {
+        self.send(Method::POST, path, Some(body)).await
+    }
+
+    pub async fn read(&self, path: &str) -> Value {
+        self.send(Method::GET, path, None).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Value {
+        let url = format!("http://{}/v1/{path}", self.address);
+        for _ in 0..100 {
+            let mut request = self.client.request(method.clone(), &url);
+            request = request.header("x-vault-token", TOKEN);
+            if let Some(body) = &body {
+                request = request.json(body);
+            }
+            let answer = request.send().await.unwrap();
+            let status = answer.status().as_u16();
+            let text = answer.text().await.unwrap();
+            // A fresh kv v2 mount upgrades itself for a moment.
+            if text.contains("Upgrading from non-versioned") {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+            assert!(matches!(status, 200 | 204), "{path}: {status} {text}");
+            return serde_json::from_str(&text).unwrap_or(Value::Null);
+        }
+        panic!("{path} never became ready");
+    }
+
+    /// The plugin's process.
+    pub fn plugin(&self) -> u32 {
+        let server = self.process.id();
+        let children = |pid: u32| {
+            let path = format!("/proc/{pid}/task/{pid}/children");
+            let all = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            let tasks =
+                all.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
+            let text: String = tasks.collect::<Vec<_>>().join(" ");
+            let found: Vec<u32> = text
+                .split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+                .collect();
+            assert!(!found.is_empty(), "no child in {path}");
+            found
+        };
+        children(server)[0]
+    }
+
+    /// The plugin's resident memory now and at most, in MiB.
+    pub fn memory(&self) -> (f64, f64) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.plugin())).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+            kib / 1024.0
+        };
+        (field("VmRSS:"), field("VmHWM:"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// A client for the setting-up; the load has its own.
+fn client() -> reqwest::Client {
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .build()
+        .unwrap()
+}
+
+/// How long a start takes, from exec to the handshake line, in milliseconds; the median of `runs`.
+pub fn handshake(binary: &PathBuf, runs: usize) -> f64 {
+    let certificate = rcgen::generate_simple_self_signed([String::from("localhost")]).unwrap();
+    let pem = certificate.cert.pem();
+    let mut taken: Vec<f64> = (0..runs).map(|_| one_handshake(binary, &pem)).collect();
+    taken.sort_unstable_by(f64::total_cmp);
+    taken[runs / 2]
+}
+
+fn one_handshake(binary: &PathBuf, pem: &str) -> f64 {
+    use std::io::{BufRead as _, BufReader};
+    let begin = std::time::Instant::now();
+    let mut process = Command::new(binary)
+        .env_clear()
+        .env(
+            "VAULT_BACKEND_PLUGIN",
+            "6669da05-b1c8-4f49-97d9-c8e5bed98e20",
+        )
+        .env("PLUGIN_PROTOCOL_VERSIONS", "5")
+        .env("PLUGIN_CLIENT_CERT", pem)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let taken = begin.elapsed().as_secs_f64() * 1e3;
+    assert!(line.starts_with("1|5|unix|"), "{line:?}");
+    // SIGTERM, so that the socket goes with it.
+    let mut kill = Command::new("kill");
+    kill.arg(process.id().to_string()).status().unwrap();
+    process.wait().unwrap();
+    taken
+}
