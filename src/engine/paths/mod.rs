@@ -43,6 +43,7 @@ pub(super) fn router() -> Router<Engine> {
     routes.extend(deletion::routes());
     Router::new(routes)
         .with_help(HELP)
+        .with_name("smtp")
         .with_version(env!("CARGO_PKG_VERSION"))
 }
 
