@@ -64,7 +64,10 @@ pub(super) fn of(field: &Field, direction: Direction) -> Value {
     }
     if let (Some((low, high)), FieldType::Integer) = (field.range, field.kind) {
         set("minimum", Value::from(low));
-        set("maximum", Value::from(high));
+        // No bound is no number that a client could take for one.
+        if high < i64::MAX {
+            set("maximum", Value::from(high));
+        }
     }
     if !field.values.is_empty() {
         let values = field.values.iter().map(|value| Value::from(*value));
