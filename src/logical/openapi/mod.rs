@@ -3,7 +3,7 @@
 //! The host takes `paths` and `components.schemas` from it, puts the mount's path before each path
 //! and merges them with those of every other mount. On the way it decodes the document into Go
 //! types and drops what those do not have: `nullable`, `minimum`, `maximum`, `maxLength`,
-//! `additionalProperties` and `head`; a response under `default` instead of a number would fail the
+//! `additionalProperties`, `head`, and `$ref` unless it is also there as `ref`; a response under `default` instead of a number would fail the
 //! whole server's document. What is dropped is therefore said in the descriptions as well.
 //!
 //! Conventions where OpenAPI and the host's operations differ are those of Go's framework: create
@@ -262,8 +262,12 @@ impl Writer<'_> {
     }
 }
 
+/// Refers to a schema, under two names: the host loses `$ref` from an external plugin's document
+/// and takes `ref` for it, which is then `$ref` in its own (seen on OpenBao 2.7.2). Everybody else
+/// ignores what stands beside `$ref`.
 fn reference(name: &str) -> Value {
-    json!({ "$ref": format!("#/components/schemas/{name}") })
+    let target = format!("#/components/schemas/{name}");
+    json!({ "$ref": &target, "ref": &target })
 }
 
 /// Adds what all operations of a path share.
@@ -466,7 +470,10 @@ mod tests {
         assert_eq!(item["post"]["tags"], json!(["secrets"]));
         assert_eq!(
             item["post"]["requestBody"]["content"]["application/json"]["schema"],
-            json!({ "$ref": "#/components/schemas/MailWriteTenantAdminRequest" })
+            json!({
+                "$ref": "#/components/schemas/MailWriteTenantAdminRequest",
+                "ref": "#/components/schemas/MailWriteTenantAdminRequest",
+            })
         );
         let body = &schemas["MailWriteTenantAdminRequest"];
         assert_eq!(body["required"], json!(["password"]));

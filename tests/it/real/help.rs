@@ -34,12 +34,7 @@ async fn path_help_explains_the_mount_and_each_path() {
         assert!(root.contains(path), "{path} is not in:\n{root}");
         let concrete = path.replace("{tenant}", "acme").replace("{version}", "1");
         let help = text(rig.read(&format!("{concrete}?help=1")).await);
-        for part in [
-            "## PARAMETERS",
-            "## OPERATIONS",
-            "## DESCRIPTION",
-            "    bao ",
-        ] {
+        for part in ["## PARAMETERS", "## OPERATIONS", "## DESCRIPTION", " bao "] {
             assert!(help.contains(part), "{path}:\n{help}");
         }
     }
