@@ -31,13 +31,12 @@ impl EngineName {
     /// `name` is the engine's own; if it has none, the name under which the host knows the plugin
     /// counts, which comes with the request.
     pub(super) fn new(name: &'static str, version: &'static str, request: &Data) -> Self {
-        let told = request.as_map().get("requestResponsePrefix");
-        let told = told.and_then(serde_json::Value::as_str).unwrap_or_default();
-        let name = if name.is_empty() { told } else { name };
-        Self {
-            prefix: openapi::prefix_of(name),
-            version,
-        }
+        let prefix = if name.is_empty() {
+            openapi::told_prefix(request)
+        } else {
+            openapi::prefix_of(name)
+        };
+        Self { prefix, version }
     }
 }
 

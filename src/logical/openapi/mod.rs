@@ -3,8 +3,9 @@
 //! The host takes `paths` and `components.schemas` from it, puts the mount's path before each path
 //! and merges them with those of every other mount. On the way it decodes the document into Go
 //! types and drops what those do not have: `nullable`, `minimum`, `maximum`, `maxLength`,
-//! `additionalProperties`, `head`, and `$ref` unless it is also there as `ref`; a response under `default` instead of a number would fail the
-//! whole server's document. What is dropped is therefore said in the descriptions as well.
+//! `additionalProperties`, `head`, and `$ref` unless it is also there as `ref`. A response under
+//! `default` instead of a number would fail the whole server's document. What is dropped is
+//! therefore said in the descriptions as well.
 //!
 //! Conventions where OpenAPI and the host's operations differ are those of Go's framework: create
 //! and update are both `post`; a list is a `get` of the path with a slash at its end and
@@ -20,7 +21,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::decode::demands;
-use super::{Endpoint, Field, Operation, Pattern, Route};
+use super::{Data, Endpoint, Field, Operation, Pattern, Route};
 use schema::Direction;
 
 /// An OpenAPI 3.0.2 document as the host merges it into its own.
@@ -353,6 +354,12 @@ fn operation_id<S>(prefix: &str, route: &Route<S>, operation: Operation) -> Stri
 fn hyphenated<'a>(words: impl Iterator<Item = &'a str>) -> String {
     let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
     words.join("-")
+}
+
+/// The prefix that the host proposes: its name of the plugin; empty if it says none.
+pub(super) fn told_prefix(request: &Data) -> String {
+    let told = request.as_map().get("requestResponsePrefix");
+    prefix_of(told.and_then(Value::as_str).unwrap_or_default())
 }
 
 /// Turns the host's name of something into a prefix: its letters and digits, in hyphenated words.
