@@ -128,6 +128,17 @@ pub struct Field {
     pub multiline: bool,
     /// Whether an answer may have null here.
     pub nullable: bool,
+    /// Every value there is; empty = any. For help and OpenAPI, as what follows: the handler is who
+    /// refuses other values.
+    pub values: &'static [&'static str],
+    /// The smallest and the largest number.
+    pub range: Option<(i64, i64)>,
+    /// A regular expression (ECMA 262) that the whole text fits.
+    pub pattern: Option<&'static str>,
+    /// The fields of an object, or of each object of a list.
+    pub fields: &'static [Self],
+    /// Whether clients should stop using it.
+    pub deprecated: bool,
 }
 
 impl Field {
@@ -145,6 +156,11 @@ impl Field {
             max_bytes: Self::DEFAULT_MAX_BYTES,
             multiline: false,
             nullable: false,
+            values: &[],
+            range: None,
+            pattern: None,
+            fields: &[],
+            deprecated: false,
         }
     }
 
@@ -234,6 +250,41 @@ impl Field {
     #[must_use]
     pub const fn max_bytes(mut self, limit: usize) -> Self {
         self.max_bytes = limit;
+        self
+    }
+
+    /// Documents the only values there are.
+    #[must_use]
+    pub const fn one_of(mut self, values: &'static [&'static str]) -> Self {
+        self.values = values;
+        self
+    }
+
+    /// Documents the smallest and the largest number.
+    #[must_use]
+    pub const fn range(mut self, low: i64, high: i64) -> Self {
+        self.range = Some((low, high));
+        self
+    }
+
+    /// Documents the regular expression (ECMA 262) that the whole text fits.
+    #[must_use]
+    pub const fn pattern(mut self, pattern: &'static str) -> Self {
+        self.pattern = Some(pattern);
+        self
+    }
+
+    /// Documents what an object, or each object of a list, holds.
+    #[must_use]
+    pub const fn of(mut self, fields: &'static [Self]) -> Self {
+        self.fields = fields;
+        self
+    }
+
+    /// Documents that clients should stop using the field.
+    #[must_use]
+    pub const fn deprecated(mut self) -> Self {
+        self.deprecated = true;
         self
     }
 

@@ -77,6 +77,7 @@ pub enum RouteError {
 /// ```
 pub struct Router<S> {
     help: &'static str,
+    name: &'static str,
     version: &'static str,
     /// In matching order.
     routes: Vec<(Pattern, Route<S>)>,
@@ -108,6 +109,7 @@ impl<S> Router<S> {
         parsed.sort_by_cached_key(|(pattern, _)| pattern.shape());
         Self {
             help: "",
+            name: "",
             version: "",
             routes: parsed,
             unparsable,
@@ -118,6 +120,15 @@ impl<S> Router<S> {
     #[must_use]
     pub const fn with_help(mut self, help: &'static str) -> Self {
         self.help = help;
+        self
+    }
+
+    /// Sets the name of the engine, which begins every operation's and schema's name in the OpenAPI
+    /// document: the host merges all mounts' documents. Without it the host's name of the plugin
+    /// does.
+    #[must_use]
+    pub const fn with_name(mut self, name: &'static str) -> Self {
+        self.name = name;
         self
     }
 
@@ -235,11 +246,12 @@ impl<S: Send + Sync + 'static> Router<S> {
     }
 
     fn answer_help(&self, request: &Request) -> Reply {
+        let engine = help::EngineName::new(self.name, self.version, &request.data);
         let data = match request.path.trim_end_matches('/') {
-            "" | "help" => help::of_mount(self.help, self.version, self.routes())?,
+            "" | "help" => help::of_mount(self.help, &engine, self.routes())?,
             path => {
                 let (route, _) = self.find(request).ok_or(Error::UnsupportedPath)?;
-                help::of_path(path, self.version, route)?
+                help::of_path(path, &engine, route)?
             }
         };
         Ok(Some(Response::data(data)))

@@ -30,13 +30,15 @@ const FIELDS: &[Field] = &[
     .default("1h"),
     Field::duration(
         "notify_before",
-        "How long before a change its notice is sent.",
+        "How long before a change its notice is sent; at most 90 days.",
     )
     .default("7d"),
-    Field::integer("max_parallel", "Changes under way at once; 1 to 256.").default("16"),
+    Field::integer("max_parallel", "Changes under way at once; 1 to 256.")
+        .range(1, 256)
+        .default("16"),
     Field::duration(
         "min_rotation_interval",
-        "The shortest time between two changes on request.",
+        "The shortest time between two changes on request; at most 30 days.",
     )
     .default("5m"),
     Field::duration(
@@ -45,17 +47,21 @@ const FIELDS: &[Field] = &[
     )
     .default("5m"),
     Field::duration("wait", "How long a request waits for Mailu; 1s to 25s.").default("8s"),
-    Field::integer("password_bytes", "Random bytes of a password; 16 to 64.").default("32"),
+    Field::integer("password_bytes", "Random bytes of a password; 16 to 64.")
+        .range(16, 64)
+        .default("32"),
     Field::integer(
         "emergency_password_bytes",
         "Random bytes after an emergency; 16 to 64.",
     )
+    .range(16, 64)
     .default("48"),
     Field::text(
         "password_encoding",
-        "base64, base64url, or mailu_hex: 32 hexadecimal digits, which Mailu's login limiter lets \
-         pass.",
+        "How random bytes are written; mailu_hex: 32 hexadecimal digits, which Mailu's login \
+         limiter lets pass.",
     )
+    .one_of(&["base64", "base64url", "mailu_hex"])
     .default("base64"),
     Field::text(
         "password_policy",
@@ -64,7 +70,9 @@ const FIELDS: &[Field] = &[
     .max_bytes(128)
     .example("smtp")
     .nullable(),
-    Field::integer("max_versions", "Versions kept per tenant; 2 to 100.").default("10"),
+    Field::integer("max_versions", "Versions kept per tenant; 2 to 100.")
+        .range(2, 100)
+        .default("10"),
     Field::duration(
         "reveal_ttl",
         "Wrapping TTL of a revealed password; 1m to 1d.",
@@ -77,7 +85,7 @@ const FIELDS: &[Field] = &[
     .default("false"),
     Field::duration(
         "deleted_retention",
-        "How long a deleted credential is kept.",
+        "How long a deleted credential is kept; 1 day to 10 years.",
     )
     .default("30d"),
     Field::texts(
@@ -93,10 +101,13 @@ const FIELDS: &[Field] = &[
     .default("true"),
     Field::text(
         "audit_mode",
-        "best_effort, or required: an automatic change waits for the audit devices.",
+        "Whether an automatic change waits for the audit devices.",
     )
+    .one_of(&["best_effort", "required"])
     .default("best_effort"),
-    Field::instant("paused_until", "Until when all automatic work rests.").nullable(),
+    Field::instant("paused_until", "Until when all automatic work rests.")
+        .example("2026-12-24T18:00:00Z")
+        .nullable(),
 ];
 
 pub(super) fn route() -> Route<Engine> {
@@ -104,7 +115,10 @@ pub(super) fn route() -> Route<Engine> {
         pattern: "config",
         synopsis: "The mount's settings.",
         description: "Reads or changes the settings of the mount. A write changes what it names \
-                      and keeps the rest; null restores a default.",
+                      and keeps the rest; null restores a default.
+
+    bao write smtp/config rotation_period=90d allowed_hosts=10.0.0.0/8
+    echo '{\"rotation_period\":null}' | bao patch smtp/config -",
         fields: FIELDS,
         endpoints: vec![
             Endpoint {

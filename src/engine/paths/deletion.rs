@@ -19,7 +19,9 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             pattern: "{tenant}/undelete",
             synopsis: "Bring a deleted credential back.",
             description: "Undoes a soft delete within the mount's deleted_retention. Mailu was \
-                          never touched, so the password is what it was.",
+                          never touched, so the password is what it was.
+
+    bao write smtp/acme/undelete reason=\"deleted by mistake\"",
             fields: &[super::TENANT, super::REASON],
             endpoints: vec![Endpoint {
                 operations: &[Operation::Create, Operation::Update],
@@ -34,7 +36,9 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             synopsis: "Remove a credential's passwords for good.",
             description: "Removes every stored password of the tenant; nothing brings them back. \
                           Mailu is not touched: whoever knows the live password can still log in. \
-                          Version numbers and events go on if the tenant is created again.",
+                          Version numbers and events go on if the tenant is created again.
+
+    bao write smtp/acme/destroy confirm=acme reason=\"customer left\"",
             fields: const {
                 &[
                     super::TENANT,

@@ -21,8 +21,65 @@ const FIELDS: &[Field] = &[
     Field::integer(
         "after",
         "Only events before this number: the last one of the page before.",
+    )
+    .range(1, i64::MAX)
+    .example("17"),
+    Field::integer("limit", "At most so many events; 1 to 200.")
+        .range(1, 200)
+        .default("50"),
+];
+
+const EVENT: &[Field] = &[
+    Field::text("event", "What happened.").example("smtp_credentials_rotated"),
+    super::EVENT_ID,
+    super::SEQ,
+    Field::text(
+        "lineage",
+        "Changes when storage is found to have gone back in time.",
+    )
+    .example("01K8Z5Y4N6D3T7Q2W9R1M0XVBC"),
+    Field::text(
+        "prev_hash",
+        "The `hash` of the event before; 64 zeros for the first.",
     ),
-    Field::integer("limit", "At most so many events; 1 to 200.").default("50"),
+    Field::text(
+        "hash",
+        "Hexadecimal SHA-256 of the event without its private fields.",
+    ),
+    Field::text(
+        "detail_hash",
+        "Hexadecimal HMAC-SHA256 of the private fields.",
+    ),
+    Field::text("tenant_id", "The tenant.").example("acme"),
+    Field::text(
+        "user_id",
+        "Who asked: an entity id, no_entity for a token without one, or system.",
+    )
+    .example("system"),
+    Field::text(
+        "display_name",
+        "What the server calls who asked; absent for the engine itself.",
+    )
+    .example("userpass-alice"),
+    Field::instant("timestamp", "When it happened.").example("2026-09-01T02:14:00Z"),
+    Field::text("severity", "How urgent it is.").one_of(&["info", "warning", "critical"]),
+    Field::text(
+        "rotation_type",
+        "Why a password changed; absent if none did.",
+    )
+    .one_of(super::ROTATION_TYPES),
+    Field::integer("version", "The version it is about, if it is about one.").example("4"),
+    Field::integer("previous_version", "The version that was current before.").example("3"),
+    Field::instant("previous_rotation", "When the password had changed before."),
+    Field::text("reason", "What the caller gave as reason.").example("quarterly change"),
+    Field::text("incident_id", "The incident of an emergency reset."),
+    Field::text("outcome", "How it ended; started: a later event tells.")
+        .one_of(&["started", "success", "failure"]),
+    Field::text("error_code", "The stable code of a failure.").example("mailu_unreachable"),
+    Field::text(
+        "request_id",
+        "The server's identifier of the request; absent for automatic work.",
+    ),
 ];
 
 pub(super) fn route() -> Route<Engine> {
@@ -30,14 +87,16 @@ pub(super) fn route() -> Route<Engine> {
         pattern: "{tenant}/events",
         synopsis: "What happened to the tenant, newest first.",
         description: "Answers the tenant's events: every change, attempt and failure, numbered \
-                      without gaps and chained by hash. Never a secret.",
+                      without gaps and chained by hash. Never a secret.
+
+    bao read -format=json smtp/acme/events limit=20",
         fields: FIELDS,
         endpoints: vec![Endpoint {
             operations: &[Operation::Read],
             summary: "Read what happened to the tenant.",
             answers: const {
                 &[
-                    Field::objects("events", "The events, newest first."),
+                    Field::objects("events", "The events, newest first.").of(EVENT),
                     Field::integer(
                         "next",
                         "Pass as `after` for the next page; null at the end.",

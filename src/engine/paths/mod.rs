@@ -25,7 +25,14 @@ it encrypted, hands it out, changes it at Mailu without ever losing it, and reco
 does as events.
 
 Start with <tenant>/config (the Mailu server), then <tenant>/admin (the credential); read \
-<tenant>/admin for the password and write <tenant>/rotate to change it.";
+<tenant>/admin for the password and write <tenant>/rotate to change it.
+
+Examples, for a mount at smtp/ and a tenant acme:
+
+    bao write smtp/acme/config mailu_url=https://mail.acme.example api_token=-
+    bao write smtp/acme/admin username=admin@acme.example
+    bao read smtp/acme/admin
+    bao write smtp/acme/rotate reason=\"quarterly change\"";
 
 /// Every path of the engine. The README's table is checked against it.
 pub(super) fn router() -> Router<Engine> {
@@ -43,18 +50,57 @@ pub(super) fn router() -> Router<Engine> {
     routes.extend(deletion::routes());
     Router::new(routes)
         .with_help(HELP)
+        .with_name("smtp")
         .with_version(env!("CARGO_PKG_VERSION"))
 }
 
 /// The tenant of the path.
-const TENANT: Field = Field::text("tenant", "Name of the tenant.")
-    .required()
-    .example("acme");
+const TENANT: Field = Field::text(
+    "tenant",
+    "Name of the tenant: 1 to 64 of a-z, 0-9, `_` and `-`, a letter or digit at both ends.",
+)
+.pattern("^[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?$")
+.required()
+.example("acme");
 
 /// Why somebody does something.
 const REASON: Field = Field::text("reason", "Why this is done; kept in the event.")
     .max_bytes(512)
     .example("quarterly change");
+
+/// Every state of a credential.
+const STATES: &[&str] = &["settled", "uncertain", "drift"];
+
+/// How well a password is known to have been live.
+const PROOFS: &[&str] = &["hash", "login", "acknowledged", "imported"];
+
+/// Why a password changed.
+const ROTATION_TYPES: &[&str] = &[
+    "automated",
+    "manual",
+    "emergency",
+    "bulk",
+    "rollback",
+    "reveal",
+    "rehome",
+];
+
+/// An event's number.
+const SEQ: Field = Field::integer("seq", "The number of the event within the tenant.")
+    .range(1, i64::MAX)
+    .example("7");
+
+/// An event's identifier.
+const EVENT_ID: Field = Field::text("event_id", "The identifier of the event, a ULID.")
+    .example("01K8Z5Y4N6D3T7Q2W9R1M0XVBC");
+
+/// When the schedule acts.
+const NEXT_ROTATION: Field = Field::instant(
+    "next_rotation",
+    "When the schedule changes the password next.",
+)
+.example("2027-02-28T02:14:00Z")
+.nullable();
 
 /// Parses the path's tenant.
 fn tenant(call: &Call) -> Result<TenantName, Error> {

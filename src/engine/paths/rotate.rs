@@ -23,15 +23,12 @@ const ANSWERS: &[Field] = &[
     Field::integer("previous_version", "The version that was current before.")
         .example("3")
         .nullable(),
-    Field::instant("last_rotated", "When the new password became current."),
-    Field::instant(
-        "next_rotation",
-        "When the schedule changes the password next.",
-    )
-    .nullable(),
+    Field::instant("last_rotated", "When the new password became current.")
+        .example("2026-09-01T02:14:00Z"),
+    super::NEXT_ROTATION,
     Field::text("event", "The name of the event.").example("smtp_credentials_rotated"),
-    Field::text("event_id", "The identifier of the event."),
-    Field::integer("seq", "The number of the event within the tenant."),
+    super::EVENT_ID,
+    super::SEQ,
 ];
 
 pub(super) fn route() -> Route<Engine> {
@@ -41,7 +38,9 @@ pub(super) fn route() -> Route<Engine> {
         description: "Generates a password, stores it, sets it in Mailu, proves it and makes it \
                       the current version, in this order. The old password stops working at once. \
                       If an earlier change is still open, that one is settled and answered \
-                      instead. The answer never holds a password: read <tenant>/admin.",
+                      instead. The answer never holds a password: read <tenant>/admin.
+
+    bao write smtp/acme/rotate reason=\"quarterly change\"",
         fields: FIELDS,
         endpoints: vec![Endpoint {
             operations: &[Operation::Create, Operation::Update],

@@ -19,31 +19,46 @@ const ANSWERS: &[Field] = &[
         "state",
         "settled, uncertain or drift; null without a credential.",
     )
+    .one_of(super::STATES)
     .example("settled")
     .nullable(),
     Field::boolean("deleted", "Whether the credential was deleted softly."),
-    Field::instant(
-        "next_rotation",
-        "When the schedule changes the password next.",
-    )
-    .nullable(),
+    super::NEXT_ROTATION,
     Field::instant("notice_sent_at", "When the notice of that change was sent.").nullable(),
     Field::object(
         "drift",
-        "What Mailu was found to hold: code, live_version, since.",
+        "What Mailu was found to hold, if not the current password.",
     )
+    .of(const {
+        &[
+            Field::text("code", "What was found.").example("foreign_password"),
+            Field::integer("live_version", "The stored version that is live, or null.").nullable(),
+            Field::instant("since", "When it was found."),
+        ]
+    })
     .nullable(),
-    Field::object(
-        "open_work",
-        "The open change of the password: version, sends, since.",
-    )
-    .nullable(),
+    Field::object("open_work", "The open change of the password.")
+        .of(const {
+            &[
+                Field::integer("version", "The version the new password gets.").example("4"),
+                Field::integer("sends", "How often it was sent to Mailu.").example("1"),
+                Field::instant("since", "When it was announced."),
+            ]
+        })
+        .nullable(),
     Field::instant("last_attempt", "When a change was last tried.").nullable(),
-    Field::object(
-        "last_error",
-        "The last failure: code, message, since, attempts, next_attempt, hint.",
-    )
-    .nullable(),
+    Field::object("last_error", "The last failure and what to do about it.")
+        .of(const {
+            &[
+                Field::text("code", "Its stable code.").example("mailu_unreachable"),
+                Field::text("message", "What is wrong."),
+                Field::instant("since", "When it first failed so."),
+                Field::integer("attempts", "How often it was tried since.").example("2"),
+                Field::instant("next_attempt", "When the engine tries again by itself.").nullable(),
+                Field::text("hint", "What to do."),
+            ]
+        })
+        .nullable(),
 ];
 
 pub(super) fn route() -> Route<Engine> {
@@ -51,7 +66,9 @@ pub(super) fn route() -> Route<Engine> {
         pattern: "{tenant}/status",
         synopsis: "How the tenant is doing.",
         description: "Answers the state of the credential, the next change, work that is still \
-                      open, and the last failure with what to do about it.",
+                      open, and the last failure with what to do about it.
+
+    bao read -format=json smtp/acme/status",
         fields: &[super::TENANT],
         endpoints: vec![Endpoint {
             operations: &[Operation::Read],

@@ -18,19 +18,23 @@ use crate::logical::{
 const MOST_DETAILED: i64 = 100;
 
 const FIELDS: &[Field] = &[
-    Field::text("after", "Only names after this one.").max_bytes(64),
+    Field::text("after", "Only names after this one.")
+        .max_bytes(64)
+        .example("acme"),
     Field::integer(
         "limit",
         "At most so many names; all if absent (100 with detailed).",
-    ),
+    )
+    .range(1, i64::MAX)
+    .example("100"),
     Field::boolean("detailed", "Also answer each tenant's state as key_info.").default("false"),
 ];
 
 const ANSWERS: &[Field] = &[
-    Field::texts("keys", "The tenants' names, sorted."),
+    Field::texts("keys", "The tenants' names, sorted.").example("acme,globex"),
     Field::object(
         "key_info",
-        "With detailed=true: state, deleted, next_rotation and error by tenant.",
+        "With detailed=true: by tenant an object of state, deleted, next_rotation and error.",
     ),
 ];
 
@@ -47,7 +51,9 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
         Route {
             pattern: "",
             synopsis: "The tenants of this mount.",
-            description: "Lists the tenants' names, sorted; `after` and `limit` page through them.",
+            description: "Lists the tenants' names, sorted; `after` and `limit` page through them.
+
+    bao list smtp/",
             fields: FIELDS,
             endpoints: vec![list()],
             existence: None,
@@ -55,9 +61,13 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
         Route {
             pattern: "tenants",
             synopsis: "The tenants of this mount.",
-            description: "Lists the tenants' names, sorted; `after` and `limit` page through them. \
+            description:
+                "Lists the tenants' names, sorted; `after` and `limit` page through them. \
                           With detailed=true each name comes with state, next_rotation and error \
-                          code.",
+                          code.
+
+    bao list smtp/tenants
+    curl -H \"X-Vault-Token: $TOKEN\" \"$BAO_ADDR/v1/smtp/tenants?list=true&detailed=true\"",
             fields: FIELDS,
             endpoints: vec![list()],
             existence: None,

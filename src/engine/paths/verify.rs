@@ -14,8 +14,13 @@ use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Respo
 use crate::provider::ServerVersion;
 
 const ANSWERS: &[Field] = &[
-    Field::text("state", "settled, uncertain or drift.").example("settled"),
-    Field::integer("version", "The version that reads answer."),
+    Field::text("state", "settled, uncertain or drift; see <tenant>/admin.")
+        .one_of(super::STATES)
+        .example("settled")
+        .nullable(),
+    Field::integer("version", "The version that reads answer.")
+        .example("4")
+        .nullable(),
     Field::integer(
         "live_version",
         "The stored version that is live in Mailu, or null.",
@@ -31,7 +36,12 @@ const ANSWERS: &[Field] = &[
         "The account's app tokens; null if the server has none.",
     )
     .nullable(),
-    Field::text("mailu_version", "2.0, 2024.06 (or later), or unknown.").example("2024.06"),
+    Field::text(
+        "mailu_version",
+        "Which Mailu it is; 2024.06 stands for later ones too.",
+    )
+    .one_of(&["2.0", "2024.06", "unknown"])
+    .example("2024.06"),
 ];
 
 pub(super) fn route() -> Route<Engine> {
@@ -41,7 +51,9 @@ pub(super) fn route() -> Route<Engine> {
         description: "Settles a change that is still open, then compares every stored password \
                       with the hash Mailu keeps; no login is made and no limiter touched. \
                       Nothing is changed in Mailu unless a change is open: settling it may send \
-                      the new password again. What came out is stored and answered.",
+                      the new password again. What came out is stored and answered.
+
+    bao write -f smtp/acme/verify",
         fields: &[super::TENANT],
         endpoints: vec![Endpoint {
             operations: &[Operation::Create, Operation::Update],

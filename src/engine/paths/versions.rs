@@ -14,26 +14,40 @@ use crate::logical::{
 };
 
 const ANSWERS: &[Field] = &[
-    Field::integer("version", "The version."),
-    Field::instant("created_at", "When it was made."),
+    Field::integer("version", "The version.").example("3"),
+    Field::instant("created_at", "When it was made.").example("2026-09-01T02:14:00Z"),
     Field::text(
         "created_by",
         "Who asked for it: an entity id, no_entity, or system.",
-    ),
+    )
+    .example("system"),
     Field::text(
         "rotation_type",
         "Why it was made; null for the first or an imported one.",
     )
+    .one_of(super::ROTATION_TYPES)
     .example("manual")
     .nullable(),
-    Field::text("position", "current, previous, candidate or abandoned.").example("current"),
+    Field::text(
+        "position",
+        "What it is now; candidate: of a change that is still open.",
+    )
+    .one_of(&["current", "previous", "candidate", "abandoned"])
+    .example("current"),
     Field::boolean("compromised", "Whether it must never be used again."),
-    Field::text("incident_id", "The incident that compromised it."),
-    Field::text("reset_by", "Who reset it."),
+    Field::text(
+        "incident_id",
+        "The incident that compromised it; empty without one.",
+    ),
+    Field::text("reset_by", "Who reset it; empty if nobody did."),
     Field::instant("reset_at", "When it was reset.").nullable(),
-    Field::text("proof", "How well it is known to have been live.")
-        .example("hash")
-        .nullable(),
+    Field::text(
+        "proof",
+        "How well it is known to have been live; null if it is not.",
+    )
+    .one_of(super::PROOFS)
+    .example("hash")
+    .nullable(),
 ];
 
 pub(super) fn routes() -> [Route<Engine>; 2] {
@@ -41,12 +55,14 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
         Route {
             pattern: "{tenant}/versions",
             synopsis: "The versions kept of a tenant's password.",
-            description: "Lists the numbers of the kept versions, an open candidate included.",
+            description: "Lists the numbers of the kept versions, an open candidate included.
+
+    bao list smtp/acme/versions",
             fields: &[super::TENANT],
             endpoints: vec![Endpoint {
                 operations: &[Operation::List],
                 summary: "List the kept versions.",
-                answers: const { &[Field::texts("keys", "The version numbers.")] },
+                answers: const { &[Field::texts("keys", "The version numbers.").example("1,2,3")] },
                 handler: |engine, mount, call| Box::pin(list(engine, mount, call)),
             }],
             existence: None,
@@ -54,12 +70,16 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
         Route {
             pattern: "{tenant}/versions/{version}",
             synopsis: "What is known of one version; never its password.",
-            description: "Answers when, by whom and why a version was made, what became of it, and \
-                          whether it is compromised. The password itself is never answered here.",
+            description:
+                "Answers when, by whom and why a version was made, what became of it, and \
+                          whether it is compromised. The password itself is never answered here.
+
+    bao read smtp/acme/versions/1",
             fields: const {
                 &[
                     super::TENANT,
                     Field::integer("version", "Number of the version.")
+                        .range(1, i64::MAX)
                         .required()
                         .example("1"),
                 ]

@@ -76,6 +76,14 @@ impl Api {
         self.with_token(made.body["auth"]["client_token"].as_str().unwrap())
     }
 
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(super) fn token(&self) -> &str {
+        &self.token
+    }
+
     pub(super) fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let url = format!("{}/v1/{path}", self.address);

@@ -2,7 +2,8 @@
 //!
 //! Needs an OpenBao binary in `SMTP_TEST_BAO`; `./scripts/test` provides it. With
 //! `SMTP_TEST_VAULT` the story is told to that Vault as well. `SMTP_TEST_PLUGIN` replaces the
-//! plugin's binary, for example by a released one.
+//! plugin's binary, for example by a released one. `SMTP_TEST_OPENAPI` is the folder with the
+//! OpenAPI tools.
 //!
 //! Here is only what needs a real host: what it makes of our answers, what it writes about them,
 //! how it starts, kills and revives us.
@@ -12,6 +13,7 @@ mod api;
 mod crash;
 mod errors;
 mod help;
+mod openapi;
 mod rig;
 mod server;
 mod story;

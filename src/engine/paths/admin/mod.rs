@@ -38,17 +38,14 @@ const STATE: Field = Field::text(
     "settled: the password was proven live and nothing was sent since. uncertain: something was \
      sent whose outcome is open; use `candidates` as well. drift: Mailu holds another password.",
 )
+.one_of(super::STATES)
 .example("settled");
 const PROOF: Field = Field::text(
     "proof",
-    "How well it is known: hash, login, acknowledged, or imported (not checked yet).",
+    "How well it is known: Mailu's hash fits, a login worked, Mailu said yes, or not checked yet.",
 )
+.one_of(super::PROOFS)
 .example("hash")
-.nullable();
-const NEXT_ROTATION: Field = Field::instant(
-    "next_rotation",
-    "When the schedule changes the password next.",
-)
 .nullable();
 
 const FIELDS: &[Field] = &[
@@ -67,33 +64,39 @@ const FIELDS: &[Field] = &[
     Field::instant(
         "last_rotated",
         "When an imported password was last changed.",
-    ),
+    )
+    .example("2026-09-01T00:00:00Z"),
     Field::integer(
         "cas",
         "0: only create. n: only if the current version is n.",
-    ),
+    )
+    .range(0, i64::MAX)
+    .example("3"),
 ];
 
 const READ_ANSWERS: &[Field] = &[
     USERNAME,
     Field::secret("password", "The password to use."),
     WEBMAIL_URL,
-    Field::texts("admin_emails", "Who is told about changes."),
-    Field::instant("created_at", "When the credential was created."),
-    Field::instant("last_rotated", "When the password last changed."),
+    Field::texts("admin_emails", "Who is told about changes.").example("ops@acme.example"),
+    Field::instant("created_at", "When the credential was created.")
+        .example("2026-03-05T09:30:00Z"),
+    Field::instant("last_rotated", "When the password last changed.")
+        .example("2026-09-01T02:14:00Z"),
     Field::instant("last_vault_rotation", "The same instant as last_rotated."),
     ROTATION_POLICY,
-    Field::duration("rotation_period", "The policy in seconds; 0 for manual."),
-    NEXT_ROTATION,
-    Field::duration("ttl", "When to read again; never 0."),
+    Field::duration("rotation_period", "The policy in seconds; 0 for manual.").example("180d"),
+    super::NEXT_ROTATION,
+    Field::duration("ttl", "In how many seconds to read again; never 0.").example("5m"),
     VERSION,
     STATE,
     PROOF,
     Field::instant("verified_at", "When that was last established.").nullable(),
     Field::objects(
         "candidates",
-        "In doubt: every value that may be live, newest first, each with version, password and compromised.",
-    ),
+        "In doubt: every value that may be live, newest first.",
+    )
+    .of(CANDIDATE),
     Field::integer(
         "live_version",
         "In drift: the stored version that is live, or null.",
@@ -101,16 +104,22 @@ const READ_ANSWERS: &[Field] = &[
     .nullable(),
 ];
 
+const CANDIDATE: &[Field] = &[
+    Field::integer("version", "Its version.").example("4"),
+    Field::secret("password", "A password that may be live."),
+    Field::boolean("compromised", "Whether it must not be used again.").example("false"),
+];
+
 const WRITE_ANSWERS: &[Field] = &[
     super::TENANT,
-    VERSION,
-    STATE,
+    VERSION.nullable(),
+    STATE.nullable(),
     PROOF,
-    NEXT_ROTATION,
+    super::NEXT_ROTATION,
     Field::text("event", "The name of the event; absent if nothing changed.")
         .example("smtp_credentials_stored"),
-    Field::text("event_id", "The identifier of the event."),
-    Field::integer("seq", "The number of the event within the tenant."),
+    super::EVENT_ID,
+    super::SEQ,
 ];
 
 pub(super) fn route() -> Route<Engine> {
@@ -121,7 +130,10 @@ pub(super) fn route() -> Route<Engine> {
                       is generated and set in Mailu (which needs <tenant>/config); with it, an \
                       existing one is imported after a check against Mailu. A write keeps what it \
                       does not name; null restores a default. Delete is soft: the passwords are \
-                      kept for the mount's deleted_retention.",
+                      kept for the mount's deleted_retention.
+
+    bao write smtp/acme/admin username=admin@acme.example rotation_policy=180_days
+    bao read -field=password smtp/acme/admin",
         fields: FIELDS,
         endpoints: vec![
             Endpoint {

@@ -84,7 +84,10 @@ pub(super) fn route() -> Route<Engine> {
                       refused, private ones unless the mount's allowed_hosts lists them. A write \
                       that changes mailu_url, ca_cert, tls_server_name or smtp_address must carry \
                       api_token. Once a credential exists, such a change is accepted only if the \
-                      new endpoint turns out to be the same server.",
+                      new endpoint turns out to be the same server.
+
+    printf %s \"$API_TOKEN\" | bao write smtp/acme/config \\
+      mailu_url=https://mail.acme.example api_token=-",
         fields: FIELDS,
         endpoints: vec![
             Endpoint {
