@@ -9,10 +9,15 @@
 
 mod acl;
 mod api;
+mod cluster;
 mod crash;
 mod errors;
+mod handover;
 mod help;
+mod process;
 mod rig;
 mod server;
+mod standby;
 mod story;
+mod taint;
 mod upgrade;
