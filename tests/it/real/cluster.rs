@@ -54,20 +54,26 @@ impl Cluster {
         &self.nodes
     }
 
-    /// Waits until one node is active and the other one its standby.
+    /// Waits until one node is active and the other one its standby, with a way to it: for a
+    /// moment after a change of roles the host redirects clients (307) or knows no active node.
     pub(super) async fn roles(&self) -> Roles {
-        until("one node is active and one a standby", async || {
-            let [one, two] = &self.nodes;
-            let (active, standby) = match (one.role().await?, two.role().await?) {
-                (Role::Active, Role::Standby) => (one, two),
-                (Role::Standby, Role::Active) => (two, one),
-                _ => return None,
-            };
-            Some(Roles {
-                active: Arc::clone(active),
-                standby: Arc::clone(standby),
-            })
-        })
+        let [one, two] = &self.nodes;
+        until(
+            "one node is active and the other one's way to it",
+            async || {
+                let (active, standby) = match (one.role().await?, two.role().await?) {
+                    (Role::Active, Role::Standby) => (one, two),
+                    (Role::Standby, Role::Active) => (two, one),
+                    _ => return None,
+                };
+                // Writes go to the active node.
+                let written = standby.api().write("cubbyhole/way", json!({"a": 1})).await;
+                (written.status == 204).then(|| Roles {
+                    active: Arc::clone(active),
+                    standby: Arc::clone(standby),
+                })
+            },
+        )
         .await
     }
 

@@ -19,6 +19,22 @@ use super::process::{Process, runs};
 pub(super) const PLUGIN: &str = "vault-plugin-secrets-smtp";
 pub(super) const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
 
+/// The version that the next release would have, if it were the same program: as long as
+/// [`VERSION`], so that one can stand in the place of the other.
+pub(super) const NEXT: &str = "v9.8.7";
+
+/// The program of [`NEXT`]: this one with another number in it.
+fn next(mut program: Vec<u8>) -> Vec<u8> {
+    let [old, new] = [VERSION, NEXT].map(|version| version[1..].as_bytes());
+    assert_eq!(old.len(), new.len(), "choose a NEXT as long as VERSION");
+    let starts = program.windows(old.len()).enumerate();
+    let starts = starts.filter_map(|(at, bytes)| (bytes == old).then_some(at));
+    for at in starts.collect::<Vec<_>>() {
+        program[at..at + new.len()].copy_from_slice(new);
+    }
+    program
+}
+
 /// Waits for a condition that another process brings about; half a minute at most.
 pub(super) async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     for _ in 0..1200 {
@@ -173,13 +189,17 @@ impl Server {
         self.api().write(&path, entry).await
     }
 
-    /// Puts the plugin's file where the server looks for it, and returns its path.
+    /// Puts the plugin's file where the server looks for it, and returns its path. The one of
+    /// [`NEXT`] reports that version.
     pub(super) fn install(&self, version: Option<&str>) -> PathBuf {
         let program = std::env::var("SMTP_TEST_PLUGIN")
             .unwrap_or_else(|_unset| env!("CARGO_BIN_EXE_vault-plugin-secrets-smtp").to_owned());
         let command = format!("{PLUGIN}-{}", version.unwrap_or("unversioned"));
         let file = self.file("plugins").join(command);
-        fs::copy(program, &file).unwrap();
+        fs::copy(&program, &file).unwrap();
+        if version == Some(NEXT) {
+            fs::write(&file, next(fs::read(program).unwrap())).unwrap();
+        }
         file
     }
 

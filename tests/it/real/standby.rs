@@ -25,12 +25,12 @@ async fn ticks(rig: &Rig) -> usize {
     let log = rig.server.log();
     let own = log.lines().filter(|line| line.contains(&accessor));
     own.filter(|line| {
-        line.contains("handle request") && line.contains(" path= status=finished err=<nil>")
+        line.contains("handle request") && line.contains(r#" path="" status=finished err=<nil>"#)
     })
     .count()
 }
 
-/// A settled mount and two minutes of nothing but ticks.
+/// The host sends ticks to every node; with nothing due they are all that happens for a minute.
 #[tokio::test]
 async fn a_standby_s_plugin_starts_and_takes_its_ticks_without_a_complaint() {
     let cluster = Cluster::shared().await;
@@ -154,9 +154,10 @@ async fn a_standby_leaves_everything_else_to_the_active_node() {
             .forwarded(Asked::Read, &standby.path("acme/events")),
         1
     );
-    let numbers = events.data()["events"].as_array().unwrap();
-    let numbers: Vec<_> = numbers.iter().map(|event| &event["seq"]).collect();
-    assert_eq!(numbers, [5, 4, 3, 2, 1], "nothing happened twice");
+    let events = events.data()["events"].as_array().unwrap();
+    let count = |name: &str| events.iter().filter(|it| it["event"] == name).count();
+    assert_eq!(count("smtp_credentials_stored"), 1, "{events:#?}");
+    assert_eq!(count("smtp_credentials_rotated"), 1, "{events:#?}");
 
     let destroy = json!({"reason": "left", "confirm": "acme"});
     write("acme/destroy", destroy, 1).await;

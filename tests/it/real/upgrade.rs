@@ -1,4 +1,5 @@
-//! Two entries of the catalog side by side: how an operator moves a mount from one to the other.
+//! Two versions in the catalog side by side, each with a file of its own: how an operator moves a
+//! mount from one to the other.
 
 use std::path::PathBuf;
 
@@ -7,35 +8,28 @@ use serde_json::json;
 use super::cluster::Cluster;
 use super::process::{program, runs};
 use super::rig::{Rig, revived};
-use super::server::{PLUGIN, Product, Server, VERSION, until};
+use super::server::{NEXT, PLUGIN, Server, VERSION, until};
 
-/// The host refuses a version number that the program does not report, so one program can stand
-/// in the catalog twice only as a version and as none.
 #[tokio::test]
 async fn a_mount_moves_from_one_catalog_entry_to_another() {
-    let server = Server::start(Product::OpenBao).await;
-    server.register(None).await;
-    server.mount("smtp", None).await;
-    let rig = Rig::at(server, "smtp").await;
+    let rig = Rig::alone("smtp").await;
+    rig.server.register(Some(NEXT)).await;
     rig.create("acme").await;
     let password = rig.password("acme").await;
     let old = rig.server.plugin();
 
-    let version = json!({"plugin_version": VERSION});
-    rig.api
-        .write("sys/mounts/smtp/tune", version)
-        .await
-        .no_content();
+    tune(&rig, NEXT).await;
     assert_eq!(rig.server.plugin(), old, "until it is reloaded");
     rig.server.reload().await;
     assert_eq!(rig.password("acme").await, password);
-    assert_ne!(rig.server.plugin(), old);
+    assert_ne!(runs_file(&rig.server, NEXT).await, old);
     let mount = rig.api.read("sys/mounts/smtp").await;
-    assert_eq!(mount.data()["running_plugin_version"], VERSION);
+    assert_eq!(mount.data()["running_plugin_version"], NEXT);
 
     // Nobody runs the old entry any more: it can go, and the mount lives on, also when revived.
-    let path = format!("sys/plugins/catalog/secret/{PLUGIN}");
+    let path = format!("sys/plugins/catalog/secret/{PLUGIN}?version={VERSION}");
     rig.api.delete(&path).await.no_content();
+    assert_eq!(rig.api.read(&path).await.status, 404);
     rig.server.kill_plugin().await;
     revived(async || rig.rotate("acme").await).await.data();
     rig.assert_live(&rig.password("acme").await).await;
@@ -61,21 +55,21 @@ async fn tune(rig: &Rig, version: &str) {
 #[tokio::test]
 async fn a_pair_moves_to_another_file_and_back() {
     let cluster = Cluster::start().await;
-    cluster.register(None).await;
-    let (active, standby) = cluster.rigs("smtp", None).await;
+    cluster.register(Some(NEXT)).await;
+    let (active, standby) = cluster.rigs("smtp", Some(VERSION)).await;
     active.create("acme").await;
     let first = active.password("acme").await;
     let mut olds = Vec::new();
     for node in cluster.nodes() {
-        olds.push(runs_file(node, "unversioned").await);
+        olds.push(runs_file(node, VERSION).await);
     }
 
-    tune(&active, VERSION).await;
+    tune(&active, NEXT).await;
     let now: Vec<_> = cluster.nodes().iter().map(|node| node.plugin()).collect();
     assert_eq!(now, olds, "until they are reloaded");
     active.server.reload_everywhere().await;
     for (node, old) in cluster.nodes().iter().zip(olds) {
-        assert_ne!(runs_file(node, VERSION).await, old);
+        assert_ne!(runs_file(node, NEXT).await, old);
         assert!(!runs(old));
         cluster.wait_mounted(node, "smtp").await;
     }
@@ -84,10 +78,10 @@ async fn a_pair_moves_to_another_file_and_back() {
     assert_eq!(standby.rotate("acme").await.data()["version"], 2);
 
     // Back: what the newer one wrote is read by the older one.
-    tune(&active, "").await;
+    tune(&active, VERSION).await;
     active.server.reload_everywhere().await;
     for node in cluster.nodes() {
-        runs_file(node, "unversioned").await;
+        runs_file(node, VERSION).await;
         cluster.wait_mounted(node, "smtp").await;
     }
     let second = active.password("acme").await;
