@@ -25,7 +25,7 @@ pub(super) const NEXT: &str = "v9.8.7";
 
 /// The program of [`NEXT`]: this one with another number in it.
 fn next(mut program: Vec<u8>) -> Vec<u8> {
-    let [old, new] = [VERSION, NEXT].map(|version| version[1..].as_bytes());
+    let [old, new] = [VERSION, NEXT].map(|version| &version.as_bytes()[1..]);
     assert_eq!(old.len(), new.len(), "choose a NEXT as long as VERSION");
     let starts = program.windows(old.len()).enumerate();
     let starts = starts.filter_map(|(at, bytes)| (bytes == old).then_some(at));

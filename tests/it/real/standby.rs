@@ -10,24 +10,37 @@ use super::rig::{EMAIL, Rig};
 use super::server::{PLUGIN, VERSION, until};
 use crate::support::mailu::standin::{Fault, Rule};
 
-/// The lines of the server's log that the host says or the plugin sends about the plugin.
+/// The lines that the server's log has about the mount: the host's and the plugin's.
+async fn log_lines(rig: &Rig) -> Vec<String> {
+    let mount = rig.api.read(&format!("sys/mounts/{}", rig.mount)).await;
+    let accessor = mount.data()["accessor"].as_str().unwrap();
+    let log = rig.server.log();
+    let lines = log.lines().filter(|line| line.contains(accessor));
+    lines.map(str::to_owned).collect()
+}
+
+/// Waits for the tick that the host sends once a minute, and for the plugin's good answer.
+async fn until_ticked(rig: &Rig) {
+    let answered = r#"handle request: transport=gRPC path="" status=finished err=<nil>"#;
+    let ticked = async {
+        while !log_lines(rig)
+            .await
+            .iter()
+            .any(|line| line.contains(answered))
+        {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    };
+    let within = tokio::time::timeout(Duration::from_secs(70), ticked).await;
+    within.expect("a tick within a minute");
+}
+
+/// The lines of the server's log about any mount of the plugin that ask for attention.
 fn complaints(rig: &Rig) -> Vec<String> {
     let log = rig.server.log();
     let lines = log.lines().filter(|line| line.contains(PLUGIN));
     let bad = lines.filter(|line| line.contains("[WARN]") || line.contains("[ERROR]"));
     bad.map(str::to_owned).collect()
-}
-
-/// How often the host of `rig` sent the mount's plugin a tick that it answered without an error.
-async fn ticks(rig: &Rig) -> usize {
-    let mount = rig.api.read(&format!("sys/mounts/{}", rig.mount)).await;
-    let accessor = mount.data()["accessor"].as_str().unwrap().to_owned();
-    let log = rig.server.log();
-    let own = log.lines().filter(|line| line.contains(&accessor));
-    own.filter(|line| {
-        line.contains("handle request") && line.contains(r#" path="" status=finished err=<nil>"#)
-    })
-    .count()
 }
 
 /// The host sends ticks to every node; with nothing due they are all that happens for a minute.
@@ -41,26 +54,16 @@ async fn a_standby_s_plugin_starts_and_takes_its_ticks_without_a_complaint() {
     let before = active.admin("acme").await;
     let calls = active.mailu.journal().len();
 
-    tokio::join!(
-        until_ticked(&active, Duration::from_secs(70)),
-        until_ticked(&standby, Duration::from_secs(70)),
-    );
+    let initialised = "initialize: transport=gRPC status=finished err=<nil>";
+    let started = log_lines(&standby).await;
+    assert!(started.iter().any(|line| line.contains(initialised)));
+
+    tokio::join!(until_ticked(&active), until_ticked(&standby));
     assert_eq!(active.mailu.journal().len(), calls, "nothing was due");
     assert_eq!(active.admin("acme").await, before);
     assert_eq!(complaints(&active), Vec::<String>::new());
     assert_eq!(complaints(&standby), Vec::<String>::new());
     standby.assert_nothing_leaked();
-}
-
-/// Waits for the tick that the host sends once a minute.
-async fn until_ticked(rig: &Rig, patience: Duration) {
-    let ticked = async {
-        while ticks(rig).await == 0 {
-            tokio::time::sleep(Duration::from_millis(250)).await;
-        }
-    };
-    let within = tokio::time::timeout(patience, ticked).await;
-    within.expect("a tick within a minute");
 }
 
 /// Passwords that Mailu was sent and took.
@@ -229,6 +232,22 @@ async fn a_refusal_is_the_same_through_either_node() {
         let direct = active.write(path, body).await;
         assert_eq!(refusal(&through), refusal(&direct), "{path}");
     }
+    let through = standby.delete("acme/config").await;
+    let direct = active.delete("acme/config").await;
+    assert_eq!(refusal(&through), refusal(&direct));
+    assert_eq!(through.code(), "credential_exists");
+    reads_are_refused_alike(&active, &standby).await;
+
+    standby.mailu.set_admin_down(true);
+    let through = standby.rotate("acme").await;
+    assert_eq!((through.status, through.code()), (503, "mailu_unreachable"));
+    standby.mailu.set_admin_down(false);
+    let warned = standby.write("config", json!({"wiat": "9s"})).await;
+    assert!(warned.warnings().contains("wiat"), "{}", warned.body);
+    standby.assert_nothing_leaked();
+}
+
+async fn reads_are_refused_alike(active: &Rig, standby: &Rig) {
     for (path, status) in [
         ("nobody/status", 404),
         ("nobody/events", 404),
@@ -243,22 +262,6 @@ async fn a_refusal_is_the_same_through_either_node() {
             "{path}"
         );
     }
-    let through = standby.delete("acme/config").await;
-    assert_eq!(
-        refusal(&through),
-        refusal(&active.delete("acme/config").await)
-    );
-    assert_eq!(through.code(), "credential_exists");
-
-    standby.mailu.set_admin_down(true);
-    let through = standby.rotate("acme").await;
-    assert_eq!((through.status, through.code()), (503, "mailu_unreachable"));
-    let unknown = standby.write("acme/verify", json!({"a": 1})).await;
-    assert!(unknown.status >= 400, "{}", unknown.body);
-    standby.mailu.set_admin_down(false);
-    let warned = standby.write("config", json!({"wiat": "9s"})).await;
-    assert!(warned.warnings().contains("wiat"), "{}", warned.body);
-    standby.assert_nothing_leaked();
 }
 
 /// Six rotations, each read in advance: what the standby keeps in memory it may trust for ten
