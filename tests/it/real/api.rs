@@ -43,6 +43,8 @@ impl Api {
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
             .no_proxy()
+            // A standby that sent its client elsewhere would not be transparent: show it.
+            .redirect(reqwest::redirect::Policy::none())
             .timeout(Duration::from_secs(60))
             .build()
             .unwrap();
@@ -58,6 +60,14 @@ impl Api {
     pub(super) fn with_token(&self, token: &str) -> Self {
         Self {
             token: token.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// The same client at another node; what it sees is remembered together.
+    pub(super) fn at(&self, address: &str) -> Self {
+        Self {
+            address: address.to_owned(),
             ..self.clone()
         }
     }

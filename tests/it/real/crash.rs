@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::process::runs;
 use super::rig::{EMAIL, Rig, revived};
-use super::server::{runs, until};
+use super::server::until;
 use crate::support::mailu::standin::{Fault, Rule};
 
 #[tokio::test]

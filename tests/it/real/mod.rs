@@ -10,11 +10,16 @@
 
 mod acl;
 mod api;
+mod cluster;
 mod crash;
 mod errors;
+mod handover;
 mod help;
 mod openapi;
+mod process;
 mod rig;
 mod server;
+mod standby;
 mod story;
+mod taint;
 mod upgrade;

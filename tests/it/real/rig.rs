@@ -29,7 +29,7 @@ pub(super) async fn revived(mut request: impl AsyncFnMut() -> Answer) -> Answer 
 /// One mount with one Mailu.
 pub(super) struct Rig {
     pub(super) server: Arc<Server>,
-    pub(super) mailu: MailuStandin,
+    pub(super) mailu: Arc<MailuStandin>,
     pub(super) api: Api,
     pub(super) mount: String,
 }
@@ -60,7 +60,7 @@ impl Rig {
         let mailu = MailuStandin::start(config).await.unwrap();
         let rig = Self {
             api: server.api(),
-            mailu,
+            mailu: Arc::new(mailu),
             mount: mount.to_owned(),
             server,
         };
@@ -68,6 +68,16 @@ impl Rig {
         let settings = json!({"min_rotation_interval": "0s"});
         rig.write("config", settings).await.no_content();
         rig
+    }
+
+    /// The same mount through another node of the cluster; what is seen is remembered together.
+    pub(super) fn through(&self, node: &Arc<Server>) -> Self {
+        Self {
+            server: Arc::clone(node),
+            mailu: Arc::clone(&self.mailu),
+            api: self.api.at(node.address()),
+            mount: self.mount.clone(),
+        }
     }
 
     pub(super) fn path(&self, path: &str) -> String {

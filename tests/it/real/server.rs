@@ -1,14 +1,10 @@
-//! A real server on loopback with the plugin in its catalog.
-//!
-//! Every server is watched by a shell that waits for the end of its own standard input: when this
-//! process ends, however it ends, the shell kills the server and removes its folder.
+//! A real server on loopback with the plugin in its catalog; one alone, or a node of a cluster.
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,29 +13,27 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 use vault_plugin_secrets_smtp::audit::EXEMPT_RESPONSE_KEYS;
 
-use super::api::Api;
+use super::api::{Answer, Api};
+use super::process::{Process, runs};
 
 pub(super) const PLUGIN: &str = "vault-plugin-secrets-smtp";
 pub(super) const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
 
-/// Kills the server at the end of the input and tidies up; a line names another signal, after
-/// which the folder stays for the next start.
-const GUARD: &str = r#"
-trap '' INT
-folder=$1
-shift
-"$@" </dev/null >>"$folder/server.log" 2>&1 &
-server=$!
-echo "$server"
-if read -r signal; then
-  kill -s "$signal" "$server"
-  wait "$server" 2>/dev/null
-else
-  kill -s KILL "$server"
-  wait "$server" 2>/dev/null
-  rm -rf "$folder"
-fi
-"#;
+/// The version that the next release would have, if it were the same program: as long as
+/// [`VERSION`], so that one can stand in the place of the other.
+pub(super) const NEXT: &str = "v9.8.7";
+
+/// The program of [`NEXT`]: this one with another number in it.
+fn next(mut program: Vec<u8>) -> Vec<u8> {
+    let [old, new] = [VERSION, NEXT].map(|version| &version.as_bytes()[1..]);
+    assert_eq!(old.len(), new.len(), "choose a NEXT as long as VERSION");
+    let starts = program.windows(old.len()).enumerate();
+    let starts = starts.filter_map(|(at, bytes)| (bytes == old).then_some(at));
+    for at in starts.collect::<Vec<_>>() {
+        program[at..at + new.len()].copy_from_slice(new);
+    }
+    program
+}
 
 /// Waits for a condition that another process brings about; half a minute at most.
 pub(super) async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
@@ -79,6 +73,13 @@ impl Product {
     }
 }
 
+/// A node's part in its cluster; a server alone is active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Active,
+    Standby,
+}
+
 /// A running, unsealed server.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -89,17 +90,10 @@ pub(super) struct Server {
     keys: Keys,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Keys {
     unseal: String,
     root: String,
-}
-
-#[derive(Debug)]
-struct Process {
-    guard: Child,
-    input: Option<ChildStdin>,
-    server: u32,
 }
 
 impl Server {
@@ -112,24 +106,14 @@ impl Server {
 
     /// Starts, initialises and unseals a server of its own, the plugin registered.
     pub(super) async fn start(product: Product) -> Arc<Self> {
-        let program = product.program();
-        let folder = tempfile::tempdir().unwrap().keep();
-        let [port, cluster_port] = free_ports();
-        let address = format!("http://127.0.0.1:{port}");
-        for name in ["data", "plugins"] {
-            fs::create_dir(folder.join(name)).unwrap();
-        }
-        let configuration = configuration(product, &folder, &address, cluster_port);
-        fs::write(folder.join("server.hcl"), configuration).unwrap();
-        let process = Process::start(&program, &folder);
-        let mut server = Self {
-            product,
-            folder,
-            address,
-            process: Mutex::new(Some(process)),
-            keys: Keys::default(),
-        };
-        server.wait_listening().await;
+        let server = Arc::new(Self::founder(product).await);
+        server.register(Some(VERSION)).await;
+        server
+    }
+
+    /// Starts, initialises and unseals a server, its catalog empty.
+    pub(super) async fn founder(product: Product) -> Self {
+        let mut server = Self::boot(product, "one").await;
         server.keys = server.initialise().await;
         server.unseal().await;
         if product == Product::Vault {
@@ -140,8 +124,40 @@ impl Server {
                 .await
                 .no_content();
         }
-        server.register(Some(VERSION)).await;
-        Arc::new(server)
+        server
+    }
+
+    /// Starts a server that becomes a standby node beside `leader`.
+    pub(super) async fn follower(leader: &Self) -> Self {
+        let mut server = Self::boot(leader.product, "two").await;
+        server.keys = leader.keys.clone();
+        let leader = json!({"leader_api_addr": leader.address});
+        let joined = server.api().write("sys/storage/raft/join", leader).await;
+        assert_eq!(joined.body["joined"], true, "{}", joined.body);
+        server.unseal().await;
+        server
+    }
+
+    /// Starts a server with an empty storage.
+    async fn boot(product: Product, node: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap().keep();
+        let [port, cluster_port] = free_ports();
+        let address = format!("http://127.0.0.1:{port}");
+        for name in ["data", "plugins", "tmp"] {
+            fs::create_dir(folder.join(name)).unwrap();
+        }
+        let configuration = configuration(product, node, &folder, &address, cluster_port);
+        fs::write(folder.join("server.hcl"), configuration).unwrap();
+        let process = Process::start(&product.program(), &folder);
+        let server = Self {
+            product,
+            folder,
+            address,
+            process: Mutex::new(Some(process)),
+            keys: Keys::default(),
+        };
+        server.wait_listening().await;
+        server
     }
 
     /// A client with the root token.
@@ -149,22 +165,42 @@ impl Server {
         Api::new(&self.address, &self.keys.root)
     }
 
+    /// The server's address.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Puts the plugin into the catalog, under a file name of its own; the host starts it and
     /// refuses a `version` that the program does not report.
     pub(super) async fn register(&self, version: Option<&str>) {
-        let program = std::env::var("SMTP_TEST_PLUGIN")
-            .unwrap_or_else(|_unset| env!("CARGO_BIN_EXE_vault-plugin-secrets-smtp").to_owned());
-        let command = format!("{PLUGIN}-{}", version.unwrap_or("unversioned"));
-        let file = self.file("plugins").join(&command);
-        fs::copy(program, &file).unwrap();
+        self.try_register(version).await.no_content();
+    }
+
+    /// Like [`Server::register`]; returns what the host said.
+    pub(super) async fn try_register(&self, version: Option<&str>) -> Answer {
+        let file = self.install(version);
         let entry = json!({
             "version": version.unwrap_or_default(),
-            "command": command,
+            "command": file.file_name().unwrap().to_str(),
             "sha256": hex::encode(Sha256::digest(fs::read(&file).unwrap())),
             "env": ["SMTP_DEV_ALLOW_LOOPBACK=1", "SMTP_LOG_LEVEL=trace"],
         });
         let path = format!("sys/plugins/catalog/secret/{PLUGIN}");
-        self.api().write(&path, entry).await.no_content();
+        self.api().write(&path, entry).await
+    }
+
+    /// Puts the plugin's file where the server looks for it, and returns its path. The one of
+    /// [`NEXT`] reports that version.
+    pub(super) fn install(&self, version: Option<&str>) -> PathBuf {
+        let program = std::env::var("SMTP_TEST_PLUGIN")
+            .unwrap_or_else(|_unset| env!("CARGO_BIN_EXE_vault-plugin-secrets-smtp").to_owned());
+        let command = format!("{PLUGIN}-{}", version.unwrap_or("unversioned"));
+        let file = self.file("plugins").join(command);
+        fs::copy(&program, &file).unwrap();
+        if version == Some(NEXT) {
+            fs::write(&file, next(fs::read(program).unwrap())).unwrap();
+        }
+        file
     }
 
     /// Mounts the plugin at `mount`, with the audit exemptions that `--audit-keys` prints.
@@ -196,22 +232,21 @@ impl Server {
     pub(super) async fn unseal(&self) {
         let key = json!({"key": self.keys.unseal});
         self.api().write("sys/unseal", key).await.data();
-        let api = self.api();
-        until("the server is active", async || {
-            let health = api.read("sys/health").await;
-            (health.status == 200).then_some(())
-        })
-        .await;
+        until("the server is unsealed", async || self.role().await).await;
+    }
+
+    /// What the node is now; `None` while it is sealed or becomes something else.
+    pub(super) async fn role(&self) -> Option<Role> {
+        match self.api().read("sys/health").await.status {
+            200 => Some(Role::Active),
+            429 => Some(Role::Standby),
+            _ => None,
+        }
     }
 
     /// The processes of the plugin: the server's living children.
     pub(super) fn plugins(&self) -> Vec<u32> {
-        let server = self.process.lock().unwrap().as_ref().unwrap().server;
-        let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-        processes
-            .filter_map(|process| process.file_name().to_str()?.parse().ok())
-            .filter(|pid| parent(*pid) == Some(server))
-            .collect()
+        self.process.lock().unwrap().as_ref().unwrap().children()
     }
 
     /// The one process of the plugin.
@@ -240,6 +275,14 @@ impl Server {
         assert!(answer.status < 300, "{}", answer.body);
     }
 
+    /// Has every mount of the plugin start anew on every node of the cluster; the other nodes do
+    /// so some time after this returned.
+    pub(super) async fn reload_everywhere(&self) {
+        let body = json!({"plugin": PLUGIN, "scope": "global"});
+        let answer = self.api().write("sys/plugins/reload/backend", body).await;
+        assert!(answer.status < 300, "{}", answer.body);
+    }
+
     /// The file in which all of the server's and the plugin's log is.
     pub(super) fn log(&self) -> String {
         fs::read_to_string(self.file("server.log")).unwrap()
@@ -256,6 +299,12 @@ impl Server {
         whole.collect::<Result<_, _>>().unwrap()
     }
 
+    /// The files in the server's temporary folder: its and the plugins' sockets.
+    pub(super) fn temporary_files(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(self.file("tmp")).unwrap();
+        files.map(|file| file.unwrap().path()).collect()
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -266,12 +315,8 @@ impl Server {
             if api.reaches_server().await {
                 return;
             }
-            let server = self.process.lock().unwrap().as_ref().unwrap().server;
-            assert!(
-                parent(server).is_some(),
-                "the server ended:\n{}",
-                self.log()
-            );
+            let runs = self.process.lock().unwrap().as_ref().unwrap().runs();
+            assert!(runs, "the server ended:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
         panic!("the server does not listen:\n{}", self.log());
@@ -297,92 +342,48 @@ impl Drop for Server {
     }
 }
 
-impl Process {
-    fn start(program: &Path, folder: &Path) -> Self {
-        let mut guard = Command::new("sh")
-            .args(["-c", GUARD, "guard"])
-            .arg(folder)
-            .arg(program)
-            .args(["server", "-config"])
-            .arg(folder.join("server.hcl"))
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", folder)
-            .env("TMPDIR", folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a shell to watch the server");
-        let mut line = String::new();
-        let mut output = BufReader::new(guard.stdout.take().unwrap());
-        output.read_line(&mut line).unwrap();
-        Self {
-            input: guard.stdin.take(),
-            server: line.trim().parse().expect("the server's process id"),
-            guard,
-        }
-    }
-
-    fn stop(mut self, signal: &str) {
-        let mut input = self.input.take().unwrap();
-        writeln!(input, "{signal}").unwrap();
-        self.guard.wait().unwrap();
-    }
-
-    fn end(mut self) {
-        drop(self.input.take());
-        drop(self.guard.wait());
-    }
-}
-
-/// The parent of a process that runs; `None` for one that ended, reaped or not.
-fn parent(pid: u32) -> Option<u32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything.
-    let (_, after_name) = text.rsplit_once(')')?;
-    let mut fields = after_name.split_whitespace();
-    let state = fields.next()?;
-    fields.next()?.parse().ok().filter(|_| state != "Z")
-}
-
-/// Reports whether a process runs.
-pub(super) fn runs(pid: u32) -> bool {
-    parent(pid).is_some()
-}
-
 fn free_ports() -> [u16; 2] {
     let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let listeners = [bind(), bind()];
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
-fn configuration(product: Product, folder: &Path, address: &str, cluster_port: u16) -> String {
+fn configuration(
+    product: Product,
+    node: &str,
+    folder: &Path,
+    address: &str,
+    cluster_port: u16,
+) -> String {
     let folder = folder.display();
     let listen = address.trim_start_matches("http://");
     let mut text = format!(
         r#"
 storage "raft" {{
-  path                   = "{folder}/data"
-  node_id                = "one"
-  performance_multiplier = 1
+  path                         = "{folder}/data"
+  node_id                      = "{node}"
+  performance_multiplier       = 1
+  autopilot_reconcile_interval = "200ms"
+  autopilot_update_interval    = "100ms"
 }}
 listener "tcp" {{
   address         = "{listen}"
   cluster_address = "127.0.0.1:{cluster_port}"
   tls_disable     = true
 }}
-api_addr         = "{address}"
-cluster_addr     = "https://127.0.0.1:{cluster_port}"
-plugin_directory = "{folder}/plugins"
-log_level        = "trace"
+api_addr             = "{address}"
+cluster_addr         = "https://127.0.0.1:{cluster_port}"
+plugin_directory     = "{folder}/plugins"
+log_level            = "trace"
+raw_storage_endpoint = true
 "#
     );
     let special = match product {
-        // OpenBao takes audit devices from its configuration only, Vault from its API only.
-        Product::OpenBao => {
-            format!(r#"audit "file" "file" {{ options = {{ file_path = "{folder}/audit.log" }} }}"#)
-        }
-        Product::Vault => String::from("disable_mlock = true"),
+        // OpenBao takes audit devices from its configuration only, Vault from its API only. The path
+        // is relative to the server's folder: a node whose devices are declared otherwise than the
+        // cluster's does not become a standby.
+        Product::OpenBao => r#"audit "file" "file" { options = { file_path = "audit.log" } }"#,
+        Product::Vault => "disable_mlock = true",
     };
     writeln!(text, "{special}").unwrap();
     text
