@@ -13,6 +13,7 @@ mod crash;
 mod errors;
 mod help;
 mod rig;
+mod sdk;
 mod server;
 mod story;
 mod upgrade;

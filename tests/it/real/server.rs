@@ -154,7 +154,13 @@ impl Server {
     pub(super) async fn register(&self, version: Option<&str>) {
         let program = std::env::var("SMTP_TEST_PLUGIN")
             .unwrap_or_else(|_unset| env!("CARGO_BIN_EXE_vault-plugin-secrets-smtp").to_owned());
-        let command = format!("{PLUGIN}-{}", version.unwrap_or("unversioned"));
+        self.register_program(PLUGIN, Path::new(&program), version)
+            .await;
+    }
+
+    /// Puts any program into the catalog.
+    pub(super) async fn register_program(&self, name: &str, program: &Path, version: Option<&str>) {
+        let command = format!("{name}-{}", version.unwrap_or("unversioned"));
         let file = self.file("plugins").join(&command);
         fs::copy(program, &file).unwrap();
         let entry = json!({
@@ -163,7 +169,7 @@ impl Server {
             "sha256": hex::encode(Sha256::digest(fs::read(&file).unwrap())),
             "env": ["SMTP_DEV_ALLOW_LOOPBACK=1", "SMTP_LOG_LEVEL=trace"],
         });
-        let path = format!("sys/plugins/catalog/secret/{PLUGIN}");
+        let path = format!("sys/plugins/catalog/secret/{name}");
         self.api().write(&path, entry).await.no_content();
     }
 
