@@ -38,7 +38,8 @@ pub enum Error {
     /// No such path: HTTP 404.
     #[error("unsupported_path: this mount has no such path. The mount's own path-help lists them.")]
     UnsupportedPath,
-    /// This node may not write; the host forwards the request to the active node.
+    /// This node may not write; the host forwards the request to the active node. The active node
+    /// itself answers a redirect to itself (seen on OpenBao 2.7.2): to be said on standbys only.
     #[error("{READ_ONLY}")]
     ReadOnly,
     /// The host's storage failed: HTTP 500, the host's own text.

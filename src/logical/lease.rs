@@ -93,7 +93,8 @@ impl Lease {
 /// A lease the host hands back for renewal or revocation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeldLease {
-    /// The host's name for it; `None` where it gives none (seen when a lease expires).
+    /// The host's name for it. `None` where it gives none: OpenBao 2.7.2 was seen to name a lease
+    /// only once it had been renewed.
     pub id: Option<String>,
     /// How long it lasts, as the host granted it.
     pub ttl: Option<Duration>,
@@ -128,7 +129,7 @@ impl HeldLease {
 /// Response wrapping forced by the plugin: the client gets a single-use token only.
 ///
 /// The host does not cap the time by the mount's; if the client asked as well, the shorter time
-/// wins. Errors and answers without data are not wrapped. Source: seen on OpenBao 2.7.2.
+/// wins. Errors and answers without data are not wrapped; warnings are, with the rest. Source: seen on OpenBao 2.7.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wrap(Duration);
 
