@@ -95,6 +95,43 @@ pub struct Route<S> {
 }
 
 impl<S> Route<S> {
+    /// Starts a route that has no fields and answers nothing yet; its description is its synopsis.
+    #[must_use]
+    pub const fn new(pattern: &'static str, synopsis: &'static str) -> Self {
+        Self {
+            pattern,
+            synopsis,
+            description: synopsis,
+            fields: &[],
+            endpoints: Vec::new(),
+            existence: None,
+        }
+    }
+
+    /// Sets the captures and parameters.
+    #[must_use]
+    pub const fn with_fields(mut self, fields: &'static [Field]) -> Self {
+        self.fields = fields;
+        self
+    }
+
+    /// Adds an endpoint.
+    #[must_use]
+    pub fn with_endpoint(
+        mut self,
+        operations: &'static [Operation],
+        summary: &'static str,
+        handler: Handler<S>,
+    ) -> Self {
+        self.endpoints.push(Endpoint {
+            operations,
+            summary,
+            answers: &[],
+            handler,
+        });
+        self
+    }
+
     /// Returns the endpoint that answers `operation`.
     #[must_use]
     pub fn endpoint(&self, operation: Operation) -> Option<&Endpoint<S>> {

@@ -1,69 +1,54 @@
 //! A whole secrets engine: keeps notes, each at its own path.
 
-use std::sync::Arc;
-
 use vault_plugin_secrets_smtp::goplugin::{Error, Logging};
 use vault_plugin_secrets_smtp::logical::{
-    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, RoutedBackend, Router,
+    Call, Data, Field, Mount, Operation, Reply, Response, Route, RoutedBackend, Router,
     StorageEntry,
 };
 use vault_plugin_secrets_smtp::wire::{Plugin, serve};
 
-struct Notes;
+const NAME: Field = Field::text("name", "What the note is called.");
+const TEXT: Field = Field::text("text", "What it says.").required();
 
-async fn note(_notes: Arc<Notes>, mount: Mount, call: Call) -> Reply {
-    let key = format!("notes/{}", call.capture("name"));
-    match (call.request.operation, call.fields.text("text").set()) {
-        (Operation::Delete, _) => mount.storage.delete(&key).await?,
-        (Operation::Update, Some(text)) => {
-            let entry = StorageEntry::new(key, text.as_bytes().to_vec());
-            mount.storage.put(entry).await?;
-        }
-        _ => {
-            return Ok(mount.storage.get(&key).await?.map(|entry| {
-                let text = String::from_utf8_lossy(&entry.value);
-                Response::data(Data::texts([("text", &text)]))
-            }));
-        }
-    }
+async fn write(mount: Mount, call: Call) -> Reply {
+    let text = call.fields.text("text").set().unwrap_or_default();
+    let entry = StorageEntry::new(key(&call), text.as_bytes().to_vec());
+    mount.storage.put(entry).await?;
     Ok(None)
 }
 
-async fn list(_notes: Arc<Notes>, mount: Mount, _call: Call) -> Reply {
+async fn read(mount: Mount, call: Call) -> Reply {
+    let found = mount.storage.get(&key(&call)).await?;
+    Ok(found.map(|entry| {
+        let text = String::from_utf8_lossy(&entry.value);
+        Response::data(Data::texts([("text", &text)]))
+    }))
+}
+
+async fn delete(mount: Mount, call: Call) -> Reply {
+    mount.storage.delete(&key(&call)).await?;
+    Ok(None)
+}
+
+async fn list(mount: Mount) -> Reply {
     Ok(Response::keys(mount.storage.list("notes/").await?))
 }
 
-fn routes() -> Vec<Route<Notes>> {
-    const NAME: Field = Field::text("name", "What the note is called.");
-    const TEXT: Field = Field::text("text", "What it says.").required();
-    vec![
-        Route {
-            pattern: "notes/{name}",
-            synopsis: "Keeps a note.",
-            description: "Stores, shows or forgets the note of this name.",
-            fields: const { &[NAME, TEXT] },
-            endpoints: vec![Endpoint {
-                operations: &[Operation::Update, Operation::Read, Operation::Delete],
-                summary: "Keep a note",
-                answers: &[],
-                handler: |notes, mount, call| Box::pin(note(notes, mount, call)),
-            }],
-            existence: None,
-        },
-        Route {
-            pattern: "notes",
-            synopsis: "Lists the notes.",
-            description: "Names every note.",
-            fields: &[],
-            endpoints: vec![Endpoint {
-                operations: &[Operation::List],
-                summary: "List the notes",
-                answers: &[],
-                handler: |notes, mount, call| Box::pin(list(notes, mount, call)),
-            }],
-            existence: None,
-        },
-    ]
+fn key(call: &Call) -> String {
+    format!("notes/{}", call.capture("name"))
+}
+
+fn engine() -> RoutedBackend<()> {
+    use Operation::{Delete, List, Read, Update};
+    let note = Route::new("notes/{name}", "Keeps a note.")
+        .with_fields(const { &[NAME, TEXT] })
+        .with_endpoint(&[Update], "Write it", |_, m, c| Box::pin(write(m, c)))
+        .with_endpoint(&[Read], "Read it", |_, m, c| Box::pin(read(m, c)))
+        .with_endpoint(&[Delete], "Forget it", |_, m, c| Box::pin(delete(m, c)));
+    let notes =
+        Route::new("notes", "Lists the notes.")
+            .with_endpoint(&[List], "List them", |_, m, _| Box::pin(list(m)));
+    RoutedBackend::new(Router::new(vec![note, notes]).with_help("Keeps notes."), ())
 }
 
 #[tokio::main]
@@ -72,9 +57,5 @@ async fn main() -> Result<(), Error> {
         level_variable: "NOTES_LOG_LEVEL",
         target: module_path!(),
     };
-    let router = || Router::new(routes()).with_help("Keeps notes.");
-    serve(Plugin::new("0.1.0", logging, move |_info| {
-        RoutedBackend::new(router(), Notes)
-    }))
-    .await
+    serve(Plugin::new("0.1.0", logging, |_mount| engine())).await
 }

@@ -94,7 +94,7 @@ async fn a_lease_is_issued_renewed_and_revoked() {
     let issued = fixture.send(request("read", "lease/acme")).await;
     let answer = issued.response.unwrap();
     let secret = answer.secret.unwrap();
-    let options = secret.lease_options.clone().unwrap();
+    let options = secret.lease_options.unwrap();
     assert_eq!(options.ttl, 600_000_000_000);
     assert!(options.renewable && options.issue_time.is_some());
     assert_eq!(storage.stored("accounts/acme").unwrap(), b"live");
@@ -105,7 +105,7 @@ async fn a_lease_is_issued_renewed_and_revoked() {
             lease_id: String::from("probe/lease/acme/x"),
             lease_options: Some(pb::LeaseOptions {
                 increment: 30_000_000_000,
-                ..options.clone()
+                ..options
             }),
             ..secret.clone()
         }),
@@ -135,7 +135,7 @@ async fn a_lease_is_issued_renewed_and_revoked() {
 async fn a_standby_refuses_before_anything_is_done() {
     let storage = Arc::new(MemoryStorage::new());
     let mount = Mounted {
-        storage: storage.clone(),
+        storage: Arc::clone(&storage) as _,
         system: Arc::new(StaticSystemView {
             replication_state: ReplicationState(0x6000),
             ..StaticSystemView::default()
@@ -148,6 +148,11 @@ async fn a_standby_refuses_before_anything_is_done() {
         assert_eq!(answer.map(drop).unwrap_err(), Error::ReadOnly, "{path}");
     }
     assert_eq!(storage.list("").await.unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn the_probe_s_own_table_has_no_defect() {
+    assert_eq!(crate::support::probe::routes::router().check(), Ok(()));
 }
 
 #[tokio::test]

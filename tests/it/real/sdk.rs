@@ -219,6 +219,7 @@ async fn a_body_that_is_no_json_passes_untouched() {
         .await;
     for (status, seen) in [
         (202, 202),
+        (401, 401),
         (404, 404),
         (418, 418),
         (503, 503),
@@ -230,6 +231,8 @@ async fn a_body_that_is_no_json_passes_untouched() {
             .bare("POST", "raw/form", Some(json!({"status": status})))
             .await;
         assert_eq!(posted.status().as_u16(), seen);
+        let challenge = header(&posted, "www-authenticate");
+        assert_eq!(challenge.is_empty(), status != 401, "{challenge:?}");
         assert_eq!(header(&posted, "x-probe"), ["one", "two"]);
         assert_eq!(header(&posted, "location"), ["/elsewhere"]);
         assert_eq!(posted.text().await.unwrap(), "<p>form true</p>");

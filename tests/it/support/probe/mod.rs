@@ -2,7 +2,7 @@
 //!
 //! Here is what a plain [`Backend`] does; what comes with routes is in [`routes`].
 
-mod routes;
+pub(crate) mod routes;
 
 use std::sync::Arc;
 use std::time::Duration;

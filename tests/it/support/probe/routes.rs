@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use serde_json::json;
 use vault_plugin_secrets_smtp::logical::{
-    Call, Data, Endpoint, Error, Field, Handler, Lease, Mount, Operation, RawResponse, Reply,
-    Response, Route, Router, StorageEntry, Wrap,
+    Call, Data, Error, Field, Lease, Mount, Operation, RawResponse, Reply, Response, Route, Router,
+    StorageEntry, Wrap,
 };
 
 const NAME: Field = Field::text("name", "What it is called.");
@@ -15,122 +15,53 @@ const COLOUR: Field = Field::text("colour", "How it looks.");
 const STATUS: Field = Field::integer("status", "The HTTP status.");
 
 /// Every route of the probe.
-pub(super) fn router() -> Router<()> {
+pub(crate) fn router() -> Router<()> {
+    use Operation::{Create, Delete, Header, List, Patch, Read, Renew, Revoke, Scan, Update};
+    let mut kept = Route::new("notes/{name}", "Keeps a note.")
+        .with_fields(const { &[NAME, TEXT, COLOUR] })
+        .with_endpoint(
+            &[Create, Update, Patch, Read, Delete],
+            "Keep a note",
+            |_, m, c| Box::pin(note(m, c)),
+        );
+    kept.existence = Some(|_, m, c| Box::pin(exists(m, c)));
     Router::new(vec![
-        route(
-            "lease/{name}",
-            const { &[NAME] },
-            vec![
-                endpoint(&[Operation::Read], |_, mount, call| {
-                    Box::pin(issue(mount, call))
-                }),
-                endpoint(&[Operation::Renew], |_, mount, call| {
-                    Box::pin(renew(mount, call))
-                }),
-                endpoint(&[Operation::Revoke], |_, mount, call| {
-                    Box::pin(revoke(mount, call))
-                }),
-            ],
+        kept,
+        Route::new("notes", "Lists the notes.")
+            .with_endpoint(&[List], "List", |_, m, _| Box::pin(notes(m))),
+        Route::new("tree", "Lists what the key-value paths keep.").with_endpoint(
+            &[List, Scan],
+            "List",
+            |_, m, c| Box::pin(tree(m, c)),
         ),
-        route(
-            "wrapped/{name}",
-            const { &[NAME] },
-            vec![endpoint(&[Operation::Read], |_, mount, call| {
-                Box::pin(wrapped(mount, call))
-            })],
-        ),
-        route(
-            "raw/{name}",
-            const { &[NAME, STATUS] },
-            vec![endpoint(
-                &[Operation::Read, Operation::Update, Operation::Header],
-                |_, _, call| Box::pin(async move { raw(&call) }),
-            )],
-        ),
-        route(
-            "whoami",
-            &[],
-            vec![endpoint(&[Operation::Read], |_, mount, call| {
-                Box::pin(whoami(mount, call))
-            })],
-        ),
-        route(
-            "host",
-            &[],
-            vec![endpoint(&[Operation::Read], |_, mount, _| {
-                Box::pin(host(mount))
-            })],
-        ),
-        Route {
-            existence: Some(|_, mount, call| {
-                Box::pin(async move {
-                    let found = mount.storage.get(&key("notes", &call)).await?;
-                    Ok(Some(found.is_some()))
-                })
+        Route::new("lease/{name}", "Leases an account.")
+            .with_fields(const { &[NAME] })
+            .with_endpoint(&[Read], "Lease", |_, m, c| Box::pin(issue(m, c)))
+            .with_endpoint(&[Renew], "Renew", |_, m, c| Box::pin(renew(m, c)))
+            .with_endpoint(&[Revoke], "Revoke", |_, m, c| Box::pin(revoke(m, c))),
+        Route::new("accounts/{name}", "Says what became of a leased account.")
+            .with_fields(const { &[NAME] })
+            .with_endpoint(&[Read], "Show", |_, m, c| Box::pin(account(m, c))),
+        Route::new("wrapped/{name}", "Forces response wrapping.")
+            .with_fields(const { &[NAME] })
+            .with_endpoint(&[Read], "Wrap", |_, m, c| Box::pin(wrapped(m, c))),
+        Route::new("raw/{name}", "Answers what is no JSON.")
+            .with_fields(const { &[NAME, STATUS] })
+            .with_endpoint(&[Read, Update, Header], "Show", |_, _, c| {
+                Box::pin(async move { raw(&c) })
             }),
-            ..route(
-                "notes/{name}",
-                const { &[NAME, TEXT, COLOUR] },
-                vec![endpoint(
-                    &[
-                        Operation::Create,
-                        Operation::Update,
-                        Operation::Patch,
-                        Operation::Read,
-                        Operation::Delete,
-                    ],
-                    |_, mount, call| Box::pin(note(mount, call)),
-                )],
-            )
-        },
-        route(
-            "notes",
-            &[],
-            vec![endpoint(&[Operation::List], |_, mount, _| {
-                Box::pin(async move { Ok(Response::keys(mount.storage.list("notes/").await?)) })
-            })],
+        Route::new("whoami", "Says what is known of the caller.").with_endpoint(
+            &[Read],
+            "Show",
+            |_, m, c| Box::pin(whoami(m, c)),
         ),
-        route(
-            "tree",
-            &[],
-            vec![endpoint(
-                &[Operation::List, Operation::Scan],
-                |_, mount, call| Box::pin(tree(mount, call)),
-            )],
-        ),
-        route(
-            "accounts/{name}",
-            const { &[NAME] },
-            vec![endpoint(&[Operation::Read], |_, mount, call| {
-                Box::pin(account(mount, call))
-            })],
+        Route::new("host", "Says what is known of the host.").with_endpoint(
+            &[Read],
+            "Show",
+            |_, m, _| Box::pin(host(m)),
         ),
     ])
     .with_help("Does what its paths say.")
-}
-
-fn route(
-    pattern: &'static str,
-    fields: &'static [Field],
-    endpoints: Vec<Endpoint<()>>,
-) -> Route<()> {
-    Route {
-        pattern,
-        synopsis: "A probe.",
-        description: "Does what its path says.",
-        fields,
-        endpoints,
-        existence: None,
-    }
-}
-
-fn endpoint(operations: &'static [Operation], handler: Handler<()>) -> Endpoint<()> {
-    Endpoint {
-        operations,
-        summary: "Probe",
-        answers: &[],
-        handler,
-    }
 }
 
 fn key(folder: &str, call: &Call) -> String {
@@ -196,6 +127,7 @@ fn raw(call: &Call) -> Reply {
     let page = RawResponse {
         cache_control: Some(String::from("max-age=60")),
         pragma: Some(String::from("probe")),
+        www_authenticate: (status == 401).then(|| String::from("Basic realm=\"probe\"")),
         ..RawResponse::new(
             u16::try_from(status).unwrap_or_default(),
             "text/html; charset=utf-8",
@@ -252,6 +184,15 @@ async fn host(mount: Mount) -> Reply {
         "unknown_groups": system.groups_of_entity("nobody").await?.len(),
     }))?;
     Ok(Some(Response::data(data)))
+}
+
+async fn exists(mount: Mount, call: Call) -> Result<Option<bool>, Error> {
+    let found = mount.storage.get(&key("notes", &call)).await?;
+    Ok(Some(found.is_some()))
+}
+
+async fn notes(mount: Mount) -> Reply {
+    Ok(Response::keys(mount.storage.list("notes/").await?))
 }
 
 /// Keeps a note; a patch changes what it names.
