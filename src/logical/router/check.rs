@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::{Field, Operation, Pattern, Route, decode};
 
-/// A defect of a route table, found by [`Router::check`].
+/// A defect of a route table, found by [`super::Router::check`].
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RouteError {
     /// Not segments and `{name}`s, or a name used twice.

@@ -129,10 +129,13 @@ impl<S> Router<S> {
     /// Finds the route of a path and what the path has for its captures.
     fn find(&self, request: &Request) -> Option<(&Route<S>, Captures)> {
         let path = match request.operation {
-            // The host appends a slash to list paths, and operators do so asking for help.
-            Operation::List | Operation::Scan | Operation::Help => {
-                request.path.strip_suffix('/').unwrap_or(&request.path)
-            }
+            // The host appends a slash to list paths, operators do so asking for help, and a lease
+            // may have come of a list.
+            Operation::List
+            | Operation::Scan
+            | Operation::Help
+            | Operation::Renew
+            | Operation::Revoke => request.path.strip_suffix('/').unwrap_or(&request.path),
             _ => &request.path,
         };
         self.routes.iter().find_map(|(pattern, route)| {
