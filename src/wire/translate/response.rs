@@ -66,7 +66,8 @@ fn response(response: Response, now: DateTime<Utc>) -> pb::Response {
         warnings,
         wrap_info: wrap.map(|wrap| pb::ResponseWrapInfo {
             ttl: time::nanoseconds(Some(wrap.ttl())),
-            // The host sets its own, and fails on an absent one.
+            // The host sets its own. OpenBao 2.7.2 takes an absent one; by their sources, older
+            // servers fail on it.
             creation_time: Some(time::timestamp(None, now)),
             ..pb::ResponseWrapInfo::default()
         }),
