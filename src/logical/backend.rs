@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Error, Reply, Request, Storage, SystemView};
+use super::{ActiveNode, Error, Reply, Request, Storage, SystemView};
 
 /// What a backend may call back into: its own storage and its host. One per mount.
 #[derive(Clone, Debug)]
@@ -14,6 +14,27 @@ pub struct Mount {
     pub storage: Arc<dyn Storage>,
     /// The host's view of the mount.
     pub system: Arc<dyn SystemView>,
+}
+
+impl Mount {
+    /// Requires that this node may write, issue leases and force wrapping. To be asked before
+    /// anything else is done.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`] on a standby, by which the host sends the request to the active node;
+    /// what becomes of a [`super::SystemViewError`] if the host does not say which it is.
+    pub async fn active_node(&self) -> Result<ActiveNode, Error> {
+        let state = self.system.replication_state().await?;
+        // Only performance secondaries make a difference for local mounts: ask only then.
+        let local =
+            !state.may_write(false) && state.may_write(true) && self.system.local_mount().await?;
+        if state.may_write(local) {
+            Ok(ActiveNode(()))
+        } else {
+            Err(Error::ReadOnly)
+        }
+    }
 }
 
 /// What a backend is told when it is set up, before storage may be used.
@@ -36,7 +57,8 @@ pub struct SpecialPaths {
     pub seal_wrap_storage: Vec<String>,
 }
 
-/// A secrets engine, mounted once per instance.
+/// A secrets engine, mounted once per instance. An engine that is a table of routes and needs no
+/// more is a [`super::RoutedBackend`].
 ///
 /// # Cancel safety
 ///
@@ -44,15 +66,19 @@ pub struct SpecialPaths {
 /// finish belongs on a tracked task.
 #[async_trait]
 pub trait Backend: fmt::Debug + Send + Sync {
-    /// Returns the special paths; must not need storage.
-    fn special_paths(&self) -> SpecialPaths;
+    /// Returns the special paths; must not need storage. None unless implemented.
+    fn special_paths(&self) -> SpecialPaths {
+        SpecialPaths::default()
+    }
 
     /// Called once, with storage usable (read-only on a standby). Blocks the mount: no network.
     ///
     /// # Errors
     ///
     /// An error leaves the mount without backend at a reload: only defects may fail here.
-    async fn initialize(&self, mount: &Mount) -> Result<(), Error>;
+    async fn initialize(&self, _mount: &Mount) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Answers one request of any operation but [`super::Operation::ResolvePath`], which `wire`
     /// answers itself.
@@ -64,12 +90,48 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// A storage error fails the request before it is authorised.
-    async fn existence_check(&self, mount: &Mount, request: Request)
-    -> Result<Option<bool>, Error>;
+    async fn existence_check(
+        &self,
+        _mount: &Mount,
+        _request: Request,
+    ) -> Result<Option<bool>, Error> {
+        Ok(None)
+    }
 
     /// Another node changed this key: drop what is cached of it.
-    async fn invalidate_key(&self, key: &str);
+    async fn invalidate_key(&self, _key: &str) {}
 
     /// The mount goes away from this process; must return within about a second.
-    async fn cleanup(&self);
+    async fn cleanup(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{MemoryStorage, ReplicationState, StaticSystemView};
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_node_that_may_write_is_the_active_one() {
+        for (state, local_mount, active) in [
+            (0x2020, false, true),
+            (0x3000, false, true),
+            (0x6000, false, false),
+            (0x6000, true, false),
+            (0x40, false, false),
+            (0x40, true, true),
+            (0x240, true, false),
+        ] {
+            let mount = Mount {
+                storage: Arc::new(MemoryStorage::new()),
+                system: Arc::new(StaticSystemView {
+                    replication_state: ReplicationState(state),
+                    local_mount,
+                    ..StaticSystemView::default()
+                }),
+            };
+            let answer = mount.active_node().await.map(drop);
+            let wanted = if active { Ok(()) } else { Err(Error::ReadOnly) };
+            assert_eq!(answer, wanted, "{state:#x} {local_mount}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Errors a backend may answer, one variant per kind the host distinguishes.
 
-use super::StorageError;
+use super::{StorageError, SystemViewError};
 
 /// The text by which a host recognises "forward this request to the active node".
 ///
@@ -21,10 +21,11 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
-    /// Any other HTTP status; the text begins with the code.
+    /// Any other HTTP status; the text begins with the code. The way to say 401, 403, 409, 412 and
+    /// the rest: the host's own kinds for some of them lose the text.
     #[error("{code}: {message}")]
     Status {
-        /// The HTTP status, 400 to 599.
+        /// The HTTP status, 400 to 599; `wire` makes 500 of anything else.
         status: u16,
         /// Stable, lower-case with underscores.
         code: &'static str,
@@ -37,7 +38,8 @@ pub enum Error {
     /// No such path: HTTP 404.
     #[error("unsupported_path: this mount has no such path. The mount's own path-help lists them.")]
     UnsupportedPath,
-    /// This node may not write; the host forwards the request to the active node.
+    /// This node may not write; the host forwards the request to the active node. The active node
+    /// itself answers a redirect to itself (seen on OpenBao 2.7.2): to be said on standbys only.
     #[error("{READ_ONLY}")]
     ReadOnly,
     /// The host's storage failed: HTTP 500, the host's own text.
@@ -82,6 +84,19 @@ impl From<StorageError> for Error {
                 "the entry was changed by someone else at the same time. Try again.",
             ),
             StorageError::Refused(text) | StorageError::Unknown(text) => Self::Storage(text),
+        }
+    }
+}
+
+impl From<SystemViewError> for Error {
+    fn from(error: SystemViewError) -> Self {
+        match error {
+            SystemViewError::Unsupported => Self::status(
+                501,
+                "unsupported_by_server",
+                "this server does not have what the request needs. A newer server may.",
+            ),
+            SystemViewError::Failed(text) => Self::status(500, "server_error", text),
         }
     }
 }

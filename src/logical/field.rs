@@ -35,6 +35,23 @@ impl Data {
         Self(Map::from_iter([(String::from("keys"), Value::from(keys))]))
     }
 
+    /// Builds data of string fields.
+    #[must_use]
+    pub fn texts<const N: usize>(fields: [(&str, &str); N]) -> Self {
+        let fields = fields.into_iter();
+        Self(
+            fields
+                .map(|(name, text)| (String::from(name), Value::from(text)))
+                .collect(),
+        )
+    }
+
+    /// Returns a field that is a string.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.as_str()
+    }
+
     /// Returns the data without one field: stored entries carry some that no answer shows.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {

@@ -17,15 +17,16 @@ pub enum Operation {
     Delete,
     /// LIST, or GET with `list=true`.
     List,
-    /// OpenBao: recursive list.
+    /// SCAN, or GET with `scan=true`: a list of everything below. OpenBao only.
     Scan,
     /// GET with `help=1`.
     Help,
-    /// HEAD.
+    /// HEAD; answered by a [`super::RawResponse`], whose body is not sent.
     Header,
-    /// The host renews a lease.
+    /// The host renews a lease, on the path that issued it.
     Renew,
-    /// The host revokes a lease.
+    /// The host revokes a lease, on the path that issued it. Failing, it is tried again with
+    /// growing pauses, six times; then the lease is kept as irrevocable.
     Revoke,
     /// The periodic tick, every 60 seconds.
     Rollback,

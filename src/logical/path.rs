@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::{Error, Field, Fields, Mount, Operation, Reply, Request};
+use super::{Error, Field, Fields, HeldLease, Mount, Operation, Reply, Request};
 
 /// Answers one call. A plain function, so that a route table is data.
 pub type Handler<S> = fn(Arc<S>, Mount, Call) -> BoxFuture<'static, Reply>;
@@ -24,7 +24,8 @@ pub(super) type Captures = Vec<(&'static str, String)>;
 /// `Debug` is safe to log as far as captures are: it shows them, and field names only.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// The request; its raw data was taken out, [`Call::fields`] is what became of it.
+    /// The request; its raw data was taken out, [`Call::fields`] is what became of it. Only for
+    /// renewal and revocation it is still there: what was answered with the lease.
     pub request: Request,
     pub(super) captures: Captures,
     /// The decoded fields; none in an existence check, which is answered before the caller is
@@ -42,6 +43,17 @@ impl Call {
         let found = self.captures.iter().find(|(known, _)| *known == name);
         debug_assert!(found.is_some(), "the pattern has no capture {name}");
         found.map_or("", |(_, value)| value)
+    }
+
+    /// Returns the lease to be renewed or revoked.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::User`] `no_lease` for any other request. Handlers of these two operations never
+    /// see it: the router asks before.
+    pub fn lease(&self) -> Result<&HeldLease, Error> {
+        let lease = self.request.lease.as_ref();
+        lease.ok_or_else(|| Error::user("no_lease", "the request names no lease. Name one."))
     }
 }
 
@@ -83,6 +95,43 @@ pub struct Route<S> {
 }
 
 impl<S> Route<S> {
+    /// Starts a route that has no fields and answers nothing yet; its description is its synopsis.
+    #[must_use]
+    pub const fn new(pattern: &'static str, synopsis: &'static str) -> Self {
+        Self {
+            pattern,
+            synopsis,
+            description: synopsis,
+            fields: &[],
+            endpoints: Vec::new(),
+            existence: None,
+        }
+    }
+
+    /// Sets the captures and parameters.
+    #[must_use]
+    pub const fn with_fields(mut self, fields: &'static [Field]) -> Self {
+        self.fields = fields;
+        self
+    }
+
+    /// Adds an endpoint.
+    #[must_use]
+    pub fn with_endpoint(
+        mut self,
+        operations: &'static [Operation],
+        summary: &'static str,
+        handler: Handler<S>,
+    ) -> Self {
+        self.endpoints.push(Endpoint {
+            operations,
+            summary,
+            answers: &[],
+            handler,
+        });
+        self
+    }
+
     /// Returns the endpoint that answers `operation`.
     #[must_use]
     pub fn endpoint(&self, operation: Operation) -> Option<&Endpoint<S>> {

@@ -11,5 +11,14 @@ pub mod rotation {}
 #[doc = include_str!("storage_format.md")]
 pub mod storage_format {}
 
+#[doc = include_str!("sdk.md")]
+///
+/// ## The example
+///
+/// ```text
+#[doc = include_str!("../../tests/example/main.rs")]
+/// ```
+pub mod sdk {}
+
 #[doc = include_str!("changelog.md")]
 pub mod changelog {}

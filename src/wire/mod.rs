@@ -22,8 +22,8 @@ mod instances;
 mod service;
 mod storage;
 mod system_view;
-mod transaction;
-mod translate;
+#[doc(hidden)] // for the fuzzers only; see there
+pub mod translate;
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use tonic::service::Routes;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::goplugin::{self, Broker, Cookie, Ending, Logging, Protocol};
 use crate::logical::{Backend, BackendInfo};
 use crate::proto::logical::plugin_version_server::PluginVersionServer;
@@ -72,12 +72,29 @@ pub struct Plugin {
     pub version: &'static str,
     /// What is logged.
     pub logging: Logging,
-    /// Stamps the log.
+    /// Stamps the log and new leases.
     pub clock: Arc<dyn Clock>,
     /// What the environment tells of the server.
     pub server: ServerInfo,
     /// Makes the mounts' backends.
     pub factory: BackendFactory,
+}
+
+impl Plugin {
+    /// A plugin on the system's clock that asks the environment which server started it.
+    pub fn new<B: Backend + 'static>(
+        version: &'static str,
+        logging: Logging,
+        backend: impl Fn(BackendInfo) -> B + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            version,
+            logging,
+            clock: Arc::new(SystemClock::new()),
+            server: ServerInfo::parse(|name| std::env::var(name).ok()),
+            factory: Arc::new(move |info| Arc::new(backend(info))),
+        }
+    }
 }
 
 impl fmt::Debug for Plugin {
@@ -114,6 +131,7 @@ impl Services {
             factory: Arc::clone(&plugin.factory),
             broker,
             tasks: self.tasks.clone(),
+            clock: Arc::clone(&plugin.clock),
         };
         Routes::new(BackendServer::new(backend).max_decoding_message_size(MAX_REQUEST))
             .add_service(PluginVersionServer::new(VersionService(plugin.version)))

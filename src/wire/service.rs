@@ -11,6 +11,7 @@ use super::instances::{Instance, Instances, MultiplexId, guarded};
 use super::storage::HostStorage;
 use super::system_view::HostSystemView;
 use super::translate;
+use crate::clock::Clock;
 use crate::goplugin::Broker;
 use crate::logical::{BackendInfo, Error, Mount, Reply};
 use crate::proto::logical::plugin_version_server::PluginVersion;
@@ -36,6 +37,8 @@ pub(super) struct BackendService {
     pub(super) factory: BackendFactory,
     pub(super) broker: Broker,
     pub(super) tasks: Tasks,
+    /// Stamps new leases.
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 impl BackendService {
@@ -139,7 +142,7 @@ impl BackendRpc for BackendService {
     ) -> Answer<pb::HandleRequestReply> {
         let instance = self.instances.find(request.metadata())?;
         let reply = self.answer(&instance, request.into_inner().request).await;
-        Ok(Response::new(translate::reply(reply)))
+        Ok(Response::new(translate::reply(reply, self.clock.now())))
     }
 
     async fn handle_existence_check(

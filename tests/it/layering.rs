@@ -158,3 +158,38 @@ fn fenced_crates_stay_in_their_layer() {
     }
     assert!(broken.is_empty(), "{broken:#?}");
 }
+
+/// The lower layers stand alone: an engine needs nothing else of this crate, and is short.
+#[test]
+fn the_example_is_written_against_the_lower_layers_only() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    for (example, most_lines) in [("example", 65), ("probe-plugin", 60)] {
+        let code = product_code(&root.join(example).join("main.rs"));
+        assert!(code.lines().count() <= most_lines, "{example} grew");
+        let used: BTreeSet<&str> = names_after(&code, "vault_plugin_secrets_smtp::").collect();
+        let allowed = BTreeSet::from(["clock", "goplugin", "logical", "wire"]);
+        assert!(used.is_superset(&BTreeSet::from(["goplugin", "wire"])));
+        assert!(used.is_subset(&allowed), "{example} uses {used:?}");
+    }
+}
+
+/// What could be published on its own: none of it may come to know the engine.
+#[test]
+fn the_lower_layers_know_nothing_of_mail() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for name in ["goplugin", "logical", "wire", "proto", "clock", "tasks"] {
+        let (_, allowed) = LAYERS.iter().find(|(layer, _)| *layer == name).unwrap();
+        for upper in ["engine", "provider", "audit", "main", "console"] {
+            assert!(!allowed.contains(&upper), "{name} may use {upper}");
+        }
+    }
+    for path in sources(&root) {
+        if matches!(
+            layer(&root, &path).as_str(),
+            "goplugin" | "logical" | "wire"
+        ) {
+            let code = product_code(&path).to_lowercase();
+            assert!(!code.contains("mailu"), "{} names Mailu", path.display());
+        }
+    }
+}

@@ -23,5 +23,6 @@ mod lifecycle;
 mod readme;
 mod real;
 mod rotation_faults;
+mod sdk;
 mod standin;
 mod support;

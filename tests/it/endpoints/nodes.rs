@@ -36,7 +36,7 @@ async fn a_standby_answers_reads_and_forwards_the_rest_before_anything_is_touche
         let rig = Rig::created().await;
         let standby = rig.process(StaticSystemView {
             replication_state: ReplicationState(state),
-            tainted: false,
+            ..StaticSystemView::default()
         });
         rig.storage.set_read_only(true);
         let before = rig.storage.snapshot();

@@ -18,6 +18,7 @@ mod help;
 mod openapi;
 mod process;
 mod rig;
+mod sdk;
 mod server;
 mod standby;
 mod story;

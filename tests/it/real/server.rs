@@ -179,13 +179,24 @@ impl Server {
     /// Like [`Server::register`]; returns what the host said.
     pub(super) async fn try_register(&self, version: Option<&str>) -> Answer {
         let file = self.install(version);
+        self.catalog(PLUGIN, &file, version).await
+    }
+
+    /// Puts any program into the catalog.
+    pub(super) async fn register_program(&self, name: &str, program: &Path, version: Option<&str>) {
+        let file = self.file("plugins").join(name);
+        fs::copy(program, &file).unwrap();
+        self.catalog(name, &file, version).await.no_content();
+    }
+
+    async fn catalog(&self, name: &str, file: &Path, version: Option<&str>) -> Answer {
         let entry = json!({
             "version": version.unwrap_or_default(),
             "command": file.file_name().unwrap().to_str(),
-            "sha256": hex::encode(Sha256::digest(fs::read(&file).unwrap())),
+            "sha256": hex::encode(Sha256::digest(fs::read(file).unwrap())),
             "env": ["SMTP_DEV_ALLOW_LOOPBACK=1", "SMTP_LOG_LEVEL=trace"],
         });
-        let path = format!("sys/plugins/catalog/secret/{PLUGIN}");
+        let path = format!("sys/plugins/catalog/secret/{name}");
         self.api().write(&path, entry).await
     }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
+use vault_plugin_secrets_smtp::proto::logical::{Entity, Group};
 use vault_plugin_secrets_smtp::proto::pb;
 use vault_plugin_secrets_smtp::proto::pb::storage_server::Storage;
 use vault_plugin_secrets_smtp::proto::pb::system_view_server::SystemView;
@@ -34,7 +35,9 @@ struct State {
     entries: Map,
     /// Open transactions: the entries as they were at its start, and its writes.
     transactions: BTreeMap<String, (Map, Map)>,
+    /// What a host has that Vault and old OpenBao have not.
     transactional: bool,
+    paged: bool,
     next: u32,
     fault: Option<Fault>,
     /// The only call the fault is for; all if empty.
@@ -51,8 +54,16 @@ pub struct MapStorage(Arc<Mutex<State>>);
 impl MapStorage {
     /// A storage like OpenBao's.
     pub fn transactional() -> Self {
-        let storage = Self::default();
+        let storage = Self::paged();
         storage.state().transactional = true;
+        storage
+    }
+
+    /// A storage like that of the first OpenBao releases: pages, but no transactions. The default
+    /// is Vault's, which has neither.
+    pub fn paged() -> Self {
+        let storage = Self::default();
+        storage.state().paged = true;
         storage
     }
 
@@ -121,12 +132,8 @@ impl MapStorage {
         }
     }
 
-    fn openbao_only(&self) -> Result<(), Status> {
-        if self.state().transactional {
-            Ok(())
-        } else {
-            Err(Status::unimplemented("unknown method"))
-        }
+    fn only_with_transactions(&self) -> Result<(), Status> {
+        implemented(self.state().transactional)
     }
 
     fn one_level(&self, prefix: &str) -> Vec<String> {
@@ -145,6 +152,14 @@ impl MapStorage {
     }
 }
 
+fn implemented(is: bool) -> Result<(), Status> {
+    if is {
+        Ok(())
+    } else {
+        Err(Status::unimplemented("unknown method"))
+    }
+}
+
 #[tonic::async_trait]
 impl Storage for MapStorage {
     async fn list(&self, request: Request<pb::StorageListArgs>) -> Answer<pb::StorageListReply> {
@@ -158,7 +173,7 @@ impl Storage for MapStorage {
         request: Request<pb::StorageListPageArgs>,
     ) -> Answer<pb::StorageListReply> {
         let err = self.called("list_page").await?;
-        self.openbao_only()?;
+        implemented(self.state().paged)?;
         let args = request.into_inner();
         let mut keys = self.one_level(&args.prefix);
         keys.retain(|key| *key > args.after);
@@ -219,7 +234,7 @@ impl Storage for MapStorage {
         _request: Request<pb::Empty>,
     ) -> Answer<pb::IsTransactionalReply> {
         self.called("is_transactional").await?;
-        self.openbao_only()?;
+        self.only_with_transactions()?;
         Ok(Response::new(pb::IsTransactionalReply {
             transactional: true,
         }))
@@ -231,7 +246,7 @@ impl Storage for MapStorage {
 
     async fn begin_tx(&self, _request: Request<pb::Empty>) -> Answer<pb::BeginTxReply> {
         let err = self.called("begin").await?;
-        self.openbao_only()?;
+        self.only_with_transactions()?;
         let mut state = self.state();
         state.next += 1;
         let txn = format!("txn-{}", state.next);
@@ -270,13 +285,21 @@ impl Storage for MapStorage {
     }
 }
 
-/// The system view of an active node; knows no password policies, and of the rest only what the
-/// plugin asks for.
+/// The system view of an active node of a server without `PluginEnv`; knows no password policies
+/// and one entity, `e-1`. The entity `broken` it fails on.
 #[derive(Clone, Copy, Debug)]
 pub struct ActiveNode;
 
-fn not_asked_for<T>() -> Answer<T> {
-    Err(Status::unimplemented("not part of this test host"))
+fn not_there<T>() -> Answer<T> {
+    Err(Status::unimplemented("unknown method"))
+}
+
+/// An error text in a successful call.
+fn error_of(entity_id: &str) -> String {
+    match entity_id {
+        "broken" => String::from("the identity store is gone"),
+        _ => String::new(),
+    }
 }
 
 #[tonic::async_trait]
@@ -310,36 +333,51 @@ impl SystemView for ActiveNode {
         &self,
         _request: Request<pb::Empty>,
     ) -> Answer<pb::CachingDisabledReply> {
-        not_asked_for()
+        Ok(Response::new(pb::CachingDisabledReply { disabled: true }))
     }
 
     async fn response_wrap_data(
         &self,
         _request: Request<pb::ResponseWrapDataArgs>,
     ) -> Answer<pb::ResponseWrapDataReply> {
-        not_asked_for()
+        not_there()
     }
 
     async fn mlock_enabled(&self, _request: Request<pb::Empty>) -> Answer<pb::MlockEnabledReply> {
-        not_asked_for()
+        Ok(Response::new(pb::MlockEnabledReply { enabled: true }))
     }
 
     async fn entity_info(
         &self,
-        _request: Request<pb::EntityInfoArgs>,
+        request: Request<pb::EntityInfoArgs>,
     ) -> Answer<pb::EntityInfoReply> {
-        not_asked_for()
+        let id = request.into_inner().entity_id;
+        let entity = (id == "e-1").then(|| Entity {
+            id: id.clone(),
+            name: String::from("alice"),
+            ..Entity::default()
+        });
+        let err = error_of(&id);
+        Ok(Response::new(pb::EntityInfoReply { entity, err }))
     }
 
     async fn plugin_env(&self, _request: Request<pb::Empty>) -> Answer<pb::PluginEnvReply> {
-        not_asked_for()
+        not_there()
     }
 
     async fn groups_for_entity(
         &self,
-        _request: Request<pb::EntityInfoArgs>,
+        request: Request<pb::EntityInfoArgs>,
     ) -> Answer<pb::GroupsForEntityReply> {
-        not_asked_for()
+        let id = request.into_inner().entity_id;
+        let groups = (id == "e-1").then(|| Group {
+            name: String::from("operators"),
+            ..Group::default()
+        });
+        Ok(Response::new(pb::GroupsForEntityReply {
+            groups: groups.into_iter().collect(),
+            err: error_of(&id),
+        }))
     }
 
     async fn generate_password_from_policy(
@@ -350,6 +388,9 @@ impl SystemView for ActiveNode {
     }
 
     async fn cluster_info(&self, _request: Request<pb::Empty>) -> Answer<pb::ClusterInfoReply> {
-        not_asked_for()
+        Ok(Response::new(pb::ClusterInfoReply {
+            cluster_id: String::from("c-1"),
+            ..pb::ClusterInfoReply::default()
+        }))
     }
 }

@@ -1,35 +1,32 @@
 //! A backend that does what its path says: for tests of the transport, without any engine.
+//!
+//! Here is what a plain [`Backend`] does; what comes with routes is in [`routes`].
+
+pub(crate) mod routes;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use std::time::Duration;
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, Error, Mount, Operation, Reply, Request, Response, SpecialPaths,
-    StorageEntry,
+    StorageEntry, Wrap,
 };
 
 /// One mount of the probe.
 #[derive(Debug)]
 pub(crate) struct Probe(pub(crate) BackendInfo);
 
-fn text<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
-    request.data.as_map().get(name)?.as_str()
-}
-
-fn fields(pairs: &[(&str, &str)]) -> Data {
-    let pairs: std::collections::BTreeMap<_, _> = pairs.iter().copied().collect();
-    Data::from_serialize(&pairs).unwrap()
-}
-
 impl Probe {
     async fn kv(&self, mount: &Mount, key: &str, request: &Request) -> Reply {
         let key = format!("kv/{key}");
-        let value = text(request, "value").unwrap_or_default().as_bytes();
+        let value = request.data.text("value").unwrap_or_default().as_bytes();
         match request.operation {
             Operation::Read => Ok(mount.storage.get(&key).await?.map(|entry| {
                 let value = String::from_utf8_lossy(&entry.value).into_owned();
-                Response::data(fields(&[("value", &value), ("uuid", &self.0.uuid)]))
+                Response::data(Data::texts([("value", &value), ("uuid", &self.0.uuid)]))
             })),
-            Operation::Create | Operation::Update => match text(request, "expected") {
+            Operation::Create | Operation::Update => match request.data.text("expected") {
                 Some(expected) => {
                     let expected = Some(expected.as_bytes()).filter(|text| !text.is_empty());
                     let entry = StorageEntry::new(key, value.to_vec());
@@ -47,7 +44,7 @@ impl Probe {
                 Ok(None)
             }
             Operation::List => {
-                let after = text(request, "after").unwrap_or_default();
+                let after = request.data.text("after").unwrap_or_default();
                 let keys = match request.data.as_map().get("limit") {
                     Some(limit) => {
                         let limit = limit.as_u64().unwrap() as usize;
@@ -67,6 +64,7 @@ impl Backend for Probe {
     fn special_paths(&self) -> SpecialPaths {
         SpecialPaths {
             seal_wrap_storage: vec![String::from("keyring")],
+            unauthenticated: vec![String::from("raw/*")],
             ..SpecialPaths::default()
         }
     }
@@ -101,19 +99,23 @@ impl Backend for Probe {
                 vault_plugin_secrets_smtp::logical::READ_ONLY,
             )),
             ("warn", _) => Ok(Some(Response::default().warn("careful"))),
-            ("wrap", _) => Ok(Some(Response {
-                wrap_ttl: Some(Duration::from_secs(60)),
-                ..Response::data(fields(&[("inner", "value")]))
-            })),
+            ("wrap", _) => {
+                let wrap = Wrap::new(&mount.active_node().await?, Duration::from_secs(60));
+                let answer = Response::data(Data::texts([("inner", "value")]));
+                Ok(Some(answer.wrapped(wrap)))
+            }
+            ("internal", _) => Err(Error::internal("a defect")),
+            ("refused-by-storage", _) => Err(Error::Storage(String::from("disk full"))),
+            ("unsupported", _) => Err(Error::UnsupportedOperation),
             ("state", _) => {
                 let state = mount.system.replication_state().await.unwrap().0;
                 let tainted = mount.system.tainted().await.unwrap();
                 let local = mount.system.local_mount().await.unwrap();
                 let ttl = mount.system.default_lease_ttl().await.unwrap();
                 let text = format!("{state:#x} {tainted} {local} {}", ttl.as_secs());
-                Ok(Some(Response::data(fields(&[("state", &text)]))))
+                Ok(Some(Response::data(Data::texts([("state", &text)]))))
             }
-            _ => Err(Error::UnsupportedPath),
+            _ => routes::router().handle(&Arc::new(()), mount, request).await,
         }
     }
 
@@ -124,11 +126,9 @@ impl Backend for Probe {
     ) -> Result<Option<bool>, Error> {
         match request.path.strip_prefix("kv/") {
             Some(_) => Ok(Some(mount.storage.get(&request.path).await?.is_some())),
-            None => Ok(None),
+            None => routes::router().exists(&Arc::new(()), mount, request).await,
         }
     }
-
-    async fn invalidate_key(&self, _key: &str) {}
 
     async fn cleanup(&self) {
         if self.0.uuid == "stuck" {

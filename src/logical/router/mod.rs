@@ -1,45 +1,26 @@
 //! The router: from a request to the handler that answers it.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod check;
+mod warnings;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::decode::{self, Decoded};
 use super::path::Captures;
-use super::{
-    Call, Data, Error, Field, Fields, Mount, Operation, Pattern, Reply, Request, Response,
-};
-use super::{Route, help};
+use super::{Call, Data, Error, Fields, Mount, Operation, Pattern, Reply, Request, Response};
+use super::{Route, decode, help};
 
-/// Names of unknown parameters are the caller's text: at most this many, this long, are repeated.
-const MAX_NAMES: usize = 20;
-const MAX_NAME_CHARS: usize = 64;
-
-/// A defect of a route table, found by [`Router::check`].
-#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum RouteError {
-    /// Not segments and `{name}`s, or a name used twice.
-    #[error("pattern `{0}` cannot be parsed")]
-    Pattern(&'static str),
-    /// Two patterns match the same paths.
-    #[error("patterns `{0}` and `{1}` match the same paths")]
-    Ambiguous(&'static str, &'static str),
-    /// An operation has two endpoints, or is one that is never routed.
-    #[error("pattern `{0}` cannot route `{name}` there", name = .1.as_str())]
-    Operation(&'static str, Operation),
-    /// A capture is not among the fields, which describe it.
-    #[error("pattern `{0}` has a capture `{1}` that no field describes")]
-    Capture(&'static str, &'static str),
-    /// A field is declared twice, its default or example is not a value of its kind, or it is
-    /// required where no create or update could demand it.
-    #[error("pattern `{0}` declares field `{1}` wrongly")]
-    Field(&'static str, &'static str),
-}
+pub use check::RouteError;
 
 /// A table of routes over an engine's state `S`.
 ///
 /// Of all patterns that match a path, the one with the leftmost literal wins; the order of the
-/// table means nothing. Ticks and leases are not routed: the engine handles them before.
+/// table means nothing. Ticks are not routed: the engine handles them before.
+///
+/// Renewal and revocation of a lease are routed to the path that issued it, as the operations
+/// [`Operation::Renew`] and [`Operation::Revoke`]. Their data is what was answered with the lease
+/// and no parameters: it is not decoded but left in [`Call::request`].
 ///
 /// ```
 /// use std::sync::Arc;
@@ -153,28 +134,19 @@ impl<S> Router<S> {
         if let Some(pattern) = self.unparsable {
             return Err(RouteError::Pattern(pattern));
         }
-        // Sorted by shape, so equal shapes are neighbours.
-        for pair in self.routes.windows(2) {
-            if let [(left, first), (right, second)] = pair
-                && left.same_shape(right)
-            {
-                return Err(RouteError::Ambiguous(first.pattern, second.pattern));
-            }
-        }
-        for (pattern, route) in &self.routes {
-            check_operations(route)?;
-            check_fields(pattern, route)?;
-        }
-        Ok(())
+        check::table(&self.routes)
     }
 
     /// Finds the route of a path and what the path has for its captures.
     fn find(&self, request: &Request) -> Option<(&Route<S>, Captures)> {
         let path = match request.operation {
-            // The host appends a slash to list paths, and operators do so asking for help.
-            Operation::List | Operation::Scan | Operation::Help => {
-                request.path.strip_suffix('/').unwrap_or(&request.path)
-            }
+            // The host appends a slash to list paths, operators do so asking for help, and a lease
+            // may have come of a list.
+            Operation::List
+            | Operation::Scan
+            | Operation::Help
+            | Operation::Renew
+            | Operation::Revoke => request.path.strip_suffix('/').unwrap_or(&request.path),
             _ => &request.path,
         };
         self.routes.iter().find_map(|(pattern, route)| {
@@ -203,18 +175,29 @@ impl<S: Send + Sync + 'static> Router<S> {
         let endpoint = route
             .endpoint(request.operation)
             .ok_or_else(|| unsupported(route, request.operation))?;
+        let operation = request.operation;
+        if is_of_lease(operation) {
+            let fields = Fields::new(route.fields, BTreeMap::new());
+            let call = Call {
+                request,
+                captures,
+                fields,
+            };
+            call.lease()?;
+            return (endpoint.handler)(Arc::clone(state), mount.clone(), call).await;
+        }
         let names: Vec<&'static str> = captures.iter().map(|(name, _)| *name).collect();
         let data = std::mem::take(&mut request.data);
-        let decoded = decode::decode(route.fields, &names, request.operation, data)?;
-        let warnings = warnings(&decoded, request.operation);
-        let operation = request.operation;
+        let decoded = decode::decode(route.fields, &names, operation, data)?;
+        let warnings = warnings::of(&decoded, operation);
         let call = Call {
             request,
             captures,
             fields: decoded.fields,
         };
         let answer = (endpoint.handler)(Arc::clone(state), mount.clone(), call).await?;
-        Ok(with_warnings(answer, warnings, operation))
+        check_lease(route, answer.as_ref())?;
+        Ok(warnings::added(answer, warnings, operation))
     }
 
     /// Answers an existence check: `None` where the route has none, and for unknown paths, which
@@ -258,10 +241,35 @@ impl<S: Send + Sync + 'static> Router<S> {
     }
 }
 
+/// Reports whether the host asks this of itself, about a lease.
+const fn is_of_lease(operation: Operation) -> bool {
+    matches!(operation, Operation::Renew | Operation::Revoke)
+}
+
+/// Finds a lease that nothing could end: the host would try in vain and keep it for ever. A defect
+/// of the engine that its first test meets.
+fn check_lease<S>(route: &Route<S>, answer: Option<&Response>) -> Result<(), Error> {
+    let Some(lease) = answer.and_then(Response::lease) else {
+        return Ok(());
+    };
+    for (needed, operation) in [
+        (true, Operation::Revoke),
+        (lease.renewable, Operation::Renew),
+    ] {
+        if needed && route.endpoint(operation).is_none() {
+            let (pattern, name) = (route.pattern, operation.as_str());
+            let text = format!("`{pattern}` answered a lease and has no endpoint for {name}");
+            return Err(Error::internal(text));
+        }
+    }
+    Ok(())
+}
+
 /// Names what the path takes instead; [`Error::UnsupportedOperation`] would lose any text.
 fn unsupported<S>(route: &Route<S>, asked: Operation) -> Error {
     let taken = route.endpoints.iter().flat_map(|e| e.operations);
-    let taken: Vec<&str> = taken.map(|operation| operation.as_str()).collect();
+    let asked_by_clients = taken.filter(|operation| !is_of_lease(**operation));
+    let taken: Vec<&str> = asked_by_clients.map(|taken| taken.as_str()).collect();
     Error::status(
         405,
         "unsupported_operation",
@@ -273,129 +281,11 @@ fn unsupported<S>(route: &Route<S>, asked: Operation) -> Error {
     )
 }
 
-fn check_operations<S>(route: &Route<S>) -> Result<(), RouteError> {
-    let mut seen = BTreeSet::new();
-    for operation in route.endpoints.iter().flat_map(|e| e.operations) {
-        let routed = matches!(
-            operation,
-            Operation::Create
-                | Operation::Read
-                | Operation::Update
-                | Operation::Patch
-                | Operation::Delete
-                | Operation::List
-                | Operation::Scan
-                | Operation::Header
-        );
-        if !routed || !seen.insert(*operation) {
-            return Err(RouteError::Operation(route.pattern, *operation));
-        }
-    }
-    Ok(())
-}
-
-fn check_fields<S>(pattern: &Pattern, route: &Route<S>) -> Result<(), RouteError> {
-    let declares = |name: &str| route.fields.iter().any(|field| field.name == name);
-    let names = pattern.names();
-    if let Some(name) = names.iter().find(|name| !declares(name)) {
-        return Err(RouteError::Capture(route.pattern, name));
-    }
-    let mut operations = route.endpoints.iter().flat_map(|e| e.operations);
-    if !operations.any(|operation| decode::demands(*operation)) {
-        let undemanded = |field: &&Field| field.required && !names.contains(&field.name);
-        if let Some(field) = route.fields.iter().find(undemanded) {
-            return Err(RouteError::Field(route.pattern, field.name));
-        }
-    }
-    let tables = std::iter::once(route.fields).chain(route.endpoints.iter().map(|e| e.answers));
-    for table in tables {
-        let mut seen = BTreeSet::new();
-        for field in table {
-            if !seen.insert(field.name) || !samples_fit(field) {
-                return Err(RouteError::Field(route.pattern, field.name));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn samples_fit(field: &Field) -> bool {
-    [field.default, field.example]
-        .into_iter()
-        .flatten()
-        .all(|text| decode::takes(field, text))
-}
-
-fn warnings(decoded: &Decoded, operation: Operation) -> Vec<String> {
-    let is_list = matches!(operation, Operation::List | Operation::Scan);
-    let ignored: Vec<String> = decoded
-        .ignored
-        .iter()
-        // `GET ?list=true` is how some clients say LIST; the host may leave it in the data.
-        .filter(|name| !(is_list && matches!(name.as_str(), "list" | "scan")))
-        .take(MAX_NAMES)
-        .map(|name| printable(name))
-        .collect();
-    let mut warnings = Vec::new();
-    if !ignored.is_empty() {
-        warnings.push(format!(
-            "Endpoint ignored these unrecognized parameters: [{}]",
-            ignored.join(" ")
-        ));
-    }
-    if !decoded.replaced.is_empty() {
-        warnings.push(format!(
-            "Endpoint replaced the value of these parameters with the values captured from the \
-             endpoint's path: [{}]",
-            decoded.replaced.join(" ")
-        ));
-    }
-    warnings
-}
-
-/// Makes a caller's name safe to repeat: one short word of visible characters.
-fn printable(name: &str) -> String {
-    name.chars()
-        .take(MAX_NAME_CHARS)
-        .map(|c| {
-            if decode::deceives(c) || c.is_whitespace() {
-                '?'
-            } else {
-                c
-            }
-        })
-        .collect()
-}
-
-/// Adds the warnings. A write that answers nothing still warns, unlike in Go's framework: there a
-/// misspelt parameter of such a path goes unnoticed. "Nothing there" stays nothing.
-fn with_warnings(
-    answer: Option<Response>,
-    mut warnings: Vec<String>,
-    operation: Operation,
-) -> Option<Response> {
-    let is_write = matches!(
-        operation,
-        Operation::Create | Operation::Update | Operation::Patch | Operation::Delete
-    );
-    match answer {
-        Some(mut response) => {
-            response.warnings.append(&mut warnings);
-            Some(response)
-        }
-        None if is_write && !warnings.is_empty() => Some(Response {
-            warnings,
-            ..Response::default()
-        }),
-        None => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::{Endpoint, MemoryStorage, StaticSystemView};
+    use super::super::{Endpoint, Field, HeldLease, Lease, MemoryStorage, StaticSystemView};
     use super::*;
 
     /// Answers which pattern was called with what.
@@ -661,6 +551,94 @@ mod tests {
         }
         let answer = ask(Operation::Help, "no/such/path", json!({})).await;
         assert_eq!(answer.unwrap_err(), Error::UnsupportedPath);
+    }
+
+    /// A path that leases what it reads, with the given endpoints for the lease.
+    fn leasing(endpoints: Vec<Endpoint<Echo>>) -> Router<Echo> {
+        let mut endpoints = endpoints;
+        let issue = endpoint(&[Operation::Read], |_, mount, _| {
+            Box::pin(async move {
+                let lease = Lease::new(&mount.active_node().await?).renewable();
+                Ok(Some(Response::leased(
+                    Data::texts([("key", "value")]),
+                    lease,
+                )))
+            })
+        });
+        endpoints.push(issue);
+        Router::new(vec![route(
+            "leases/{tenant}",
+            const { &[TENANT, REASON] },
+            endpoints,
+        )])
+    }
+
+    fn renewal() -> Endpoint<Echo> {
+        endpoint(&[Operation::Renew], |_, _, call| {
+            Box::pin(async move {
+                assert_eq!(call.capture("tenant"), "acme");
+                // Not a parameter, although there is a field of this name.
+                assert_eq!(call.request.data.text("reason"), Some("answered"));
+                let lease = call.lease()?.renewed();
+                Ok(Some(Response::leased(call.request.data.clone(), lease)))
+            })
+        })
+    }
+
+    fn revocation() -> Endpoint<Echo> {
+        endpoint(&[Operation::Revoke], |_, _, _| Box::pin(async { Ok(None) }))
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_nothing_could_end_is_not_issued() {
+        for (endpoints, missing) in [
+            (vec![], Some("revoke")),
+            (vec![renewal()], Some("revoke")),
+            (vec![revocation()], Some("renew")),
+            (vec![renewal(), revocation()], None),
+        ] {
+            let router = leasing(endpoints);
+            let request = Request::new(Operation::Read, "leases/acme", Data::default());
+            let answer = router.handle(&Arc::new(Echo), &mount(), request).await;
+            match missing {
+                Some(name) => {
+                    let text = answer.unwrap_err().to_string();
+                    assert!(text.ends_with(name), "{text}");
+                }
+                None => assert!(answer.unwrap().unwrap().lease().is_some()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn renewal_and_revocation_reach_the_path_undecoded() {
+        let router = leasing(vec![renewal(), revocation()]);
+        let ask = async |operation, lease| {
+            let data = Data::texts([("reason", "answered"), ("other", "x")]);
+            let mut request = Request::new(operation, "leases/acme", data);
+            request.lease = lease;
+            router.handle(&Arc::new(Echo), &mount(), request).await
+        };
+        let held = HeldLease {
+            internal: Data::texts([("account", "a")]),
+            ..HeldLease::default()
+        };
+        let renewed = ask(Operation::Renew, Some(held.clone())).await;
+        let renewed = renewed.unwrap().unwrap();
+        assert_eq!(renewed.lease().unwrap().internal, held.internal);
+        assert!(renewed.warnings.is_empty(), "{:?}", renewed.warnings);
+        assert!(matches!(ask(Operation::Revoke, Some(held)).await, Ok(None)));
+        let Err(Error::User { code, .. }) = ask(Operation::Revoke, None).await else {
+            panic!("a revocation of nothing")
+        };
+        assert_eq!(code, "no_lease");
+    }
+
+    #[tokio::test]
+    async fn the_renewal_of_what_has_no_leases_is_refused() {
+        let answer = ask(Operation::Renew, "acme/rotate", json!({})).await;
+        let text = answer.unwrap_err().to_string();
+        assert!(text.starts_with("unsupported_operation: "), "{text}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use super::storage::{Client, READ_DEADLINE, answered, failed, put_if, read};
+use super::calls::{Client, READ_DEADLINE, answered, failed, put_if, read};
 use crate::logical::{StorageEntry, StorageError};
 use crate::proto::pb;
 use crate::tasks::Tasks;
