@@ -99,7 +99,7 @@ async fn it_answers_its_one_version_whatever_is_listed() {
     let process = Process::start(command);
     assert_eq!(process.handshake.segments[1], "5");
     assert_eq!(process.handshake.segments.len(), 7);
-    assert_eq!(process.handshake.segments[6], "false");
+    assert_eq!(process.handshake.segments[6], "true");
     process.signal("TERM");
     assert!(process.ended().await.0.success());
 }

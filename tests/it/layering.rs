@@ -40,7 +40,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
 ];
 
 /// A crate and the only modules that may name it.
-const FENCES: [(&str, &[&str]); 9] = [
+const FENCES: [(&str, &[&str]); 10] = [
     ("tonic", &["goplugin", "wire", "proto"]),
     ("prost", &["goplugin", "wire", "proto"]),
     ("reqwest", &["provider"]),
@@ -50,6 +50,7 @@ const FENCES: [(&str, &[&str]); 9] = [
     ("hkdf", &["crypto"]),
     ("rand", &["crypto"]),
     ("rcgen", &["goplugin"]),
+    ("yamux", &["goplugin"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

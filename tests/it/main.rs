@@ -25,3 +25,4 @@ mod real;
 mod rotation_faults;
 mod standin;
 mod support;
+mod transports;
