@@ -18,6 +18,7 @@
 
 mod endpoints;
 mod handshake;
+mod hostile_peers;
 mod layering;
 mod lifecycle;
 mod readme;
