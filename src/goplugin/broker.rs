@@ -182,7 +182,7 @@ impl Broker {
                     address: info.address,
                 },
             ),
-            (Route::Knocked(knocker), Some(knock)) => knocker.answered(info.service_id, knock),
+            (Route::Knocked(knocker), Some(knock)) => knocker.answered(info.service_id, &knock),
             (Route::Announced(_), Some(_)) | (Route::Knocked(_), None) => {
                 tracing::warn!("the host mixes sockets and streams; the message is ignored");
             }

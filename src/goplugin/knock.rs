@@ -131,7 +131,7 @@ impl Knocker {
     }
 
     /// Takes an answer to a knock.
-    pub(super) fn answered(&self, id: u32, knock: Knock) {
+    pub(super) fn answered(&self, id: u32, knock: &Knock) {
         let answer = if !knock.error.is_empty() {
             Err(knock.error.chars().take(MAX_REASON).collect())
         } else if knock.knock && knock.ack {

@@ -192,6 +192,9 @@ impl Session {
                 () = self.over.cancelled() => break,
             }
         }
+        for admission in &self.admissions {
+            admission.abort();
+        }
         // What fails here is the host's end of it.
         let _ = poll_fn(|cx| self.connection.poll_close(cx)).await;
     }

@@ -82,8 +82,8 @@ impl HostMux {
     pub async fn dial(&self) -> std::io::Result<MuxStream> {
         let (order, opened) = oneshot::channel();
         let gone = || std::io::ErrorKind::NotConnected.into();
-        self.orders.send(order).await.map_err(|_| gone())?;
-        opened.await.map_err(|_| gone())
+        self.orders.send(order).await.ok().ok_or_else(gone)?;
+        opened.await.ok().ok_or_else(gone)
     }
 
     /// Makes a door for a number.
