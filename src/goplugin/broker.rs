@@ -2,9 +2,11 @@
 //!
 //! The host numbers them. For number *n* it listens on a fresh socket and announces the address on
 //! the one broker stream; somewhere in a call of its own it mentions *n*. Either can be first, so
-//! both sides meet in a table.
+//! both sides meet in a table. A host with one socket for everything announces nothing: there a
+//! plugin knocks (see the `knock` module).
 
 use std::collections::BTreeMap;
+use std::error::Error as StdError;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,11 +17,16 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::either::Either;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::error::causes;
 use super::host_link::HostLink;
+use super::host_stream::Transport;
+use super::knock::{KnockError, Knocker};
 use super::tls::MutualTls;
 use crate::proto::plugin::ConnInfo;
 use crate::proto::plugin::grpc_broker_server::GrpcBroker;
@@ -27,6 +34,8 @@ use crate::tasks::Tasks;
 
 /// How long a dial may take, from waiting for the announcement to the end of the TLS handshake.
 const DIAL_DEADLINE: Duration = Duration::from_secs(5);
+/// The same where dials wait for each other and each may take its time to knock.
+const KNOCK_DEADLINE: Duration = Duration::from_secs(30);
 /// Announcements nobody dialled that are kept; the oldest goes first. A host makes one a mount.
 const MAX_ANNOUNCED: usize = 256;
 
@@ -43,15 +52,27 @@ pub enum DialError {
     #[error("could not connect to the host: {}", causes(.0))]
     Connect(tonic::transport::Error),
     /// It took too long.
-    #[error("the host did not accept connection {0} within 5 s")]
-    Timeout(u32),
+    #[error("the host did not accept connection {0} within {seconds} s", seconds = .1.as_secs())]
+    Timeout(u32, Duration),
+    /// The host did not open the door.
+    #[error(transparent)]
+    Knock(KnockError),
 }
 
-/// Dials connections the host announces. Clones share one table.
+/// Dials connections the host offers. Clones share what is known of them.
 #[derive(Clone, Debug)]
 pub struct Broker {
     tls: MutualTls,
-    table: Arc<Mutex<Table>>,
+    route: Route,
+}
+
+/// How connections into the host are made.
+#[derive(Clone, Debug)]
+enum Route {
+    /// Each on the socket that was announced for it.
+    Announced(Arc<Mutex<Table>>),
+    /// Each as a stream of the session, after a knock.
+    Knocked(Knocker),
 }
 
 /// Whichever side came first, by number.
@@ -68,90 +89,167 @@ struct Announced {
     address: String,
 }
 
+/// Why the channel could not connect; the gRPC library carries it in its own error.
+type ConnectError = Box<dyn StdError + Send + Sync>;
+
 impl Broker {
-    pub(super) fn new(tls: MutualTls) -> Self {
-        Self {
-            tls,
-            table: Arc::default(),
-        }
+    /// Makes the broker of a host that announces a socket for each connection.
+    pub(super) fn announced(tls: MutualTls) -> Self {
+        let route = Route::Announced(Arc::default());
+        Self { tls, route }
     }
 
-    /// Connects to what the host announced, or is about to, as number `id`.
+    /// Makes the broker of a host that has one socket for everything.
+    pub(super) fn knocked(tls: MutualTls, knocker: Knocker) -> Self {
+        let route = Route::Knocked(knocker);
+        Self { tls, route }
+    }
+
+    /// Connects to what the host offers, or is about to, as number `id`.
     ///
     /// The channel reconnects by itself as long as the host listens. TLS is inside the connector,
     /// because tonic's own cannot pin a peer; hence the `http` address.
     ///
     /// # Errors
     ///
-    /// Any [`DialError`], after 5 seconds at most.
+    /// Any [`DialError`]: after 5 seconds at most, or 30 where dials wait for each other.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future forgets the dial; an announcement already taken is lost with it.
     pub async fn dial(&self, id: u32) -> Result<Channel, DialError> {
-        let deadline = Instant::now() + DIAL_DEADLINE;
-        let announced = timeout_at(deadline, self.announced(id)).await;
-        let Some(announced) = announced.ok().flatten() else {
-            self.table().awaited.remove(&id);
-            return Err(DialError::NotAnnounced(id));
-        };
-        timeout_at(deadline, self.connect(announced))
-            .await
-            .map_err(|_elapsed| DialError::Timeout(id))?
+        match &self.route {
+            Route::Announced(table) => {
+                let deadline = Instant::now() + DIAL_DEADLINE;
+                let announced = timeout_at(deadline, wait(table, id)).await;
+                let Some(announced) = announced.ok().flatten() else {
+                    lock(table).awaited.remove(&id);
+                    return Err(DialError::NotAnnounced(id));
+                };
+                if announced.network != "unix" {
+                    return Err(DialError::Network(announced.network));
+                }
+                let connect = move |tls| socket(announced.address.clone(), tls);
+                self.channel(id, DIAL_DEADLINE, deadline, connect).await
+            }
+            Route::Knocked(knocker) => {
+                let deadline = Instant::now() + KNOCK_DEADLINE;
+                let knocker = knocker.clone();
+                let connect = move |_| {
+                    let knocker = knocker.clone();
+                    async move { Ok(knocker.dial(id).await?) }
+                };
+                self.channel(id, KNOCK_DEADLINE, deadline, connect).await
+            }
+        }
     }
 
-    async fn connect(&self, announced: Announced) -> Result<Channel, DialError> {
-        if announced.network != "unix" {
-            return Err(DialError::Network(announced.network));
-        }
-        let tls = TlsConnector::from(Arc::clone(&self.tls.client));
-        let name = self.tls.server_name.clone();
+    /// Makes a channel of whatever `connect` makes, now and each time it is lost.
+    async fn channel<C, F>(
+        &self,
+        id: u32,
+        limit: Duration,
+        deadline: Instant,
+        connect: C,
+    ) -> Result<Channel, DialError>
+    where
+        C: Fn(MutualTls) -> F + Send + 'static,
+        F: Future<Output = Result<TlsStream<Transport>, ConnectError>> + Send + 'static,
+    {
+        let tls = self.tls.clone();
         let connector = tower::service_fn(move |_: Uri| {
-            let (tls, name, address) = (tls.clone(), name.clone(), announced.address.clone());
-            async move {
-                let stream = UnixStream::connect(&address).await?;
-                let stream = tls.connect(name, stream).await?;
-                Ok::<_, std::io::Error>(TokioIo::new(stream))
-            }
+            let connected = connect(tls.clone());
+            async move { connected.await.map(TokioIo::new) }
         });
-        Endpoint::from_static("http://localhost")
-            .connect_timeout(DIAL_DEADLINE)
-            .connect_with_connector(connector)
-            .await
-            .map_err(DialError::Connect)
+        let endpoint = Endpoint::from_static("http://localhost").connect_timeout(limit);
+        match timeout_at(deadline, endpoint.connect_with_connector(connector)).await {
+            Ok(connected) => connected.map_err(|error| match cause::<KnockError>(&error) {
+                Some(knock) => DialError::Knock(knock.clone()),
+                None => DialError::Connect(error),
+            }),
+            Err(_) => Err(DialError::Timeout(id, limit)),
+        }
     }
 
-    async fn announced(&self, id: u32) -> Option<Announced> {
-        let waiting = {
-            let mut table = self.table();
-            if let Some(info) = table.announced.remove(&id) {
-                return Some(info);
-            }
-            let (sender, receiver) = oneshot::channel();
-            table.awaited.insert(id, sender);
-            receiver
-        };
-        waiting.await.ok()
-    }
-
-    fn announce(&self, id: u32, info: Announced) {
-        let mut table = self.table();
-        let undelivered = match table.awaited.remove(&id) {
-            Some(waiting) => waiting.send(info).err(),
-            None => Some(info),
-        };
-        if let Some(info) = undelivered {
-            table.announced.insert(id, info);
-            if table.announced.len() > MAX_ANNOUNCED {
-                table.announced.pop_first();
+    /// Takes a message of the host from the broker stream.
+    fn received(&self, info: ConnInfo) {
+        match (&self.route, info.knock) {
+            (Route::Announced(table), None) => announce(
+                &mut lock(table),
+                info.service_id,
+                Announced {
+                    network: info.network,
+                    address: info.address,
+                },
+            ),
+            (Route::Knocked(knocker), Some(knock)) => knocker.answered(info.service_id, &knock),
+            (Route::Announced(_), Some(_)) | (Route::Knocked(_), None) => {
+                tracing::warn!("the host mixes sockets and streams; the message is ignored");
             }
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        // Every change is one call on a map: a panic cannot leave it half done.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns what the host is to be sent on a new broker stream. It is never told of a connection
+    /// to make: no call of ours takes a number.
+    fn outbound(&self) -> Pin<Box<dyn Stream<Item = ConnInfo> + Send>> {
+        match &self.route {
+            Route::Announced(_) => Box::pin(futures_util::stream::pending()),
+            Route::Knocked(knocker) => Box::pin(ReceiverStream::new(knocker.stream_opened())),
+        }
     }
+}
+
+/// Finds a cause of a certain type.
+fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// Connects to an announced socket.
+async fn socket(address: String, tls: MutualTls) -> Result<TlsStream<Transport>, ConnectError> {
+    let stream = UnixStream::connect(&address).await?;
+    let connector = TlsConnector::from(Arc::clone(&tls.client));
+    Ok(connector
+        .connect(tls.server_name, Either::Left(stream))
+        .await?)
+}
+
+/// Waits for an announcement.
+async fn wait(table: &Mutex<Table>, id: u32) -> Option<Announced> {
+    let waiting = {
+        let mut table = lock(table);
+        if let Some(info) = table.announced.remove(&id) {
+            return Some(info);
+        }
+        let (sender, receiver) = oneshot::channel();
+        table.awaited.insert(id, sender);
+        receiver
+    };
+    waiting.await.ok()
+}
+
+fn announce(table: &mut Table, id: u32, info: Announced) {
+    let undelivered = match table.awaited.remove(&id) {
+        Some(waiting) => waiting.send(info).err(),
+        None => Some(info),
+    };
+    if let Some(info) = undelivered {
+        table.announced.insert(id, info);
+        if table.announced.len() > MAX_ANNOUNCED {
+            table.announced.pop_first();
+        }
+    }
+}
+
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    // Every change is one call on a map: a panic cannot leave it half done.
+    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The plugin's end of the broker stream.
@@ -178,13 +276,7 @@ impl GrpcBroker for BrokerService {
         self.tasks.spawn(async move {
             let read = async {
                 while let Ok(Some(info)) = inbound.message().await {
-                    broker.announce(
-                        info.service_id,
-                        Announced {
-                            network: info.network,
-                            address: info.address,
-                        },
-                    );
+                    broker.received(info);
                 }
             };
             tokio::select! {
@@ -192,8 +284,8 @@ impl GrpcBroker for BrokerService {
                 () = read => link.broker_ended(),
             }
         });
-        // Nothing is ever announced to the host: no call of ours takes a number.
-        let silent = futures_util::stream::pending().take_until(stopping.cancelled_owned());
-        Ok(Response::new(Box::pin(silent)))
+        let outbound = self.broker.outbound().map(Ok);
+        let outbound = outbound.take_until(stopping.cancelled_owned());
+        Ok(Response::new(Box::pin(outbound)))
     }
 }

@@ -23,8 +23,45 @@ pub struct HostEnv {
     pub socket_dir: PathBuf,
     /// The group, by number or name, that may connect besides this user.
     pub socket_group: Option<String>,
-    /// The host would run all connections over one socket, and expects to be told whether it may.
-    pub asks_for_multiplexing: bool,
+    /// Whether all connections are to run over one socket.
+    pub multiplexing: Multiplexing,
+}
+
+/// What a host says of multiplexing all connections over one socket (`PLUGIN_MULTIPLEX_GRPC`).
+///
+/// Any value asks whether the plugin can, a true one also has it done; "true" is what Go's
+/// `strconv.ParseBool` takes for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Multiplexing {
+    /// The host knows of no multiplexing, and must not be answered about it.
+    Unknown,
+    /// The host asks whether the plugin can, but does not want it.
+    Declined,
+    /// The host wants it.
+    Wanted,
+}
+
+impl Multiplexing {
+    /// Reads the variable.
+    fn parse(value: Option<&str>) -> Self {
+        match value {
+            None => Self::Unknown,
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Self::Wanted,
+            Some(_) => Self::Declined,
+        }
+    }
+
+    /// Reports whether the host is to be told that the plugin can multiplex.
+    #[must_use]
+    pub const fn is_asked_for(self) -> bool {
+        !matches!(self, Self::Unknown)
+    }
+
+    /// Reports whether all connections share one socket.
+    #[must_use]
+    pub const fn is_wanted(self) -> bool {
+        matches!(self, Self::Wanted)
+    }
 }
 
 impl HostEnv {
@@ -42,7 +79,7 @@ impl HostEnv {
             socket_dir: lookup("PLUGIN_UNIX_SOCKET_DIR")
                 .map_or_else(std::env::temp_dir, PathBuf::from),
             socket_group: lookup("PLUGIN_UNIX_SOCKET_GROUP"),
-            asks_for_multiplexing: lookup("PLUGIN_MULTIPLEX_GRPC").is_some(),
+            multiplexing: Multiplexing::parse(lookup("PLUGIN_MULTIPLEX_GRPC").as_deref()),
         })
     }
 }
@@ -87,7 +124,7 @@ mod tests {
         .unwrap();
         assert_eq!(env.socket_dir, std::env::temp_dir());
         assert_eq!(env.socket_group, None);
-        assert!(!env.asks_for_multiplexing);
+        assert_eq!(env.multiplexing, Multiplexing::Unknown);
     }
 
     #[test]
@@ -101,6 +138,17 @@ mod tests {
         .unwrap();
         assert_eq!(env.socket_dir, PathBuf::from("/run/plugin"));
         assert_eq!(env.socket_group.as_deref(), Some("1000"));
-        assert!(env.asks_for_multiplexing);
+        assert_eq!(env.multiplexing, Multiplexing::Wanted);
+    }
+
+    #[test]
+    fn multiplexing_is_read_as_go_reads_it() {
+        for wanted in ["1", "t", "T", "true", "TRUE", "True"] {
+            assert!(Multiplexing::parse(Some(wanted)).is_wanted());
+        }
+        for declined in ["0", "false", "yes", "tRUE"] {
+            let said = Multiplexing::parse(Some(declined));
+            assert!(said.is_asked_for() && !said.is_wanted(), "{declined}");
+        }
     }
 }

@@ -31,8 +31,20 @@ pub enum Error {
     /// `PLUGIN_UNIX_SOCKET_GROUP` names no group.
     #[error("PLUGIN_UNIX_SOCKET_GROUP: there is no group {0:?}")]
     UnknownGroup(String),
+    /// The path the socket would have is of no use.
+    #[error(
+        "the socket's path {fault}: {path:?}. Its directory is PLUGIN_UNIX_SOCKET_DIR or, without that, TMPDIR"
+    )]
+    SocketPath {
+        /// Where it was to be.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
     /// The socket could not be made or given its owner and mode.
-    #[error("could not make the socket {path}: {source}")]
+    #[error(
+        "could not make the socket {path}: {source}. Its directory is PLUGIN_UNIX_SOCKET_DIR or, without that, TMPDIR; this user must be able to write to it"
+    )]
     Socket {
         /// Where it was to be.
         path: PathBuf,

@@ -49,8 +49,7 @@ impl Cookie {
 /// Formats the handshake line, with its line end.
 ///
 /// The certificate is base64 without padding. The seventh segment appears only if the host asks
-/// for multiplexing, because older ones take it for part of the sixth; it is `false`, and the host
-/// then reports that the plugin cannot multiplex.
+/// for multiplexing, because older ones take it for part of the sixth; it says that the plugin can.
 ///
 /// Source: go-plugin `server.go` (`Serve`), `client.go` (`Start`).
 pub(super) fn line(
@@ -60,7 +59,7 @@ pub(super) fn line(
     asks_for_multiplexing: bool,
 ) -> String {
     let certificate = STANDARD_NO_PAD.encode(certificate);
-    let multiplexing = if asks_for_multiplexing { "|false" } else { "" };
+    let multiplexing = if asks_for_multiplexing { "|true" } else { "" };
     format!(
         "{CORE_PROTOCOL}|{version}|unix|{}|grpc|{certificate}{multiplexing}\n",
         socket.display()
@@ -101,11 +100,11 @@ mod tests {
     }
 
     #[test]
-    fn a_host_asking_for_multiplexing_is_told_no() {
+    fn a_host_asking_for_multiplexing_is_told_yes() {
         let certificate = CertificateDer::from(vec![0_u8]);
         assert_eq!(
             line(5, Path::new("/tmp/s"), &certificate, true),
-            "1|5|unix|/tmp/s|grpc|AA|false\n"
+            "1|5|unix|/tmp/s|grpc|AA|true\n"
         );
     }
 }

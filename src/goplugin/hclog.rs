@@ -29,8 +29,10 @@ use crate::clock::Clock;
 
 /// Lines that may wait for the host to read.
 const QUEUE: usize = 1024;
-/// Longest text of one field in bytes. Hosts split lines above 64 KiB and lose their level.
+/// Longest text of one field in bytes, before it is escaped.
 const MAX_TEXT: usize = 4096;
+/// Longest line in bytes. Hosts split lines above 64 KiB and lose their level.
+const MAX_LINE: usize = 64 << 10;
 /// How long the end of the process waits for the host to read what is queued.
 const FLUSH: Duration = Duration::from_millis(300);
 
@@ -282,6 +284,12 @@ impl Line<'_> {
     fn encode(&self) -> Vec<u8> {
         // Strings, numbers and booleans always encode.
         let mut line = serde_json::to_vec(self).unwrap_or_default();
+        if line.len() >= MAX_LINE {
+            // Escapes make a text up to six times as long. The message alone always fits.
+            let left_out = [("left_out", Value::Unsigned(self.fields.len() as u64))];
+            let fields = left_out.as_slice();
+            line = serde_json::to_vec(&Line { fields, ..*self }).unwrap_or_default();
+        }
         line.push(b'\n');
         line
     }
@@ -390,5 +398,14 @@ mod tests {
             tracing::info!(long = "é".repeat(100_000), "line");
         });
         assert!(text.len() < 2 * MAX_TEXT);
+    }
+    #[test]
+    fn a_line_is_never_longer_than_hosts_read() {
+        let text = logged(LevelFilter::INFO, 1, || {
+            let noise = "\u{1}".repeat(MAX_TEXT);
+            tracing::info!(a = noise, b = noise, "{noise}");
+        });
+        assert!(text.len() <= MAX_LINE, "{}", text.len());
+        assert!(text.contains(r#""left_out":2}"#));
     }
 }

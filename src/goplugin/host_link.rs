@@ -76,6 +76,11 @@ impl HostLink {
         ConnectionGuard(self.clone())
     }
 
+    /// Returns how many connections are open.
+    pub(super) fn open_connections(&self) -> usize {
+        self.state.borrow().open
+    }
+
     /// Notes that the broker stream ended.
     pub(super) fn broker_ended(&self) {
         self.state.send_modify(|state| state.broker_ended = true);

@@ -1,35 +1,27 @@
-//! The unix socket the host connects to, and TLS on each connection.
+//! The unix socket the host connects to.
 
 use std::collections::VecDeque;
-use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::Connected;
+use tokio_util::either::Either;
 
 use super::Error;
-use super::host_link::{ConnectionGuard, HostLink};
-use super::tls::MutualTls;
+use super::host_stream::Gate;
+use super::mux::{self, Mux};
 use crate::tasks::Tasks;
 
-/// How long a connection may take to prove who it is.
-const TLS_DEADLINE: Duration = Duration::from_secs(10);
 /// Connections that may be proving who they are at the same time. One more costs the oldest: a
 /// queue of silent ones must not keep the host waiting.
 const MAX_UNPROVEN: usize = 64;
 /// Pause after a failed accept, which means that this process has run out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Longest path of a socket in bytes: `sun_path` of `unix(7)` without its final zero.
+const MAX_PATH: usize = 107;
 /// The file with the names of groups.
 const GROUP_FILE: &str = "/etc/group";
 
@@ -46,6 +38,7 @@ impl Listener {
     /// Source: go-plugin `server.go` (`serverListener_unix`).
     pub(super) fn bind(dir: &Path, group: Option<&str>, name: [u8; 8]) -> Result<Self, Error> {
         let path = dir.join(format!("plugin-{}.sock", hex::encode(name)));
+        check(&path)?;
         let failed = |source| Error::Socket {
             path: path.clone(),
             source,
@@ -66,21 +59,16 @@ impl Listener {
         &self.file.0
     }
 
-    /// Accepts for ever and hands out the connections that proved to be the host's.
+    /// Accepts until the tasks are stopped; what proves to be the host's goes through `gate`, on a
+    /// socket each or, with `mux`, as streams of one.
     ///
-    /// Each TLS handshake runs on a task of its own with a deadline, so a peer that is silent or
-    /// talks nonsense keeps nobody else waiting. At most 64 of them run.
-    pub(super) fn accept(
-        self,
-        tls: &MutualTls,
-        link: &HostLink,
-        tasks: &Tasks,
-    ) -> ReceiverStream<io::Result<HostStream>> {
-        let (ready, connections) = mpsc::channel(1);
-        let acceptor = TlsAcceptor::from(Arc::clone(&tls.server));
-        let (link, tasks) = (link.clone(), tasks.clone());
-        tasks.clone().spawn(async move {
-            let stopping = tasks.cancelled();
+    /// Each proof runs on a task of its own with a deadline, so a peer that is silent or talks
+    /// nonsense keeps nobody else waiting, and a bounded number of them runs.
+    pub(super) fn accept(self, gate: Gate, mux: Option<Mux>, tasks: &Tasks) {
+        let most = mux.as_ref().map_or(MAX_UNPROVEN, |_| mux::MAX_UNPROVEN);
+        let stopping = tasks.cancelled();
+        let proofs = tasks.clone();
+        tasks.spawn(async move {
             let Self { socket, file } = self;
             let mut unproven = VecDeque::new();
             loop {
@@ -89,14 +77,16 @@ impl Listener {
                     accepted = socket.accept() => accepted,
                 };
                 match accepted {
+                    Ok(_) if mux.as_ref().is_some_and(Mux::is_taken) => {
+                        tracing::warn!("closed a connection next to the host's only one");
+                    }
                     Ok((stream, _)) => {
-                        let (acceptor, link) = (acceptor.clone(), link.clone());
-                        let ready = ready.clone();
-                        make_room(&mut unproven);
-                        unproven.push_back(tasks.spawn(async move {
-                            if let Some(stream) = handshake(&acceptor, stream, &link).await {
-                                // Fails only if the server has ended already.
-                                let _ = ready.send(Ok(stream)).await;
+                        let (gate, mux) = (gate.clone(), mux.clone());
+                        make_room(&mut unproven, most);
+                        unproven.push_back(proofs.spawn(async move {
+                            match mux {
+                                None => gate.admit(Either::Left(stream)).await,
+                                Some(mux) => mux.admit(stream, &gate).await,
                             }
                         }));
                     }
@@ -107,18 +97,17 @@ impl Listener {
                 }
             }
             drop(file);
-            for handshake in unproven {
-                handshake.abort();
+            for proof in unproven {
+                proof.abort();
             }
         });
-        ReceiverStream::new(connections)
     }
 }
 
-/// Forgets the handshakes that ended and, if that is not enough, aborts the oldest.
-fn make_room(unproven: &mut VecDeque<JoinHandle<()>>) {
-    unproven.retain(|handshake| !handshake.is_finished());
-    if unproven.len() >= MAX_UNPROVEN
+/// Forgets the proofs that ended and, if that is not enough, aborts the oldest.
+fn make_room(unproven: &mut VecDeque<JoinHandle<()>>, most: usize) {
+    unproven.retain(|proof| !proof.is_finished());
+    if unproven.len() >= most
         && let Some(oldest) = unproven.pop_front()
     {
         oldest.abort();
@@ -126,25 +115,24 @@ fn make_room(unproven: &mut VecDeque<JoinHandle<()>>) {
     }
 }
 
-async fn handshake(
-    acceptor: &TlsAcceptor,
-    stream: UnixStream,
-    link: &HostLink,
-) -> Option<HostStream> {
-    match tokio::time::timeout(TLS_DEADLINE, acceptor.accept(stream)).await {
-        Ok(Ok(tls)) => Some(HostStream {
-            tls: Box::new(tls),
-            _open: link.connection_opened(),
-        }),
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "refused a connection that is not the host's");
-            None
+/// Refuses a path that cannot be bound or cannot be told to the host in the handshake line.
+fn check(path: &Path) -> Result<(), Error> {
+    let fault = match path.to_str() {
+        None => Some("is not UTF-8, which the handshake line must be"),
+        Some(text) if text.contains(['|', '\n', '\r']) => {
+            Some("contains a character that ends a segment of the handshake line")
         }
-        Err(_) => {
-            tracing::warn!("dropped a connection that did not speak in time");
-            None
+        Some(_) if path.as_os_str().as_bytes().len() > MAX_PATH => {
+            Some("is longer than the 107 bytes a socket's path may have")
         }
-    }
+        Some(_) => None,
+    };
+    fault.map_or(Ok(()), |fault| {
+        Err(Error::SocketPath {
+            path: path.to_owned(),
+            fault,
+        })
+    })
 }
 
 /// Finds the number of a group given by number or name.
@@ -177,59 +165,6 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         // There is nobody left to tell if it is gone already.
         let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// A connection that proved to be the host's.
-#[derive(Debug)]
-pub(super) struct HostStream {
-    tls: Box<TlsStream<UnixStream>>,
-    _open: ConnectionGuard,
-}
-
-impl Connected for HostStream {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
-}
-
-impl AsyncRead for HostStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for HostStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tls.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_shutdown(cx)
     }
 }
 

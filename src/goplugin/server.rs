@@ -10,7 +10,10 @@ use super::broker::{Broker, BrokerService};
 use super::controller::Controller;
 use super::health::Health;
 use super::host_link::{Ending, HostLink};
+use super::host_stream::Gate;
+use super::knock::Knocker;
 use super::listener::Listener;
+use super::mux::Mux;
 use super::stdio::Stdio;
 use super::tls::MutualTls;
 use super::{Error, HostEnv, Protocol, handshake};
@@ -34,11 +37,14 @@ const MAX_CANCELLED: usize = 1 << 16;
 #[derive(Debug)]
 pub struct Server {
     version: u32,
-    asks_for_multiplexing: bool,
+    says_multiplexing: bool,
     tls: MutualTls,
     link: HostLink,
     listener: Listener,
     broker: Broker,
+    /// There if all connections share one socket.
+    mux: Option<Mux>,
+    tasks: Tasks,
 }
 
 impl Server {
@@ -53,13 +59,24 @@ impl Server {
         let mut name = [0; 8];
         tls.random(&mut name)?;
         let listener = Listener::bind(&env.socket_dir, env.socket_group.as_deref(), name)?;
+        let tasks = Tasks::new();
+        let mux = env.multiplexing.is_wanted().then(|| Mux::new(&tasks));
+        let broker = match mux.clone() {
+            None => Broker::announced(tls.clone()),
+            Some(mux) => {
+                let knocker = Knocker::new(tls.clone(), mux, tasks.clone());
+                Broker::knocked(tls.clone(), knocker)
+            }
+        };
         Ok(Self {
             version: protocol.version,
-            asks_for_multiplexing: env.asks_for_multiplexing,
+            says_multiplexing: env.multiplexing.is_asked_for(),
             link: HostLink::new(),
-            broker: Broker::new(tls.clone()),
+            broker,
             tls,
             listener,
+            mux,
+            tasks,
         })
     }
 
@@ -70,7 +87,7 @@ impl Server {
             self.version,
             self.listener.path(),
             &self.tls.certificate,
-            self.asks_for_multiplexing,
+            self.says_multiplexing,
         )
     }
 
@@ -97,7 +114,7 @@ impl Server {
         terminate: impl Future<Output = ()>,
         clean_up: impl Future<Output = ()>,
     ) -> Result<Ending, Error> {
-        let tasks = Tasks::new();
+        let tasks = self.tasks;
         let stopping = tasks.cancelled();
         // A dropped future must stop the accepting task as well.
         let _stop_on_drop = stopping.clone().drop_guard();
@@ -115,7 +132,9 @@ impl Server {
             .add_service(HealthServer::new(Health {
                 stopping: stopping.clone(),
             }));
-        let connections = self.listener.accept(&self.tls, &link, &tasks);
+        let (gate, connections) = Gate::new(&self.tls, &link);
+        let mux = self.mux;
+        self.listener.accept(gate, mux.clone(), &tasks);
         let serving = GrpcServer::builder()
             .http2_max_pending_accept_reset_streams(Some(MAX_CANCELLED))
             .add_routes(services)
@@ -128,7 +147,14 @@ impl Server {
             () = terminate => Ending::Terminated,
         };
         stopping.cancel();
-        let all = async { tokio::join!(serving, clean_up, tasks.stop(END)) };
+        let answered = async {
+            let _ = tokio::join!(serving, clean_up);
+            // Until now both needed the session.
+            if let Some(mux) = mux {
+                mux.close();
+            }
+        };
+        let all = async { tokio::join!(answered, tasks.stop(END)) };
         if tokio::time::timeout(END, all).await.is_err() {
             // It is cut by the end of the process; the host waits no longer either.
             tracing::warn!("work under way did not end in time");

@@ -1,5 +1,8 @@
 //! How the process starts, and who gets in.
 
+use std::io::BufRead;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -9,7 +12,7 @@ use vault_plugin_secrets_smtp::proto::grpc::health::v1::HealthCheckRequest;
 use vault_plugin_secrets_smtp::proto::grpc::health::v1::health_client::HealthClient;
 use vault_plugin_secrets_smtp::wire::PROTOCOL;
 
-use crate::support::host::{BINARY, Host, Identity, Process, command};
+use crate::support::host::{BINARY, Host, Identity, PATIENCE, Process, command};
 
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     Command::new(BINARY)
@@ -99,7 +102,7 @@ async fn it_answers_its_one_version_whatever_is_listed() {
     let process = Process::start(command);
     assert_eq!(process.handshake.segments[1], "5");
     assert_eq!(process.handshake.segments.len(), 7);
-    assert_eq!(process.handshake.segments[6], "false");
+    assert_eq!(process.handshake.segments[6], "true");
     process.signal("TERM");
     assert!(process.ended().await.0.success());
 }
@@ -214,4 +217,148 @@ async fn silence_and_garbage_on_the_socket_hurt_nobody() {
     let _ = closed.await.expect("the oldest is still open");
     host.shut_down().await.unwrap();
     assert!(process.ended().await.0.success());
+}
+
+/// A directory whose path makes the socket's longer than the system allows.
+fn deep(dir: &Path) -> PathBuf {
+    let deep = dir.join("d".repeat(80));
+    std::fs::create_dir(&deep).unwrap();
+    deep
+}
+
+#[test]
+fn a_socket_that_cannot_be_made_is_explained_on_stderr_only() {
+    let (identity, dir) = (Identity::new(), tempfile::tempdir().unwrap());
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let segments = dir.path().join("a|b");
+    std::fs::create_dir(&segments).unwrap();
+    for (socket_dir, said) in [
+        (deep(dir.path()), "longer than the 107 bytes"),
+        (segments, "handshake line"),
+        (dir.path().join("missing"), "No such file or directory"),
+        (file, "Not a directory"),
+        (PathBuf::from("/proc"), "must be able to write to it"),
+    ] {
+        let output = command(&identity, &socket_dir).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert_eq!(text(&output.stdout), "");
+        let line = text(&output.stderr);
+        assert!(line.starts_with("[ERROR] "), "{line}");
+        assert!(line.contains(said), "{line}");
+        assert!(line.contains("PLUGIN_UNIX_SOCKET_DIR"), "{line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+    }
+    let mut unknown = command(&identity, dir.path());
+    unknown.env("PLUGIN_UNIX_SOCKET_GROUP", "no such group");
+    let output = unknown.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("there is no group \"no such group\""));
+    let left = std::fs::read_dir(dir.path()).unwrap();
+    assert_eq!(left.count(), 3, "no socket is left behind");
+}
+
+/// The group this user may give a file to, by number and by name.
+fn own_group() -> (u32, Vec<String>) {
+    let own = |flags: &str| {
+        let output = Command::new("id").arg(flags).output().unwrap();
+        text(&output.stdout).trim().to_owned()
+    };
+    let number = own("-g");
+    let gid = number.parse().unwrap();
+    (gid, vec![number, own("-gn")])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_socket_is_where_and_whose_the_host_says_until_the_end() {
+    let (gid, names) = own_group();
+    for multiplexing in ["", "true"] {
+        for (group, signal) in names.iter().zip(["TERM", "shutdown"]) {
+            let (identity, dir) = (Identity::new(), tempfile::tempdir().unwrap());
+            let mut command = command(&identity, dir.path());
+            command
+                .env("PLUGIN_UNIX_SOCKET_GROUP", group)
+                .env("PLUGIN_MULTIPLEX_GRPC", multiplexing);
+            let process = Process::start(command);
+            let socket = process.handshake.socket().to_owned();
+            assert_eq!(socket.parent(), Some(dir.path()));
+            let metadata = std::fs::metadata(&socket).unwrap();
+            assert_eq!(metadata.mode() & 0o7777, 0o660);
+            assert_eq!(metadata.gid(), gid);
+            if signal == "TERM" {
+                process.signal(signal);
+            } else {
+                let host = Host::connect(identity, &process.handshake, dir.path()).await;
+                host.shut_down().await.unwrap();
+            }
+            assert!(process.ended().await.0.success());
+            assert!(!socket.exists(), "after {signal}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_reads_no_logs_is_answered_all_the_same() {
+    const CONNECTIONS: u64 = 2500;
+    let (identity, dir) = (Identity::new(), tempfile::tempdir().unwrap());
+    let mut process = Process::start(command(&identity, dir.path()));
+    // Each of them is a log line of about 200 bytes; the pipe takes 64 KiB and the queue 1024.
+    let host = Host::connect(identity, &process.handshake, dir.path()).await;
+    for _ in 0..CONNECTIONS {
+        let mut stream = UnixStream::connect(process.handshake.socket())
+            .await
+            .unwrap();
+        stream.write_all(&[0; 64]).await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+    assert!(is_healthy(host.channel.clone()).await);
+
+    // Once it reads again it gets whole lines, and is told what it missed.
+    let mut stderr = process.child.stderr.take().unwrap();
+    let (lines, mut read) = tokio::sync::mpsc::unbounded_channel();
+    let reader = std::thread::spawn(move || {
+        for line in std::io::BufReader::new(&mut stderr).lines() {
+            // Nobody listens to what comes after the test.
+            let _ = lines.send(line.unwrap());
+        }
+    });
+    let mut lost = 0;
+    let mut seen = 0;
+    while seen + lost < CONNECTIONS {
+        let line = tokio::time::timeout(PATIENCE, read.recv()).await;
+        let line = line.expect("nothing is said of lost lines").unwrap();
+        let line: serde_json::Value = serde_json::from_str(&line).expect("a whole line");
+        for key in ["@level", "@message", "@timestamp", "@module"] {
+            assert!(line[key].is_string(), "{line}");
+        }
+        // 2006-01-02T15:04:05.000000Z
+        let timestamp = line["@timestamp"].as_str().unwrap();
+        assert_eq!(timestamp.len(), 27, "{timestamp}");
+        assert!(timestamp.ends_with('Z') && timestamp.as_bytes()[19] == b'.');
+        if line["@message"].as_str().unwrap().contains("were dropped") {
+            lost += line["lines"].as_u64().unwrap();
+        } else {
+            seen += 1;
+        }
+    }
+    assert!(seen >= 1024 && lost > 100, "{seen} seen, {lost} lost");
+    host.shut_down().await.unwrap();
+    assert!(process.child.wait().unwrap().success());
+    reader.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_level_is_switched_by_its_variable() {
+    for (level, heard) in [("error", false), ("off", false), ("warn", true), ("", true)] {
+        let (identity, dir) = (Identity::new(), tempfile::tempdir().unwrap());
+        let mut command = command(&identity, dir.path());
+        command
+            .env("SMTP_LOG_LEVEL", level)
+            .env("VAULT_PLUGIN_MLOCK_ENABLED", "true");
+        let process = Process::start(command);
+        process.signal("TERM");
+        let (status, _, stderr) = process.ended().await;
+        assert!(status.success());
+        assert_eq!(stderr.contains("memory locking"), heard, "{level}");
+    }
 }

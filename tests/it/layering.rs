@@ -40,7 +40,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
 ];
 
 /// A crate and the only modules that may name it.
-const FENCES: [(&str, &[&str]); 10] = [
+const FENCES: [(&str, &[&str]); 11] = [
     ("tonic", &["goplugin", "wire", "proto"]),
     ("prost", &["goplugin", "wire", "proto"]),
     ("reqwest", &["provider"]),
@@ -51,6 +51,7 @@ const FENCES: [(&str, &[&str]); 10] = [
     ("rand", &["crypto"]),
     ("rcgen", &["goplugin"]),
     ("lru", &["engine"]),
+    ("yamux", &["goplugin"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

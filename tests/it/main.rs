@@ -18,6 +18,7 @@
 
 mod endpoints;
 mod handshake;
+mod hostile_peers;
 mod layering;
 mod lifecycle;
 mod readme;
@@ -26,3 +27,4 @@ mod rotation_faults;
 mod sdk;
 mod standin;
 mod support;
+mod transports;

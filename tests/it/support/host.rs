@@ -2,7 +2,8 @@
 //!
 //! Does as the Go one does: a self-signed P-521 authority certificate as its own leaf, mutual TLS
 //! both ways, one broker stream, a fresh socket for each mount, metadata `multiplex_id`. Checks the
-//! plugin's certificate as Go does: by path, name and usage.
+//! plugin's certificate as Go does: by path, name and usage. If the plugin was asked to, all of it
+//! runs over one socket.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -15,12 +16,14 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::either::Either;
 use tonic::transport::{Channel, Endpoint, Server as GrpcServer, Uri};
 use tonic::{Request, Status};
 use vault_plugin_secrets_smtp::clock::SystemClock;
@@ -35,6 +38,7 @@ use vault_plugin_secrets_smtp::proto::plugin::{ConnInfo, Empty};
 use vault_plugin_secrets_smtp::tasks::Tasks;
 use vault_plugin_secrets_smtp::wire::{BackendFactory, PROTOCOL, Plugin, ServerInfo, Services};
 
+use super::host_mux::{Door, HostMux, MuxStream};
 use super::host_services::{ActiveNode, MapStorage};
 
 /// The built plugin.
@@ -76,6 +80,15 @@ impl Identity {
         }
     }
 
+    /// Shows this identity's certificate without having its key.
+    pub fn forged(&self) -> Self {
+        Self {
+            pem: self.pem.clone(),
+            certificate: self.certificate.clone(),
+            key: Self::new().key,
+        }
+    }
+
     fn provider() -> Arc<rustls::crypto::CryptoProvider> {
         Arc::new(rustls::crypto::aws_lc_rs::default_provider())
     }
@@ -86,13 +99,34 @@ impl Identity {
         Arc::new(roots)
     }
 
-    fn connector(&self, plugin: &CertificateDer<'static>) -> TlsConnector {
-        let mut config = ClientConfig::builder_with_provider(Self::provider())
+    /// What the host with this identity connects with.
+    pub fn connector(&self, plugin: &CertificateDer<'static>) -> TlsConnector {
+        let certified = Arc::new(SingleCertAndKey::from(CertifiedKey::new(
+            vec![self.certificate.clone()],
+            Self::provider()
+                .key_provider
+                .load_private_key(self.key.clone_key())
+                .unwrap(),
+        )));
+        let config = Self::client(plugin).with_client_cert_resolver(certified);
+        Self::speaking_h2(config)
+    }
+
+    /// What somebody without a certificate connects with.
+    pub fn anonymous(plugin: &CertificateDer<'static>) -> TlsConnector {
+        Self::speaking_h2(Self::client(plugin).with_no_client_auth())
+    }
+
+    fn client(
+        plugin: &CertificateDer<'static>,
+    ) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
+        ClientConfig::builder_with_provider(Self::provider())
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(Self::roots(plugin))
-            .with_client_auth_cert(vec![self.certificate.clone()], self.key.clone_key())
-            .unwrap();
+    }
+
+    fn speaking_h2(mut config: ClientConfig) -> TlsConnector {
         config.alpn_protocols = vec![b"h2".to_vec()];
         TlsConnector::from(Arc::new(config))
     }
@@ -143,14 +177,31 @@ impl Handshake {
         tls.connect(name, stream).await.unwrap()
     }
 
-    /// Connects as the host with this identity.
+    /// Whether the plugin has one socket for everything.
+    pub fn is_multiplexed(&self) -> bool {
+        self.segments.get(6).is_some_and(|it| it == "true")
+    }
+
+    /// Connects as the host with this identity, on a socket of its own.
     pub async fn connect(&self, identity: &Identity) -> Result<Channel, tonic::transport::Error> {
+        self.connect_through(identity, None).await
+    }
+
+    /// Connects as the host with this identity, in `mux` if there is one.
+    pub async fn connect_through(
+        &self,
+        identity: &Identity,
+        mux: Option<HostMux>,
+    ) -> Result<Channel, tonic::transport::Error> {
         let tls = identity.connector(&self.certificate());
         let socket = self.socket().to_owned();
         let connector = tower::service_fn(move |_: Uri| {
-            let (tls, socket) = (tls.clone(), socket.clone());
+            let (tls, socket, mux) = (tls.clone(), socket.clone(), mux.clone());
             async move {
-                let stream = UnixStream::connect(socket).await?;
+                let stream = match mux {
+                    None => Either::Left(UnixStream::connect(socket).await?),
+                    Some(mux) => Either::Right(mux.dial().await?),
+                };
                 let name = "localhost".try_into().unwrap();
                 Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, stream).await?))
             }
@@ -175,6 +226,13 @@ pub fn command(identity: &Identity, dir: &Path) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    command
+}
+
+/// The same of a host that wants one socket for everything.
+pub fn multiplexing_command(identity: &Identity, dir: &Path) -> Command {
+    let mut command = command(identity, dir);
+    command.env("PLUGIN_MULTIPLEX_GRPC", "true");
     command
 }
 
@@ -237,39 +295,71 @@ pub struct Host {
     identity: Identity,
     plugin: CertificateDer<'static>,
     pub channel: Channel,
-    announcements: mpsc::Sender<ConnInfo>,
+    /// The session, if all connections share one socket.
+    pub mux: Option<HostMux>,
+    broker: mpsc::Sender<ConnInfo>,
     dir: PathBuf,
     next: u32,
+    interruption: Arc<Notify>,
     tasks: Tasks,
 }
 
 impl Host {
     /// Connects and opens the broker stream, as a server does right after the handshake.
     pub async fn connect(identity: Identity, handshake: &Handshake, dir: &Path) -> Self {
-        let channel = handshake.connect(&identity).await.unwrap();
-        let (announcements, announced) = mpsc::channel(8);
         let tasks = Tasks::new();
+        let mux = if handshake.is_multiplexed() {
+            Some(HostMux::connect(handshake.socket(), &tasks).await)
+        } else {
+            None
+        };
+        let channel = handshake.connect_through(&identity, mux.clone()).await;
+        let channel = channel.unwrap();
+        let (broker, outbound) = mpsc::channel(8);
         let mut inbound = GrpcBrokerClient::new(channel.clone())
-            .start_stream(ReceiverStream::new(announced))
+            .start_stream(ReceiverStream::new(outbound))
             .await
             .unwrap()
             .into_inner();
         let stop = tasks.cancelled();
+        let (doors, answers) = (mux.clone(), broker.downgrade());
         tasks.spawn(async move {
+            let knocks = async {
+                while let Ok(Some(info)) = inbound.message().await {
+                    let answer = doors.as_ref().expect("a knock").knocked(&info);
+                    if let (Some(answer), Some(answers)) = (answer, answers.upgrade()) {
+                        let _ = answers.send(answer).await;
+                    }
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => {}
-                _ = inbound.message() => {}
+                () = knocks => {}
             }
         });
         Self {
             plugin: handshake.certificate(),
             identity,
             channel,
-            announcements,
+            mux,
+            broker,
             dir: dir.to_owned(),
             next: 0,
+            interruption: Arc::default(),
             tasks,
         }
+    }
+
+    /// Answers the knocks that were left waiting.
+    pub async fn answer_late(&self) {
+        for answer in self.mux.as_ref().unwrap().answer_late() {
+            self.broker.send(answer).await.unwrap();
+        }
+    }
+
+    /// Ends every brokered connection; new ones are taken.
+    pub fn interrupt(&self) {
+        self.interruption.notify_waiters();
     }
 
     /// Sets a mount up, its storage served on a socket of its own.
@@ -309,32 +399,46 @@ impl Host {
             address: address.to_str().unwrap().to_owned(),
             knock: None,
         };
-        self.announcements.send(info).await.unwrap();
+        self.broker.send(info).await.unwrap();
     }
 
-    async fn serve(&mut self, storage: MapStorage) -> u32 {
+    /// Serves a storage without a mount; returns the number of its connection.
+    pub async fn serve(&mut self, storage: MapStorage) -> u32 {
         self.next += 1;
         let id = self.next;
         let address = self.dir.join(format!("host-{id}"));
-        let socket = UnixListener::bind(&address).unwrap();
+        let entrance = Arc::new(match &self.mux {
+            None => Entrance::Socket(UnixListener::bind(&address).unwrap()),
+            Some(mux) => Entrance::Door(mux.door(id)),
+        });
         let acceptor = self.identity.acceptor(&self.plugin);
-        let connections = futures_util::stream::unfold(socket, move |socket| {
-            let acceptor = acceptor.clone();
-            async move {
-                let (stream, _) = socket.accept().await.unwrap();
-                let tls = acceptor.accept(stream).await;
-                Some((tls.map(Connection), socket))
+        let (stop, interruption) = (self.tasks.cancelled(), Arc::clone(&self.interruption));
+        self.tasks.spawn(async move {
+            while !stop.is_cancelled() {
+                let entering = (Arc::clone(&entrance), acceptor.clone());
+                let connections = futures_util::stream::unfold(entering, |entering| async {
+                    let stream = entering.0.accept().await?;
+                    let tls = entering.1.accept(stream).await;
+                    Some((tls.map(Connection), entering))
+                });
+                let ended = async {
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = interruption.notified() => {}
+                    }
+                };
+                let storage = StorageServer::new(storage.clone());
+                GrpcServer::builder()
+                    .add_service(storage.max_decoding_message_size(64 << 20))
+                    .add_service(SystemViewServer::new(ActiveNode))
+                    .serve_with_incoming_shutdown(connections, ended)
+                    .await
+                    .unwrap();
             }
         });
-        let stop = self.tasks.cancelled();
-        self.tasks.spawn(async move {
-            GrpcServer::builder()
-                .add_service(StorageServer::new(storage).max_decoding_message_size(64 << 20))
-                .add_service(SystemViewServer::new(ActiveNode))
-                .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
-                .await
-        });
-        self.announce(id, &address).await;
+        if self.mux.is_none() {
+            self.announce(id, &address).await;
+        }
         id
     }
 
@@ -439,9 +543,23 @@ pub struct InProcess {
 impl InProcess {
     /// Binds and serves; everything of the real thing but signals, stdout and the logger.
     pub fn start(identity: &Identity, dir: &Path, factory: BackendFactory) -> Self {
+        Self::start_for(identity, dir, factory, false)
+    }
+
+    /// The same for a host that may want one socket for everything.
+    pub fn start_for(
+        identity: &Identity,
+        dir: &Path,
+        factory: BackendFactory,
+        multiplexing: bool,
+    ) -> Self {
         let variables = [
             ("PLUGIN_CLIENT_CERT", identity.pem.as_str()),
             ("PLUGIN_UNIX_SOCKET_DIR", dir.to_str().unwrap()),
+            (
+                "PLUGIN_MULTIPLEX_GRPC",
+                if multiplexing { "true" } else { "" },
+            ),
         ];
         let env = HostEnv::parse(|name| {
             let found = variables.iter().find(|(known, _)| *known == name);
@@ -472,8 +590,23 @@ impl InProcess {
     }
 }
 
+/// Where brokered connections for one number come in.
+enum Entrance {
+    Socket(UnixListener),
+    Door(Door),
+}
+
+impl Entrance {
+    async fn accept(&self) -> Option<Either<UnixStream, MuxStream>> {
+        match self {
+            Self::Socket(socket) => Some(Either::Left(socket.accept().await.unwrap().0)),
+            Self::Door(door) => door.accept().await.map(Either::Right),
+        }
+    }
+}
+
 /// A brokered connection on the host's side.
-struct Connection(tokio_rustls::server::TlsStream<UnixStream>);
+struct Connection(tokio_rustls::server::TlsStream<Either<UnixStream, MuxStream>>);
 
 impl tonic::transport::server::Connected for Connection {
     type ConnectInfo = ();

@@ -3,6 +3,7 @@
 pub(crate) mod engine;
 pub(crate) mod faults;
 pub(crate) mod host;
+pub(crate) mod host_mux;
 pub(crate) mod host_services;
 pub(crate) mod mailu;
 pub(crate) mod probe;
