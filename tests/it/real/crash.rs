@@ -122,7 +122,7 @@ async fn seal_restart_and_a_killed_server_keep_everything() {
     })
     .await;
     assert_eq!(rig.read("acme/admin").await.status, 503);
-    rig.server.unseal().await;
+    rig.server.unseal_alone().await;
     assert_eq!(rig.admin("acme").await["password"], before["password"]);
 
     let plugin = rig.server.plugin();
@@ -132,14 +132,14 @@ async fn seal_restart_and_a_killed_server_keep_everything() {
     })
     .await;
     rig.server.start_again().await;
-    rig.server.unseal().await;
+    rig.server.unseal_alone().await;
     assert_eq!(rig.admin("acme").await["password"], before["password"]);
 
     let plugin = rig.server.plugin();
     rig.server.stop("TERM");
     assert!(!runs(plugin), "a server that stops takes its plugins along");
     rig.server.start_again().await;
-    rig.server.unseal().await;
+    rig.server.unseal_alone().await;
     let admin = rig.admin("acme").await;
     assert_eq!(admin["password"], before["password"]);
     assert_eq!(admin["username"], EMAIL);

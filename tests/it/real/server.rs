@@ -246,6 +246,15 @@ impl Server {
         until("the server is unsealed", async || self.role().await).await;
     }
 
+    /// Unseals the only node there is, which leads again after a moment as a standby.
+    pub(super) async fn unseal_alone(&self) {
+        self.unseal().await;
+        until("the only node leads", async || {
+            (self.role().await == Some(Role::Active)).then_some(())
+        })
+        .await;
+    }
+
     /// What the node is now; `None` while it is sealed or becomes something else.
     pub(super) async fn role(&self) -> Option<Role> {
         match self.api().read("sys/health").await.status {
