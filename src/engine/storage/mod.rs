@@ -15,6 +15,8 @@
 
 #[cfg(test)]
 pub(super) mod fixture;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod record;
 
 use chrono::NaiveDate;
