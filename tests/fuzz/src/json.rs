@@ -3,6 +3,9 @@
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use serde_json::{Number, Value};
 
+/// Levels below a value; serde_json reads 128 in all.
+const DEEPEST: usize = 100;
+
 /// A JSON value that the fuzzer builds directly, instead of having to find its syntax.
 #[derive(Arbitrary, Clone, Debug)]
 pub enum Json {
@@ -17,20 +20,27 @@ pub enum Json {
 }
 
 impl Json {
-    /// Returns the value; a float that JSON does not have becomes null.
+    /// Returns the value. A float that JSON does not have becomes null, and so does what lies deeper
+    /// than its parsers go.
     #[must_use]
     pub fn value(&self) -> Value {
+        self.at_depth(0)
+    }
+
+    fn at_depth(&self, depth: usize) -> Value {
+        let below = |inner: &Self| inner.at_depth(depth + 1);
         match self {
+            _ if depth > DEEPEST => Value::Null,
             Self::Null => Value::Null,
             Self::Bool(truth) => Value::Bool(*truth),
             Self::Int(number) => Value::from(*number),
             Self::Large(number) => Value::from(*number),
             Self::Float(number) => Number::from_f64(*number).map_or(Value::Null, Value::Number),
             Self::Text(text) => Value::String(text.clone()),
-            Self::List(items) => items.iter().map(Self::value).collect(),
+            Self::List(items) => items.iter().map(below).collect(),
             Self::Object(fields) => fields
                 .iter()
-                .map(|(name, value)| (name.clone(), value.value()))
+                .map(|(name, value)| (name.clone(), below(value)))
                 .collect(),
         }
     }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once};
 
 use async_trait::async_trait;
@@ -183,6 +184,7 @@ pub struct Rig {
     pub backend: SmtpBackend,
     pub storage: Arc<MemoryStorage>,
     mount: Mount,
+    requests: AtomicU64,
 }
 
 impl Rig {
@@ -213,13 +215,27 @@ impl Rig {
                 system: Arc::new(StaticSystemView::default()),
             },
             storage,
+            requests: AtomicU64::new(1),
         }
     }
 
-    /// Sends a request and returns what the host would get.
+    /// Sends a new request and returns what the host would get.
     pub async fn ask(&self, operation: Operation, path: &str, body: Map<String, Value>) -> Reply {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.ask_again(operation, path, body).await
+    }
+
+    /// Sends a request under the identifier of the one before, as the host does when the process
+    /// had died.
+    pub async fn ask_again(
+        &self,
+        operation: Operation,
+        path: &str,
+        body: Map<String, Value>,
+    ) -> Reply {
         let mut request = Request::new(operation, path, Data::from_map(body));
-        request.id = RequestId::new("request-1");
+        let number = self.requests.load(Ordering::Relaxed);
+        request.id = RequestId::new(format!("request-{number}"));
         request.mount_point = String::from("smtp/");
         request.display_name = String::from("userpass-alice");
         self.backend.handle_request(&self.mount, request).await
