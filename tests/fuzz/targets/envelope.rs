@@ -220,12 +220,14 @@ fuzz_target!(|input: Input| {
     let other = keyring(&keys.iter().map(|key| key ^ 0x80).collect::<Vec<_>>());
     never_opens(&other, &input.place, &text);
 
-    // What was never sealed opens nowhere.
+    // What was never sealed does not open. Under keys of its own, because libFuzzer remembers
+    // texts that runs before this one sealed, and rightly those open.
+    let fresh = Keyring::generate(chrono::DateTime::UNIX_EPOCH).unwrap();
     match &input.foreign {
-        Foreign::Text(text) => never_opens(&ring, &input.place, text),
+        Foreign::Text(text) => never_opens(&fresh, &input.place, text),
         Foreign::Bytes(version, bytes) => {
             let text = format!("v{version}:{}", base64(bytes));
-            never_opens(&ring, &input.place, &text);
+            never_opens(&fresh, &input.place, &text);
         }
     }
 });
