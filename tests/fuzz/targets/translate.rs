@@ -272,8 +272,10 @@ fn check_answer(answer: &Answer) {
         } => {
             let data = data.as_ref().map(|fields| object(fields));
             let wrap_ttl = wrap_ttl.map(|(secs, nanos)| Duration::new(secs >> 1, nanos));
-            let mut response = Response::default();
-            response.data = data.clone().map(Data::from_map);
+            let mut response = match data.clone() {
+                Some(fields) => Response::data(Data::from_map(fields)),
+                None => Response::default(),
+            };
             response.warnings.clone_from(warnings);
             response.wrap_ttl = wrap_ttl;
             let reply = wire::reply(Ok(Some(response)));
