@@ -142,6 +142,7 @@ pub enum Outcome {
 
 /// Who asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Actor {
     /// The identity entity, `no_entity` for a token without one, `system` for the engine itself.
     pub user_id: String,

@@ -213,10 +213,17 @@ impl Keyring {
         let (audit_key, rest) = take_key(rest)?;
         let (count, mut rest) = take(rest)?;
         let mut versions = BTreeMap::new();
+        let mut newest = 0;
         for _ in 0..u32::from_be_bytes(count) {
             let (version, after) = take(rest)?;
             let (master, after) = MasterKey::take(after)?;
-            versions.insert(u32::from_be_bytes(version), master);
+            let version = u32::from_be_bytes(version);
+            // From 1 upwards and in order, as they are written: nothing is dropped in silence.
+            if version <= newest {
+                return Err(KeyringError::Damaged);
+            }
+            versions.insert(version, master);
+            newest = version;
             rest = after;
         }
         if versions.is_empty() || rest.len() != CHECKSUM_BYTES {
@@ -362,6 +369,25 @@ mod tests {
             content.extend_from_slice(&checksum);
             let read = Keyring::from_bytes(&content);
             assert_eq!(read.unwrap_err(), KeyringError::Damaged, "{count}");
+        }
+    }
+
+    #[test]
+    fn one_keyring_has_one_stored_form() {
+        let stored = Keyring::generate(now()).unwrap().rotate(now()).unwrap();
+        let stored = stored.to_bytes();
+        // The last bytes of the two version numbers.
+        let places = [HEAD_BYTES + 3, HEAD_BYTES + ENTRY_BYTES + 3];
+        for versions in [[0, 1], [1, 1], [2, 1]] {
+            let mut content = stored.expose().clone();
+            content.truncate(content.len() - CHECKSUM_BYTES);
+            for (place, version) in places.into_iter().zip(versions) {
+                content[place] = version;
+            }
+            let checksum = sha256(&content);
+            content.extend_from_slice(&checksum);
+            let read = Keyring::from_bytes(&content);
+            assert_eq!(read.unwrap_err(), KeyringError::Damaged, "{versions:?}");
         }
     }
 

@@ -16,10 +16,20 @@ const MOUNT: &str = "-";
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MountLog {
+pub(super) struct MountLog {
     schema: u32,
     lineage: String,
     log: EventLog,
+}
+
+impl MountLog {
+    /// Reads the stored log.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        storage::check_schema(MOUNT_LOG, bytes, SCHEMA)?;
+        let log: Self = storage::decode(MOUNT_LOG, bytes)?;
+        storage::check_counts(MOUNT_LOG, &[log.log.seq()])?;
+        Ok(log)
+    }
 }
 
 impl Engine {
@@ -46,10 +56,7 @@ impl Engine {
     ) -> Result<(), Error> {
         let _guard = self.mount_lock.lock("mountlog").await;
         let mut log = match mount.storage.get(MOUNT_LOG).await? {
-            Some(entry) => {
-                storage::check_schema(MOUNT_LOG, &entry.value, SCHEMA)?;
-                storage::decode(MOUNT_LOG, &entry.value)?
-            }
+            Some(entry) => MountLog::decode(&entry.value)?,
             None => MountLog {
                 schema: SCHEMA,
                 lineage: crypto::random_id()?,

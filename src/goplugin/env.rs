@@ -1,6 +1,6 @@
 //! What a host tells a plugin through its environment, parsed once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -69,19 +69,31 @@ impl HostEnv {
     ///
     /// # Errors
     ///
-    /// [`Error::NoMutualTls`] and [`Error::HostCertificate`] for `PLUGIN_CLIENT_CERT`.
+    /// [`Error::NoMutualTls`] and [`Error::HostCertificate`] for `PLUGIN_CLIENT_CERT`,
+    /// [`Error::SocketDir`] for a directory that the handshake line cannot carry.
     pub fn parse(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
         let lookup = |name| lookup(name).filter(|value| !value.is_empty());
         let pem = lookup("PLUGIN_CLIENT_CERT").ok_or(Error::NoMutualTls)?;
+        let host_certificate =
+            CertificateDer::from_pem_slice(pem.as_bytes()).map_err(Error::HostCertificate)?;
+        let socket_dir =
+            lookup("PLUGIN_UNIX_SOCKET_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        if !fits_handshake(&socket_dir) {
+            return Err(Error::SocketDir(socket_dir));
+        }
         Ok(Self {
-            host_certificate: CertificateDer::from_pem_slice(pem.as_bytes())
-                .map_err(Error::HostCertificate)?,
-            socket_dir: lookup("PLUGIN_UNIX_SOCKET_DIR")
-                .map_or_else(std::env::temp_dir, PathBuf::from),
+            host_certificate,
+            socket_dir,
             socket_group: lookup("PLUGIN_UNIX_SOCKET_GROUP"),
             multiplexing: Multiplexing::parse(lookup("PLUGIN_MULTIPLEX_GRPC").as_deref()),
         })
     }
+}
+
+/// Reports whether a path comes out of the handshake line as it went in.
+fn fits_handshake(path: &Path) -> bool {
+    path.to_str()
+        .is_some_and(|text| !text.contains(|c: char| c == '|' || c.is_control()))
 }
 
 #[cfg(test)]
@@ -125,6 +137,21 @@ mod tests {
         assert_eq!(env.socket_dir, std::env::temp_dir());
         assert_eq!(env.socket_group, None);
         assert_eq!(env.multiplexing, Multiplexing::Unknown);
+    }
+
+    #[test]
+    fn a_directory_that_would_break_the_handshake_line_is_refused() {
+        for directory in ["/run/a|b", "/run/a\nb", "/run/a\rb", "/run/a\u{85}b"] {
+            let refused = parse(&[
+                ("PLUGIN_CLIENT_CERT", &pem()),
+                ("PLUGIN_UNIX_SOCKET_DIR", directory),
+            ])
+            .unwrap_err();
+            assert!(matches!(refused, Error::SocketDir(_)), "{refused:?}");
+            let text = refused.to_string();
+            assert!(text.contains("PLUGIN_UNIX_SOCKET_DIR"), "{text}");
+            assert!(!text.contains(char::is_control), "{text}");
+        }
     }
 
     #[test]

@@ -28,6 +28,13 @@ pub enum Error {
     /// The operating system gave no random bytes.
     #[error("could not get random bytes")]
     Random,
+    /// The socket's directory has a character that ends the handshake line or its fourth part, so
+    /// the host would look for the socket elsewhere.
+    #[error(
+        "the socket cannot be in {0:?}: set PLUGIN_UNIX_SOCKET_DIR to a directory without `|` and \
+         control characters in its name"
+    )]
+    SocketDir(PathBuf),
     /// `PLUGIN_UNIX_SOCKET_GROUP` names no group.
     #[error("PLUGIN_UNIX_SOCKET_GROUP: there is no group {0:?}")]
     UnknownGroup(String),

@@ -50,6 +50,25 @@ pub use host_link::Ending;
 pub use knock::KnockError;
 pub use server::Server;
 
+/// What the fuzzers call besides the public interface; no interface itself.
+#[doc(hidden)]
+pub mod fuzzing {
+    use std::path::Path;
+
+    use rustls::pki_types::CertificateDer;
+
+    /// Formats the handshake line as [`super::Server::handshake_line`] does, without a socket.
+    #[must_use]
+    pub fn handshake_line(
+        version: u32,
+        socket: &Path,
+        certificate: &CertificateDer<'_>,
+        asks_for_multiplexing: bool,
+    ) -> String {
+        super::handshake::line(version, socket, certificate, asks_for_multiplexing)
+    }
+}
+
 /// Serves a plugin until its host is done with it; takes over the process's signals, standard
 /// output and global logger.
 ///

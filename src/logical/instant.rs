@@ -2,7 +2,7 @@
 //!
 //! `#[serde(with = "logical::instant")]` on a `DateTime<Utc>` or an `Option` of it.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
 
 /// Why a text is not an instant. Does not repeat the text.
@@ -14,11 +14,14 @@ pub struct InstantError;
 ///
 /// # Errors
 ///
-/// [`InstantError`] for any other text.
+/// [`InstantError`] for any other text, and for an instant that has no RFC 3339 form in UTC: its
+/// offset takes it out of the years 0 to 9999.
 pub fn parse(text: &str) -> Result<DateTime<Utc>, InstantError> {
     DateTime::parse_from_rfc3339(text.trim())
         .map(|instant| instant.with_timezone(&Utc))
-        .map_err(|_reason| InstantError)
+        .ok()
+        .filter(|instant| (0..=9999).contains(&instant.year()))
+        .ok_or(InstantError)
 }
 
 /// Formats an instant as answers show it: no fraction if it is zero, else milliseconds or finer.
@@ -56,7 +59,15 @@ mod tests {
             shown("2026-11-21T06:47:00.120Z").unwrap(),
             "2026-11-21T06:47:00.120Z"
         );
-        for text in ["", "2026-11-21", "1795243620", "2026-02-30T00:00:00Z"] {
+        for text in [
+            "",
+            "2026-11-21",
+            "1795243620",
+            "2026-02-30T00:00:00Z",
+            // In UTC these are in the years -1 and 10000, which RFC 3339 cannot write.
+            "0000-01-01T00:00:00+00:01",
+            "9999-12-31T23:59:59-00:01",
+        ] {
             assert_eq!(shown(text), Err(InstantError), "{text}");
         }
     }

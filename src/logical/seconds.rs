@@ -133,7 +133,8 @@ fn amount(number: &str, unit: u128) -> Result<u128, DurationError> {
     let mut total = whole.checked_mul(unit).ok_or(DurationError::TooLong)?;
     let mut place = unit;
     for digit in fraction.chars().filter_map(|c| c.to_digit(10)) {
-        if digit != 0 && !place.is_multiple_of(10) {
+        // Zeros may follow for ever; behind the last nanosecond the place is zero itself.
+        if digit != 0 && (place == 0 || !place.is_multiple_of(10)) {
             return Err(DurationError::Fraction);
         }
         place /= 10;
@@ -204,6 +205,8 @@ mod tests {
             ("1500ms", Fraction),
             ("0.5", Fraction),
             ("0.0000000001s", Fraction),
+            ("0.00010ns", Fraction),
+            ("3600.00000000001", Fraction),
             ("36526d", TooLong),
             ("3155760001", TooLong),
             ("99999999999999999999999999999999999999999999", TooLong),

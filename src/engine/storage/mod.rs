@@ -15,6 +15,8 @@
 
 #[cfg(test)]
 pub(super) mod fixture;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod record;
 
 use chrono::NaiveDate;
@@ -40,6 +42,9 @@ pub(crate) const TENANTS: &str = "tenant/";
 pub(crate) const SEAL_WRAPPED: [&str; 2] = [KEYRING, KEYRING_COPY];
 /// A record longer than this is refused before Mailu hears anything.
 pub(crate) const MAX_RECORD_BYTES: usize = 256 * 1024;
+
+/// No counter of an entry comes near this number, half of what the smallest of them holds.
+const MAX_COUNT: u64 = 1 << 31;
 
 /// The key of a tenant's record.
 pub(crate) fn tenant_key(tenant: &str) -> String {
@@ -112,10 +117,14 @@ pub(crate) fn encode<T: Serialize>(entry: &T) -> Result<Vec<u8>, Error> {
 /// Reads an entry of a kind whose schema is checked by the caller.
 pub(crate) fn decode<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, Error> {
     // serde's message could quote the entry: it is not passed on.
-    serde_json::from_slice(bytes).map_err(|_not_shown| Error::Entry {
+    serde_json::from_slice(bytes).map_err(|_not_shown| damaged(key))
+}
+
+fn damaged(key: &str) -> Error {
+    Error::Entry {
         key: key.to_owned(),
         why: "the stored entry is damaged or of an unknown format",
-    })
+    }
 }
 
 /// The one field every format has.
@@ -127,7 +136,10 @@ struct SchemaOnly {
 /// Refuses entries of a newer format than this build knows, before anything else is read.
 pub(crate) fn check_schema(key: &str, bytes: &[u8], known: u32) -> Result<u32, Error> {
     let SchemaOnly { schema } = decode(key, bytes)?;
-    if schema == 0 || schema > known {
+    if schema == 0 {
+        return Err(damaged(key));
+    }
+    if schema > known {
         return Err(Error::Entry {
             key: key.to_owned(),
             why: "the stored entry was written by a newer version of this plugin. Install that \
@@ -148,7 +160,27 @@ pub(crate) fn decode_tenant(key: &str, bytes: &[u8]) -> Result<TenantRecord, Err
             why: "the stored entry belongs to another tenant: it was moved",
         });
     }
+    let intent = record.intent.as_ref();
+    let sends = intent.map_or(0, |it| it.sends.max(it.refusals).max(it.acknowledgements));
+    // Not the generation: a mark in Mailu, which anybody there may edit, can have raised it.
+    let counts = [
+        record.revision,
+        record.last_version,
+        record.log.seq(),
+        sends.into(),
+    ];
+    check_counts(key, &counts)?;
     Ok(record)
+}
+
+/// Refuses numbers that nothing has counted up to: going on from there they would begin again, and
+/// a send would be forgotten or a version's number given twice.
+pub(crate) fn check_counts(key: &str, counts: &[u64]) -> Result<(), Error> {
+    if counts.iter().all(|count| *count < MAX_COUNT) {
+        Ok(())
+    } else {
+        Err(damaged(key))
+    }
 }
 
 #[cfg(test)]
@@ -174,7 +206,9 @@ mod tests {
         let text = std::str::from_utf8(fixture::TENANT_V1).unwrap();
         let newer = text.replacen("\"schema\":1", "\"schema\":2", 1);
         let unknown = text.replacen("\"schema\":1", "\"schema\":1,\"surprise\":true", 1);
+        let caller = text.replacen("\"display_name\":", "\"display_nam\":", 1);
         let cases = [
+            ("tenant/acme", caller.as_str()),
             ("tenant/acme", newer.as_str()),
             ("tenant/other", text),
             ("tenant/acme", unknown.as_str()),
@@ -186,6 +220,43 @@ mod tests {
             assert_eq!(error.code(), "record_unreadable");
             assert!(!error.to_string().contains("admin@"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_counter_at_its_end_is_damage() {
+        let text = std::str::from_utf8(fixture::TENANT_V1).unwrap();
+        for (count, largest) in [
+            ("\"revision\":12", u64::MAX),
+            ("\"last_version\":3", u64::MAX),
+            ("\"seq\":9", u64::MAX),
+            ("\"sends\":2", u32::MAX.into()),
+            ("\"refusals\":1", u32::MAX.into()),
+            ("\"acknowledgements\":0", u32::MAX.into()),
+        ] {
+            let (name, _) = count.split_once(':').unwrap();
+            let spoilt = text.replacen(count, &format!("{name}:{largest}"), 1);
+            assert_ne!(spoilt, text, "{name}");
+            let error = decode_tenant("tenant/acme", spoilt.as_bytes()).unwrap_err();
+            assert!(error.to_string().contains("damaged"), "{name} {error}");
+        }
+        let raised = text.replacen(
+            "\"generation\":4",
+            &format!("\"generation\":{}", u64::MAX),
+            1,
+        );
+        let record = decode_tenant("tenant/acme", raised.as_bytes()).unwrap();
+        assert_eq!(
+            record.generation,
+            u64::MAX,
+            "raised from outside, and not damage"
+        );
+    }
+
+    /// No release ever wrote schema 0, so no other release helps.
+    #[test]
+    fn a_record_without_a_schema_is_damaged_and_not_newer() {
+        let error = decode_tenant("tenant/acme", br#"{"schema":0}"#).unwrap_err();
+        assert!(error.to_string().contains("damaged"), "{error}");
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl Server {
     pub(super) async fn founder(product: Product) -> Self {
         let mut server = Self::boot(product, "one").await;
         server.keys = server.initialise().await;
-        server.unseal().await;
+        server.unseal_alone().await;
         if product == Product::Vault {
             let file = json!({"type": "file", "options": {"file_path": server.file("audit.log")}});
             server
