@@ -289,3 +289,38 @@ impl GrpcBroker for BrokerService {
         Ok(Response::new(Box::pin(outbound)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(address: &str) -> Announced {
+        Announced {
+            network: String::from("unix"),
+            address: address.to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn either_side_may_come_first() {
+        let table = Mutex::default();
+        announce(&mut lock(&table), 1, at("early"));
+        assert_eq!(wait(&table, 1).await.unwrap().address, "early");
+        let (found, ()) = tokio::join!(wait(&table, 2), async {
+            announce(&mut lock(&table), 3, at("another's"));
+            announce(&mut lock(&table), 2, at("late"));
+        });
+        assert_eq!(found.unwrap().address, "late");
+        assert_eq!(wait(&table, 3).await.unwrap().address, "another's");
+        assert!(lock(&table).awaited.is_empty() && lock(&table).announced.is_empty());
+    }
+
+    #[test]
+    fn announcements_nobody_dials_do_not_pile_up() {
+        let mut table = Table::default();
+        for id in 0..2 * MAX_ANNOUNCED as u32 {
+            announce(&mut table, id, at("unwanted"));
+        }
+        assert_eq!(table.announced.len(), MAX_ANNOUNCED);
+    }
+}

@@ -240,3 +240,33 @@ impl ServerCertVerifier for PinnedPeer {
         self.schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mutual_tls() -> MutualTls {
+        let (host, _) = own_certificate().unwrap();
+        MutualTls::new(host).unwrap()
+    }
+
+    #[test]
+    fn both_directions_speak_http2_and_resume_nothing() {
+        let tls = mutual_tls();
+        assert_eq!(tls.server.alpn_protocols, [b"h2"]);
+        assert_eq!(tls.client.alpn_protocols, [b"h2"]);
+        assert_eq!(tls.server.send_tls13_tickets, 0);
+        assert!(!tls.server.session_storage.can_cache());
+    }
+
+    #[test]
+    fn the_certificate_is_for_a_server_and_a_client() {
+        // The object identifiers of RFC 5280 section 4.2.1.12, in DER.
+        let usage = |last| [0x06, 0x08, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, last];
+        let certificate = mutual_tls().certificate;
+        for last in [1, 2] {
+            let mut windows = certificate.windows(10);
+            assert!(windows.any(|bytes| bytes == usage(last)), "usage {last}");
+        }
+    }
+}

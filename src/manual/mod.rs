@@ -20,5 +20,11 @@ pub mod storage_format {}
 /// ```
 pub mod sdk {}
 
+#[doc = include_str!("traps.md")]
+pub mod traps {}
+
+#[doc = include_str!("performance.md")]
+pub mod performance {}
+
 #[doc = include_str!("changelog.md")]
 pub mod changelog {}

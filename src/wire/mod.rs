@@ -44,40 +44,6 @@ use service::{BackendService, MultiplexingService, VersionService};
 
 pub use env::{Flavour, ServerInfo};
 
-/// What the fuzzers call besides the public interface; no interface itself.
-#[doc(hidden)]
-pub mod fuzzing {
-    use crate::logical::{Error, Reply, Request};
-    use crate::proto::pb;
-
-    /// Reads a request as every call does.
-    ///
-    /// # Errors
-    ///
-    /// Those of the translation.
-    pub fn request(message: pb::Request) -> Result<Request, Error> {
-        super::translate::request(message)
-    }
-
-    /// Writes the answer to a request as every call does.
-    #[must_use]
-    pub fn reply(reply: Reply) -> pb::HandleRequestReply {
-        super::translate::reply(reply)
-    }
-
-    /// Writes an error as every call does.
-    #[must_use]
-    pub fn error(error: &Error) -> pb::ProtoError {
-        super::translate::error(error)
-    }
-
-    /// Writes the answer to an existence check as every call does.
-    #[must_use]
-    pub fn existence(found: Result<Option<bool>, Error>) -> pb::HandleExistenceCheckReply {
-        super::translate::existence(found)
-    }
-}
-
 /// What Vault and OpenBao ask of every plugin. The cookie is the same for both, and so is the only
 /// protocol version worth speaking: the older ones cannot do mutual TLS by themselves.
 ///

@@ -23,7 +23,10 @@ impl Server {
     /// Starts the server and mounts the plugin at `smtp/`, kv version 1 at `kv1/` and 2 at `kv2/`.
     pub async fn start(bao: &Path, plugin: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        fs::copy(plugin, folder.path().join(NAME)).unwrap();
+        // The server takes every file there for a plugin.
+        let plugins = folder.path().join("plugins");
+        fs::create_dir(&plugins).unwrap();
+        fs::copy(plugin, plugins.join(NAME)).unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = port.local_addr().unwrap().to_string();
         drop(port);
@@ -32,7 +35,7 @@ impl Server {
             .args(["server", "-dev", "-dev-no-store-token", "-log-level=warn"])
             .arg(format!("-dev-root-token-id={TOKEN}"))
             .arg(format!("-dev-listen-address={address}"))
-            .arg(format!("-dev-plugin-dir={}", folder.path().display()))
+            .arg(format!("-dev-plugin-dir={}", plugins.display()))
             .env("HOME", folder.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -99,21 +102,13 @@ impl Server {
 
     /// The plugin's process.
     pub fn plugin(&self) -> u32 {
-        let server = self.process.id();
-        let children = |pid: u32| {
-            let path = format!("/proc/{pid}/task/{pid}/children");
-            let all = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-            let tasks =
-                all.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
-            let text: String = tasks.collect::<Vec<_>>().join(" ");
-            let found: Vec<u32> = text
-                .split_whitespace()
-                .filter_map(|pid| pid.parse().ok())
-                .collect();
-            assert!(!found.is_empty(), "no child in {path}");
-            found
-        };
-        children(server)[0]
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
+        let children = tasks
+            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok())
+            .collect::<Vec<_>>()
+            .join(" ");
+        let plugin = children.split_whitespace().next().expect("a plugin runs");
+        plugin.parse().unwrap()
     }
 
     /// The plugin's resident memory now and at most, in MiB.

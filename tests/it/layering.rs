@@ -194,3 +194,18 @@ fn the_lower_layers_know_nothing_of_mail() {
         }
     }
 }
+
+/// The host's certificates are on P-521, which ring cannot verify; and one TLS library is enough.
+#[test]
+fn no_other_cryptography_came_in_by_a_dependency() {
+    let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock");
+    let lock = fs::read_to_string(lock).unwrap();
+    assert!(lock.contains("name = \"aws-lc-rs\""));
+    for refused in ["ring", "openssl", "openssl-sys", "native-tls"] {
+        let named = lock.contains(&format!("name = \"{refused}\"\n"));
+        assert!(
+            !named,
+            "{refused} came in; find by whom with `cargo tree -i {refused}`"
+        );
+    }
+}

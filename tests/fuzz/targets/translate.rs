@@ -4,16 +4,23 @@
 #![no_main]
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value};
 
 use fuzzing::json::{Json, same};
-use vault_plugin_secrets_smtp::logical::{Data, Error, READ_ONLY, Response};
+use chrono::{DateTime, Utc};
+use vault_plugin_secrets_smtp::logical::{
+    ActiveNode, Data, Error, HeldLease, Lease, MemoryStorage, Mount, READ_ONLY, RawResponse,
+    Response, StaticSystemView, Wrap,
+};
 use vault_plugin_secrets_smtp::proto::pb;
-use vault_plugin_secrets_smtp::wire::fuzzing as wire;
+use vault_plugin_secrets_smtp::wire::translate as wire;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -32,11 +39,23 @@ struct Asked {
     display_name: String,
     entity_id: String,
     wrap_ttl: Option<i64>,
-    connection: Option<(String, i32)>,
+    lease: Option<AskedLease>,
+    connection: Option<(String, i32, [Vec<Vec<u8>>; 2])>,
     headers: BTreeMap<String, Vec<String>>,
     other: [String; 4],
     remaining_uses: i64,
     flags: [bool; 2],
+}
+
+#[derive(Arbitrary, Debug)]
+struct AskedLease {
+    id: String,
+    ttl: i64,
+    max_ttl: i64,
+    increment: i64,
+    renewable: bool,
+    issued: Option<(i64, i32)>,
+    internal: Body,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -74,8 +93,42 @@ enum Answer {
         data: Option<Vec<(String, Json)>>,
         warnings: Vec<String>,
         wrap_ttl: Option<(u64, u32)>,
+        headers: BTreeMap<String, Vec<String>>,
+        lease: Option<AnsweredLease>,
+    },
+    Raw {
+        status: u16,
+        content_type: String,
+        body: Vec<u8>,
     },
     Error(Failure),
+}
+
+#[derive(Arbitrary, Debug)]
+struct AnsweredLease {
+    ttl: Option<(u64, u32)>,
+    max_ttl: Option<(u64, u32)>,
+    renewable: bool,
+    internal: Vec<(String, Json)>,
+}
+
+/// The proof that an answer with a lease or a wrap needs, as the active node gives it.
+static ACTIVE: LazyLock<ActiveNode> = LazyLock::new(|| {
+    let mount = Mount {
+        storage: Arc::new(MemoryStorage::new()),
+        system: Arc::new(StaticSystemView::default()),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.unwrap().block_on(mount.active_node()).unwrap()
+});
+
+fn span((seconds, nanos): (u64, u32)) -> Duration {
+    Duration::new(seconds >> 1, nanos)
+}
+
+/// What a duration is to the host.
+fn nanos(span: Option<Duration>) -> i64 {
+    span.map_or(0, |span| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX))
 }
 
 #[derive(Arbitrary, Debug)]
@@ -135,6 +188,38 @@ impl Body {
     }
 }
 
+impl AskedLease {
+    fn message(&self) -> pb::Secret {
+        let issued = self.issued.map(|(seconds, nanos)| prost_types::Timestamp { seconds, nanos });
+        pb::Secret {
+            lease_options: Some(pb::LeaseOptions {
+                ttl: self.ttl,
+                max_ttl: self.max_ttl,
+                renewable: self.renewable,
+                increment: self.increment,
+                issue_time: issued,
+            }),
+            internal_data: self.internal.text(),
+            lease_id: self.id.clone(),
+        }
+    }
+
+    fn check(&self, held: &HeldLease) {
+        let positive = |nanos: i64| u64::try_from(nanos).ok().filter(|nanos| *nanos > 0);
+        let span = |nanos| positive(nanos).map(Duration::from_nanos);
+        assert_eq!(held.id.clone().unwrap_or_default(), self.id);
+        assert_eq!(held.ttl, span(self.ttl));
+        assert_eq!(held.max_ttl, span(self.max_ttl));
+        assert_eq!(held.increment, span(self.increment));
+        assert_eq!(held.renewable, self.renewable);
+        // An instant is taken as it is or not at all.
+        if let Some(taken) = held.issue_time {
+            let sent = self.issued.unwrap();
+            assert_eq!((taken.timestamp(), taken.timestamp_subsec_nanos()), (sent.0, sent.1 as u32));
+        }
+    }
+}
+
 fn check_request(asked: &Asked) {
     let operation = match &asked.operation {
         Ok(at) => OPERATIONS[usize::from(*at) % OPERATIONS.len()],
@@ -173,12 +258,15 @@ fn check_request(asked: &Asked) {
         entity_id: asked.entity_id.clone(),
         policy_override: asked.flags[0],
         unauthenticated: asked.flags[1],
+        secret: asked.lease.as_ref().map(AskedLease::message),
         connection: asked
             .connection
             .clone()
-            .map(|(remote_addr, remote_port)| pb::Connection {
+            .map(|(remote_addr, remote_port, [peer, proxied])| pb::Connection {
                 remote_addr,
                 remote_port,
+                peer_certificates_raw: peer,
+                proxied_certificates_raw: proxied,
                 ..pb::Connection::default()
             }),
         ..pb::Request::default()
@@ -186,6 +274,12 @@ fn check_request(asked: &Asked) {
     let known = OPERATIONS.contains(&operation) && operation != "resolve-path";
     let request = match wire::request(message) {
         Err(Error::UnsupportedOperation) => return assert!(!known, "{operation:?}"),
+        Err(Error::Internal(_)) => {
+            // Only a lease that was never ours.
+            let internal = asked.lease.as_ref().unwrap().internal.text();
+            let object = serde_json::from_str::<Map<String, Value>>(&internal).is_ok();
+            return assert!(!object && !internal.is_empty() && internal != "null");
+        }
         Err(error) => {
             let Error::User { code, .. } = error else {
                 panic!("{error:?}")
@@ -216,14 +310,23 @@ fn check_request(asked: &Asked) {
         request.wrap_ttl.map(|ttl| ttl.as_nanos()),
         ttl.map(|ttl| ttl as u128)
     );
-    let address = asked
-        .connection
-        .as_ref()
-        .map(|(address, _)| address.as_str());
-    assert_eq!(
-        request.remote_addr.as_deref(),
-        address.filter(|it| !it.is_empty())
-    );
+    assert_eq!(request.lease.is_some(), asked.lease.is_some());
+    if let (Some(held), Some(lease)) = (&request.lease, &asked.lease) {
+        lease.check(held);
+    }
+    assert_eq!(request.connection.is_some(), asked.connection.is_some());
+    if let (Some(taken), Some((address, port, [peer, proxied]))) =
+        (&request.connection, &asked.connection)
+    {
+        assert_eq!(taken.remote_addr.as_deref().unwrap_or_default(), address);
+        let valid = u16::try_from(*port).unwrap_or(0);
+        assert_eq!(taken.remote_port.unwrap_or(0), valid);
+        assert_eq!(&taken.peer_certificates, peer);
+        assert_eq!(&taken.proxied_certificates, proxied);
+    }
+    let [_, token, accessor, _] = &asked.other;
+    assert_eq!(request.client_token.expose(), token);
+    assert_eq!(request.client_token_accessor.expose(), accessor);
     assert_eq!(request.headers, asked.headers);
     let expected = match &asked.data {
         Body::Object(fields) => object(fields),
@@ -235,6 +338,40 @@ fn check_request(asked: &Asked) {
     // Names show, values do not.
     let names: Vec<&String> = request.data.as_map().keys().collect();
     assert_eq!(format!("{:?}", request.data), format!("{names:?}"));
+}
+
+impl AnsweredLease {
+    fn lease(&self) -> Lease {
+        let mut lease = Lease::new(&ACTIVE).internal(Data::from_map(object(&self.internal)));
+        lease.ttl = self.ttl.map(span);
+        lease.max_ttl = self.max_ttl.map(span);
+        lease.renewable = self.renewable;
+        lease
+    }
+
+    fn check(&self, secret: &pb::Secret) {
+        let options = secret.lease_options.as_ref().unwrap();
+        assert_eq!(options.ttl, nanos(self.ttl.map(span)));
+        assert_eq!(options.max_ttl, nanos(self.max_ttl.map(span)));
+        assert_eq!(options.renewable, self.renewable);
+        let issued = options.issue_time.as_ref().unwrap();
+        assert_eq!(issued.seconds, now().timestamp());
+        let expected = Value::Object(object(&self.internal));
+        assert!(same(&json(&secret.internal_data), &expected));
+        // What the host hands back at the end of the lease is what was given.
+        let request = wire::request(pb::Request {
+            operation: String::from("revoke"),
+            secret: Some(secret.clone()),
+            ..pb::Request::default()
+        });
+        let back = request.unwrap().lease.unwrap().internal.as_map().clone();
+        assert!(same(&Value::Object(back), &expected));
+    }
+}
+
+/// The issue time of what is answered.
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_790_000_000, 0).unwrap()
 }
 
 /// Parses what becomes the client's data.
@@ -262,36 +399,59 @@ fn check_error(message: &pb::ProtoError, kind: u32, status: i64, error: &Error) 
 fn check_answer(answer: &Answer) {
     match answer {
         Answer::Nothing => {
-            let reply = wire::reply(Ok(None));
+            let reply = wire::reply(Ok(None), now());
             assert!(reply.response.is_none() && reply.err.is_none());
         }
         Answer::Response {
             data,
             warnings,
             wrap_ttl,
+            headers,
+            lease,
         } => {
             let data = data.as_ref().map(|fields| object(fields));
-            let wrap_ttl = wrap_ttl.map(|(secs, nanos)| Duration::new(secs >> 1, nanos));
-            let mut response = match data.clone() {
-                Some(fields) => Response::data(Data::from_map(fields)),
-                None => Response::default(),
+            let wrap_ttl = wrap_ttl.map(span);
+            let answered = || Data::from_map(data.clone().unwrap_or_default());
+            let mut response = match (&data, lease) {
+                (_, Some(lease)) => Response::leased(answered(), lease.lease()),
+                (Some(_), None) => Response::data(answered()),
+                (None, None) => Response::default(),
             };
             response.warnings.clone_from(warnings);
-            response.wrap_ttl = wrap_ttl;
-            let reply = wire::reply(Ok(Some(response)));
+            response.headers.clone_from(headers);
+            response.wrap = wrap_ttl.map(|ttl| Wrap::new(&ACTIVE, ttl));
+            let reply = wire::reply(Ok(Some(response)), now());
             assert!(reply.err.is_none());
             let message = reply.response.unwrap();
-            let expected = data.map_or(Value::Null, Value::Object);
+            let nothing = if lease.is_some() { Value::Object(Map::new()) } else { Value::Null };
+            let expected = data.map_or(nothing, Value::Object);
             assert!(same(&json(&message.data), &expected), "{}", message.data);
             assert_eq!(&message.warnings, warnings);
-            let ttl = wrap_ttl.map(|ttl| i64::try_from(ttl.as_nanos()).unwrap_or(i64::MAX));
-            assert_eq!(message.wrap_info.map(|wrap| wrap.ttl), ttl);
-            assert!(message.redirect.is_empty() && message.secret.is_none());
+            assert_eq!(message.wrap_info.map(|wrap| wrap.ttl), wrap_ttl.map(|ttl| nanos(Some(ttl))));
+            let sent = message.headers.into_iter().map(|(name, it)| (name, it.header));
+            assert_eq!(&sent.collect::<BTreeMap<_, _>>(), headers);
+            assert!(message.redirect.is_empty());
+            assert_eq!(message.secret.is_some(), lease.is_some());
+            if let (Some(secret), Some(lease)) = (message.secret, lease) {
+                lease.check(&secret);
+            }
+        }
+        Answer::Raw { status, content_type, body } => {
+            let answer = RawResponse::new(*status, content_type, body.clone());
+            let message = wire::reply(Ok(Some(Response::raw(answer))), now()).response.unwrap();
+            let data = json(&message.data);
+            let sent = data["http_status_code"].as_u64().unwrap();
+            let valid = (200..=599).contains(status);
+            assert_eq!(sent, if valid { u64::from(*status) } else { 500 });
+            assert_eq!(data["http_content_type"], Value::from(content_type.as_str()));
+            let text = data["http_raw_body"].as_str().unwrap();
+            assert_eq!(&STANDARD.decode(text).unwrap(), body);
+            assert!(message.secret.is_none());
         }
         Answer::Error(failure) => {
             let (error, kind, status) = failure.error();
             check_error(&wire::error(&error), kind, status, &error);
-            let reply = wire::reply(Err(error.clone()));
+            let reply = wire::reply(Err(error.clone()), now());
             if let Error::User { code, .. } = &error {
                 // The one form whose text and code reach the client of a 400.
                 assert!(reply.err.is_none());

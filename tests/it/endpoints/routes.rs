@@ -429,3 +429,15 @@ async fn a_write_is_a_creation_until_there_is_something() {
     rig.delete("acme/admin").await.ok();
     assert_eq!(exists(&rig, "acme/admin").await, Some(false));
 }
+
+#[tokio::test]
+async fn only_the_keyring_is_a_special_path() {
+    use vault_plugin_secrets_smtp::logical::{Backend as _, SpecialPaths};
+    let rig = Rig::start().await;
+    // No path is served without a token, and none relies on sudo: `+` would not work there.
+    let expected = SpecialPaths {
+        seal_wrap_storage: vec![String::from("keyring"), String::from("keyring-copy")],
+        ..SpecialPaths::default()
+    };
+    assert_eq!(rig.backend.special_paths(), expected);
+}
