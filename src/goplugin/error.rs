@@ -38,16 +38,12 @@ pub enum Error {
     /// `PLUGIN_UNIX_SOCKET_GROUP` names no group.
     #[error("PLUGIN_UNIX_SOCKET_GROUP: there is no group {0:?}")]
     UnknownGroup(String),
-    /// The path the socket would have is of no use.
+    /// The path the socket would have is longer than the system takes.
     #[error(
-        "the socket's path {fault}: {path:?}. Its directory is PLUGIN_UNIX_SOCKET_DIR or, without that, TMPDIR"
+        "the socket's path is longer than the 107 bytes it may have: {0:?}. Its directory is \
+         PLUGIN_UNIX_SOCKET_DIR or, without that, TMPDIR"
     )]
-    SocketPath {
-        /// Where it was to be.
-        path: PathBuf,
-        /// What is wrong with it.
-        fault: &'static str,
-    },
+    SocketPath(PathBuf),
     /// The socket could not be made or given its owner and mode.
     #[error(
         "could not make the socket {path}: {source}. Its directory is PLUGIN_UNIX_SOCKET_DIR or, without that, TMPDIR; this user must be able to write to it"

@@ -38,7 +38,9 @@ impl Listener {
     /// Source: go-plugin `server.go` (`serverListener_unix`).
     pub(super) fn bind(dir: &Path, group: Option<&str>, name: [u8; 8]) -> Result<Self, Error> {
         let path = dir.join(format!("plugin-{}.sock", hex::encode(name)));
-        check(&path)?;
+        if path.as_os_str().as_bytes().len() > MAX_PATH {
+            return Err(Error::SocketPath(path));
+        }
         let failed = |source| Error::Socket {
             path: path.clone(),
             source,
@@ -113,26 +115,6 @@ fn make_room(unproven: &mut VecDeque<JoinHandle<()>>, most: usize) {
         oldest.abort();
         tracing::warn!("dropped a connection because too many did not say who they are");
     }
-}
-
-/// Refuses a path that cannot be bound or cannot be told to the host in the handshake line.
-fn check(path: &Path) -> Result<(), Error> {
-    let fault = match path.to_str() {
-        None => Some("is not UTF-8, which the handshake line must be"),
-        Some(text) if text.contains(['|', '\n', '\r']) => {
-            Some("contains a character that ends a segment of the handshake line")
-        }
-        Some(_) if path.as_os_str().as_bytes().len() > MAX_PATH => {
-            Some("is longer than the 107 bytes a socket's path may have")
-        }
-        Some(_) => None,
-    };
-    fault.map_or(Ok(()), |fault| {
-        Err(Error::SocketPath {
-            path: path.to_owned(),
-            fault,
-        })
-    })
 }
 
 /// Finds the number of a group given by number or name.

@@ -235,7 +235,7 @@ fn a_socket_that_cannot_be_made_is_explained_on_stderr_only() {
     std::fs::create_dir(&segments).unwrap();
     for (socket_dir, said) in [
         (deep(dir.path()), "longer than the 107 bytes"),
-        (segments, "handshake line"),
+        (segments, "without `|`"),
         (dir.path().join("missing"), "No such file or directory"),
         (file, "Not a directory"),
         (PathBuf::from("/proc"), "must be able to write to it"),
