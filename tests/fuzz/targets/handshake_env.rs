@@ -133,7 +133,11 @@ fn check_line(line: &str, env: &HostEnv, socket: &str, protocol: u32) {
     assert_eq!(line.matches('\n').count(), 1, "{line:?}");
     assert!(line.ends_with('\n') && !line.contains('\r'), "{line:?}");
     let segments: Vec<&str> = line.trim().split('|').collect();
-    let expected = if env.asks_for_multiplexing { 7 } else { 6 };
+    let expected = if env.multiplexing.is_asked_for() {
+        7
+    } else {
+        6
+    };
     assert_eq!(segments.len(), expected, "{line:?}");
     assert_eq!(segments[0].parse(), Ok(1));
     assert_eq!(segments[1].parse(), Ok(protocol));
@@ -141,8 +145,8 @@ fn check_line(line: &str, env: &HostEnv, socket: &str, protocol: u32) {
     assert_eq!(segments[3], socket);
     assert_eq!(segments[4], "grpc");
     assert_eq!(segments[5], base64(&env.host_certificate, ""));
-    if env.asks_for_multiplexing {
-        assert!(segments[6].parse::<bool>().is_ok());
+    if env.multiplexing.is_asked_for() {
+        assert_eq!(segments[6], "true");
     }
 }
 
@@ -223,16 +227,17 @@ fuzz_target!(|input: Input| {
             let expected = directory.map_or_else(std::env::temp_dir, PathBuf::from);
             assert_eq!(env.socket_dir, expected);
             assert_eq!(env.socket_group.as_deref(), given(&input.group));
-            assert_eq!(
-                env.asks_for_multiplexing,
-                given(&input.multiplexing).is_some()
-            );
+            let multiplexing = given(&input.multiplexing);
+            assert_eq!(env.multiplexing.is_asked_for(), multiplexing.is_some());
+            let yes = ["1", "t", "T", "true", "TRUE", "True"];
+            let wanted = multiplexing.is_some_and(|text| yes.contains(&text));
+            assert_eq!(env.multiplexing.is_wanted(), wanted);
             let socket = env.socket_dir.join("plugin-0123456789abcdef.sock");
             let line = fuzzing::handshake_line(
                 input.protocol,
                 &socket,
                 &env.host_certificate,
-                env.asks_for_multiplexing,
+                env.multiplexing.is_asked_for(),
             );
             check_line(&line, &env, socket.to_str().unwrap(), input.protocol);
         }

@@ -13,8 +13,8 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value};
 
-use fuzzing::json::{Json, same};
 use chrono::{DateTime, Utc};
+use fuzzing::json::{Json, same};
 use vault_plugin_secrets_smtp::logical::{
     ActiveNode, Data, Error, HeldLease, Lease, MemoryStorage, Mount, READ_ONLY, RawResponse,
     Response, StaticSystemView, Wrap,
@@ -190,7 +190,9 @@ impl Body {
 
 impl AskedLease {
     fn message(&self) -> pb::Secret {
-        let issued = self.issued.map(|(seconds, nanos)| prost_types::Timestamp { seconds, nanos });
+        let issued = self
+            .issued
+            .map(|(seconds, nanos)| prost_types::Timestamp { seconds, nanos });
         pb::Secret {
             lease_options: Some(pb::LeaseOptions {
                 ttl: self.ttl,
@@ -215,7 +217,10 @@ impl AskedLease {
         // An instant is taken as it is or not at all.
         if let Some(taken) = held.issue_time {
             let sent = self.issued.unwrap();
-            assert_eq!((taken.timestamp(), taken.timestamp_subsec_nanos()), (sent.0, sent.1 as u32));
+            assert_eq!(
+                (taken.timestamp(), taken.timestamp_subsec_nanos()),
+                (sent.0, sent.1 as u32)
+            );
         }
     }
 }
@@ -227,50 +232,50 @@ fn check_request(asked: &Asked) {
     };
     let text = asked.data.text();
     let [cluster, token, accessor, mount_type] = asked.other.clone();
-    let message = pb::Request {
-        id: asked.id.clone(),
-        replication_cluster: cluster,
-        operation: operation.to_owned(),
-        path: asked.path.clone(),
-        data: text.clone(),
-        headers: asked
-            .headers
-            .iter()
-            .map(|(name, values)| {
-                (
-                    name.clone(),
-                    pb::Header {
-                        header: values.clone(),
-                    },
-                )
-            })
-            .collect(),
-        client_token: token,
-        client_token_accessor: accessor,
-        display_name: asked.display_name.clone(),
-        mount_point: asked.mount_point.clone(),
-        mount_type,
-        wrap_info: asked.wrap_ttl.map(|ttl| pb::RequestWrapInfo {
-            ttl,
-            ..pb::RequestWrapInfo::default()
-        }),
-        client_token_remaining_uses: asked.remaining_uses,
-        entity_id: asked.entity_id.clone(),
-        policy_override: asked.flags[0],
-        unauthenticated: asked.flags[1],
-        secret: asked.lease.as_ref().map(AskedLease::message),
-        connection: asked
-            .connection
-            .clone()
-            .map(|(remote_addr, remote_port, [peer, proxied])| pb::Connection {
-                remote_addr,
-                remote_port,
-                peer_certificates_raw: peer,
-                proxied_certificates_raw: proxied,
-                ..pb::Connection::default()
+    let message =
+        pb::Request {
+            id: asked.id.clone(),
+            replication_cluster: cluster,
+            operation: operation.to_owned(),
+            path: asked.path.clone(),
+            data: text.clone(),
+            headers: asked
+                .headers
+                .iter()
+                .map(|(name, values)| {
+                    (
+                        name.clone(),
+                        pb::Header {
+                            header: values.clone(),
+                        },
+                    )
+                })
+                .collect(),
+            client_token: token,
+            client_token_accessor: accessor,
+            display_name: asked.display_name.clone(),
+            mount_point: asked.mount_point.clone(),
+            mount_type,
+            wrap_info: asked.wrap_ttl.map(|ttl| pb::RequestWrapInfo {
+                ttl,
+                ..pb::RequestWrapInfo::default()
             }),
-        ..pb::Request::default()
-    };
+            client_token_remaining_uses: asked.remaining_uses,
+            entity_id: asked.entity_id.clone(),
+            policy_override: asked.flags[0],
+            unauthenticated: asked.flags[1],
+            secret: asked.lease.as_ref().map(AskedLease::message),
+            connection: asked.connection.clone().map(
+                |(remote_addr, remote_port, [peer, proxied])| pb::Connection {
+                    remote_addr,
+                    remote_port,
+                    peer_certificates_raw: peer,
+                    proxied_certificates_raw: proxied,
+                    ..pb::Connection::default()
+                },
+            ),
+            ..pb::Request::default()
+        };
     let known = OPERATIONS.contains(&operation) && operation != "resolve-path";
     let request = match wire::request(message) {
         Err(Error::UnsupportedOperation) => return assert!(!known, "{operation:?}"),
@@ -423,12 +428,22 @@ fn check_answer(answer: &Answer) {
             let reply = wire::reply(Ok(Some(response)), now());
             assert!(reply.err.is_none());
             let message = reply.response.unwrap();
-            let nothing = if lease.is_some() { Value::Object(Map::new()) } else { Value::Null };
+            let nothing = if lease.is_some() {
+                Value::Object(Map::new())
+            } else {
+                Value::Null
+            };
             let expected = data.map_or(nothing, Value::Object);
             assert!(same(&json(&message.data), &expected), "{}", message.data);
             assert_eq!(&message.warnings, warnings);
-            assert_eq!(message.wrap_info.map(|wrap| wrap.ttl), wrap_ttl.map(|ttl| nanos(Some(ttl))));
-            let sent = message.headers.into_iter().map(|(name, it)| (name, it.header));
+            assert_eq!(
+                message.wrap_info.map(|wrap| wrap.ttl),
+                wrap_ttl.map(|ttl| nanos(Some(ttl)))
+            );
+            let sent = message
+                .headers
+                .into_iter()
+                .map(|(name, it)| (name, it.header));
             assert_eq!(&sent.collect::<BTreeMap<_, _>>(), headers);
             assert!(message.redirect.is_empty());
             assert_eq!(message.secret.is_some(), lease.is_some());
@@ -436,14 +451,23 @@ fn check_answer(answer: &Answer) {
                 lease.check(&secret);
             }
         }
-        Answer::Raw { status, content_type, body } => {
+        Answer::Raw {
+            status,
+            content_type,
+            body,
+        } => {
             let answer = RawResponse::new(*status, content_type, body.clone());
-            let message = wire::reply(Ok(Some(Response::raw(answer))), now()).response.unwrap();
+            let message = wire::reply(Ok(Some(Response::raw(answer))), now())
+                .response
+                .unwrap();
             let data = json(&message.data);
             let sent = data["http_status_code"].as_u64().unwrap();
             let valid = (200..=599).contains(status);
             assert_eq!(sent, if valid { u64::from(*status) } else { 500 });
-            assert_eq!(data["http_content_type"], Value::from(content_type.as_str()));
+            assert_eq!(
+                data["http_content_type"],
+                Value::from(content_type.as_str())
+            );
             let text = data["http_raw_body"].as_str().unwrap();
             assert_eq!(&STANDARD.decode(text).unwrap(), body);
             assert!(message.secret.is_none());
