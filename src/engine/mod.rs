@@ -101,11 +101,14 @@ impl Engine {
         if let Some(config) = self.config.fresh(&self.role, self.clock()) {
             return Ok(config);
         }
-        let epoch = self.config.epoch();
+        let before = self.config.before_get(self.clock());
         let entry = mount.storage.get(storage::CONFIG).await?;
-        let config = MountConfig::decode(entry.as_ref().map(|entry| entry.value.as_slice()))?;
-        let config = Arc::new(config);
-        self.config.fill(&config, epoch, self.clock());
+        let config = MountConfig::decode(entry.as_ref().map(|entry| entry.value.as_slice()));
+        let config = match config {
+            Ok(config) => Arc::new(config),
+            Err(error) => return Err(self.failed_read(mount, error).await),
+        };
+        self.config.fill(&config, before);
         Ok(config)
     }
 
@@ -114,13 +117,17 @@ impl Engine {
         if let Some(keyring) = self.keyring.fresh(&self.role, self.clock()) {
             return Ok(keyring);
         }
-        let epoch = self.keyring.epoch();
-        let keyring = keys::load(&*mount.storage)
-            .await?
-            .ok_or(Error::Keyring("the mount has no keyring yet"))?
-            .keyring;
-        let keyring = Arc::new(keyring);
-        self.keyring.fill(&keyring, epoch, self.clock());
+        let before = self.keyring.before_get(self.clock());
+        let found = match keys::load(&*mount.storage).await {
+            Ok(Some(found)) => Ok(found),
+            Ok(None) => Err(Error::Keyring("the mount has no keyring yet")),
+            Err(error) => Err(error),
+        };
+        let keyring = match found {
+            Ok(found) => Arc::new(found.keyring),
+            Err(error) => return Err(self.failed_read(mount, error).await),
+        };
+        self.keyring.fill(&keyring, before);
         Ok(keyring)
     }
 
@@ -130,37 +137,41 @@ impl Engine {
             return Ok(keyring);
         }
         let _mount_guard = self.mount_lock.lock("keyring").await;
-        let epoch = self.keyring.epoch();
+        let before = self.keyring.before_get(self.clock());
         let keyring = match keys::load(&*mount.storage).await? {
             Some(found) => keys::complete(&*mount.storage, found).await,
             None => keys::create(&*mount.storage, self.clock()).await?,
         };
         let keyring = Arc::new(keyring);
-        self.keyring.fill(&keyring, epoch, self.clock());
+        self.keyring.fill(&keyring, before);
         Ok(keyring)
     }
 
     /// Refuses on nodes that may not write, with the error by which the host forwards the request
     /// to the active node. Also asked by reads that a standby must not answer.
     async fn require_active_node(&self, mount: &Mount) -> Result<(), Error> {
-        let state = mount.system.replication_state().await?;
-        // Only performance secondaries make a difference for local mounts: ask only then.
-        let local =
-            !state.may_write(false) && state.may_write(true) && mount.system.local_mount().await?;
-        let may_write = state.may_write(local);
-        self.role.note(may_write);
-        if may_write {
-            Ok(())
-        } else {
-            Err(Error::Standby)
+        let active = mount.active_node().await;
+        // What holds for one role is not to be believed in the other. Unknown counts as standby.
+        if self.role.note(active.is_ok()) {
+            self.records.forget_all();
+            self.keyring.forget();
+            self.config.forget();
+        }
+        match active {
+            Ok(_proof) => Ok(()),
+            Err(crate::logical::Error::ReadOnly) => Err(Error::Standby),
+            Err(unknown) => Err(unknown.into()),
         }
     }
 
-    /// Asks which part this node has, for what it keeps in memory.
+    /// Asks the host what this node may believe of what it keeps in memory.
     async fn note_role(&self, mount: &Mount) {
         if let Err(error) = self.require_active_node(mount).await {
             tracing::debug!(%error, "this node does not write, as far as it knows");
         }
+        // A host that does not say is one without the switch.
+        let disabled = mount.system.caching_disabled().await;
+        self.role.note_caching_disabled(disabled.unwrap_or(false));
     }
 
     /// Refuses on standbys and on mounts that are being removed; asked before anything else of

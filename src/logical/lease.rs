@@ -91,7 +91,11 @@ impl Lease {
 }
 
 /// A lease the host hands back for renewal or revocation.
-#[derive(Clone, Debug, Default, PartialEq)]
+///
+/// Made of what a host sends and of nothing else: a lease that is renewed needs no proof.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(test, derive(Default))]
+#[non_exhaustive]
 pub struct HeldLease {
     /// The host's name for it. `None` where it gives none: OpenBao 2.7.2 was seen to name a lease
     /// only once it had been renewed.

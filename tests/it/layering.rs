@@ -54,6 +54,38 @@ const FENCES: [(&str, &[&str]); 11] = [
     ("yamux", &["goplugin"]),
 ];
 
+/// Where JSON of unknown shape may be handled: the wire's two directions, the decoding of fields,
+/// and the document that describes them.
+const JSON_EDGE: [&str; 4] = [
+    "wire/translate/",
+    "logical/field.rs",
+    "logical/decode.rs",
+    "logical/openapi/",
+];
+
+/// Reports whether the code imports or spells out the type of any JSON value.
+fn names_json_values(code: &str) -> bool {
+    let after_crate = code.split("serde_json::").skip(1);
+    after_crate
+        .map(|rest| match rest.strip_prefix('{') {
+            Some(list) => list.split('}').next().unwrap_or_default(),
+            None => rest
+                .split(|c: char| !c.is_alphanumeric())
+                .next()
+                .unwrap_or_default(),
+        })
+        .any(|names| names.split([',', ' ', '\n']).any(|name| name == "Value"))
+}
+
+#[test]
+fn json_values_are_found_in_either_form() {
+    assert!(names_json_values("use serde_json::{Map, Value, json};"));
+    assert!(names_json_values("fn f(it: &serde_json::Value)"));
+    assert!(!names_json_values(
+        "serde_json::from_str::<Mine>(text); use serde_json::{Map};"
+    ));
+}
+
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -151,10 +183,10 @@ fn fenced_crates_stay_in_their_layer() {
             }
         }
         // JSON values of unknown shape live at the edge only.
-        let edge = ["translate.rs", "field.rs", "decode.rs", "openapi.rs"];
-        let file = path.file_name().unwrap().to_str().unwrap();
-        if code.contains("serde_json::Value") && !edge.contains(&file) {
-            broken.insert(format!("{} names serde_json::Value", path.display()));
+        let place = path.strip_prefix(&root).unwrap().to_str().unwrap();
+        let at_the_edge = JSON_EDGE.iter().any(|edge| place.starts_with(edge));
+        if names_json_values(&code) && !at_the_edge {
+            broken.insert(format!("{place} names serde_json::Value"));
         }
     }
     assert!(broken.is_empty(), "{broken:#?}");
@@ -164,7 +196,7 @@ fn fenced_crates_stay_in_their_layer() {
 #[test]
 fn the_example_is_written_against_the_lower_layers_only() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    for (example, most_lines) in [("example", 65), ("probe-plugin", 60)] {
+    for (example, most_lines) in [("example", 62), ("probe-plugin", 60)] {
         let code = product_code(&root.join(example).join("main.rs"));
         assert!(code.lines().count() <= most_lines, "{example} grew");
         let used: BTreeSet<&str> = names_after(&code, "vault_plugin_secrets_smtp::").collect();

@@ -42,14 +42,16 @@ fn every_trap_names_tests_that_exist() {
         assert!(!tests.is_empty());
         for name in tests {
             let function = name.rsplit("::").next().unwrap();
-            let wanted = [
-                format!("#[test]\n    fn {function}("),
-                format!("#[test]\nfn {function}("),
-                format!("async fn {function}("),
-            ];
             let found = places(name).iter().any(|path| {
                 let text = fs::read_to_string(path).unwrap_or_default();
-                wanted.iter().any(|wanted| text.contains(wanted))
+                let Some((before, _)) = text.split_once(&format!("fn {function}(")) else {
+                    return false;
+                };
+                // The attribute stands on one of the lines right above.
+                before.lines().rev().take(4).any(|line| {
+                    let line = line.trim();
+                    line.starts_with("#[test") || line.starts_with("#[tokio::test")
+                })
             });
             assert!(found, "no test is called {name}");
         }

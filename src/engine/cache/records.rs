@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use lru::LruCache;
 
-use super::{Role, STANDBY, is_fresh};
+use super::{Before, Role};
 use crate::clock::Clock;
 use crate::engine::storage::record::TenantRecord;
 
-/// What all records kept may take together, counted as they are stored; the frozen example of the
-/// first format, with every field filled, is 4.7 KiB long.
+/// What all records kept may take together. Each counts as long as it is stored, which for most of
+/// it is what it takes in memory, and [`OVERHEAD`]. The frozen example of the first format, with
+/// every field filled, is stored in 4.7 KiB.
 const MAX_BYTES: usize = 2 << 20;
+/// What the smallest record takes besides: its fixed fields, its key, its place in the table.
+const OVERHEAD: usize = size_of::<TenantRecord>() + 256;
 
 /// The records read or written last. Clones share them.
 #[derive(Clone, Debug)]
@@ -37,12 +40,9 @@ struct Shelf {
 struct Entry {
     record: Arc<TenantRecord>,
     bytes: usize,
-    filled: Duration,
+    /// When storage was asked, or had taken it.
+    asked: Duration,
 }
-
-/// The moment before a Get.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Before(u64);
 
 impl Records {
     pub(crate) fn new() -> Self {
@@ -63,35 +63,40 @@ impl Records {
         role: &Role,
         clock: &dyn Clock,
     ) -> Option<Arc<TenantRecord>> {
-        let bound = (!role.is_active()).then_some(STANDBY);
         let mut shelf = self.shelf();
         let entry = shelf.records.get(tenant)?;
-        is_fresh(entry.filled, clock.monotonic(), bound).then(|| Arc::clone(&entry.record))
+        role.believes(entry.asked, clock.monotonic())
+            .then(|| Arc::clone(&entry.record))
     }
 
     /// To be called before storage is asked for what [`Records::fill`] then keeps.
-    pub(crate) fn before_get(&self) -> Before {
-        Before(self.shelf().epoch)
+    pub(crate) fn before_get(&self, clock: &dyn Clock) -> Before {
+        Before {
+            epoch: self.shelf().epoch,
+            at: clock.monotonic(),
+        }
     }
 
     /// Keeps what a Get found, `bytes` long as stored, unless a record was changed meanwhile or
     /// this one is being written.
-    pub(crate) fn fill(
-        &self,
-        record: &Arc<TenantRecord>,
-        bytes: usize,
-        before: Before,
-        clock: &dyn Clock,
-    ) {
+    pub(crate) fn fill(&self, record: &Arc<TenantRecord>, bytes: usize, before: Before) {
         let mut shelf = self.shelf();
-        if shelf.epoch == before.0 && !shelf.writing.contains(&record.tenant) {
-            shelf.keep(record, bytes, clock);
+        if shelf.epoch == before.epoch && !shelf.writing.contains(&record.tenant) {
+            shelf.keep(record, bytes, before.at);
         }
     }
 
     /// Another node changed the record.
     pub(crate) fn forget(&self, tenant: &str) {
         self.shelf().forget(tenant);
+    }
+
+    /// This node's role changed: what it may believe is another question now.
+    pub(crate) fn forget_all(&self) {
+        let mut shelf = self.shelf();
+        shelf.epoch += 1;
+        shelf.records.clear();
+        shelf.bytes = 0;
     }
 
     /// To be called before the Put of a record: drops it, and keeps it out until the returned
@@ -113,11 +118,12 @@ impl Records {
 }
 
 impl Shelf {
-    fn keep(&mut self, record: &Arc<TenantRecord>, bytes: usize, clock: &dyn Clock) {
+    fn keep(&mut self, record: &Arc<TenantRecord>, bytes: usize, asked: Duration) {
+        let bytes = bytes + OVERHEAD;
         let entry = Entry {
             record: Arc::clone(record),
             bytes,
-            filled: clock.monotonic(),
+            asked,
         };
         self.bytes += bytes;
         if let Some(replaced) = self.records.put(record.tenant.clone(), entry) {
@@ -149,7 +155,7 @@ impl Writing {
     /// The Put took effect: storage holds `record`, `bytes` long. The caller still has the
     /// tenant's lock, so nobody can have changed it since.
     pub(crate) fn stored(self, record: &Arc<TenantRecord>, bytes: usize, clock: &dyn Clock) {
-        self.records.shelf().keep(record, bytes, clock);
+        self.records.shelf().keep(record, bytes, clock.monotonic());
     }
 }
 
@@ -194,7 +200,11 @@ mod tests {
 
         fn fill(&self, revision: u64, before: Before) {
             let record = record("acme", revision);
-            self.records.fill(&record, 100, before, &self.clock);
+            self.records.fill(&record, 100, before);
+        }
+
+        fn before_get(&self) -> Before {
+            self.records.before_get(&self.clock)
         }
     }
 
@@ -206,14 +216,21 @@ mod tests {
     }
 
     #[test]
-    fn the_active_node_keeps_a_record_until_it_changes_and_a_standby_ten_seconds() {
+    fn the_active_node_keeps_a_record_for_a_minute_and_a_standby_for_ten_seconds() {
         let bench = Bench::on_the_active_node();
-        bench.fill(1, bench.records.before_get());
-        bench.clock.advance(Duration::from_secs(86_400));
+        let before = bench.before_get();
+        bench.clock.advance(Duration::from_millis(9_000));
+        bench.fill(1, before);
+        bench.clock.advance(Duration::from_millis(50_999));
         assert_eq!(bench.kept(), Some(1));
+        bench.clock.advance(Duration::from_millis(1));
+        assert_eq!(
+            bench.kept(),
+            None,
+            "as old as the question, not as the answer"
+        );
         bench.role.note(false);
-        assert_eq!(bench.kept(), None);
-        bench.fill(2, bench.records.before_get());
+        bench.fill(2, bench.before_get());
         bench.clock.advance(Duration::from_millis(9_999));
         assert_eq!(bench.kept(), Some(2));
         bench.clock.advance(Duration::from_millis(1));
@@ -221,11 +238,23 @@ mod tests {
     }
 
     #[test]
+    fn with_the_role_everything_goes() {
+        let bench = Bench::on_the_active_node();
+        bench.fill(1, bench.before_get());
+        let before = bench.before_get();
+        bench.records.forget_all();
+        assert_eq!(bench.kept(), None);
+        bench.fill(1, before);
+        assert_eq!(bench.kept(), None);
+        assert_eq!(bench.records.shelf().bytes, 0);
+    }
+
+    #[test]
     fn a_get_that_overlaps_a_write_never_fills() {
         let bench = Bench::on_the_active_node();
-        let before_all = bench.records.before_get();
+        let before_all = bench.before_get();
         let writing = bench.records.write("acme");
-        let during = bench.records.before_get();
+        let during = bench.before_get();
         bench.fill(1, before_all);
         bench.fill(1, during);
         assert_eq!(bench.kept(), None, "the Put is not over");
@@ -234,29 +263,29 @@ mod tests {
             bench.fill(1, before);
             assert_eq!(bench.kept(), Some(2));
         }
-        bench.fill(3, bench.records.before_get());
+        bench.fill(3, bench.before_get());
         assert_eq!(bench.kept(), Some(3));
     }
 
     #[test]
     fn a_write_of_unknown_outcome_leaves_nothing() {
         let bench = Bench::on_the_active_node();
-        bench.fill(1, bench.records.before_get());
+        bench.fill(1, bench.before_get());
         let writing = bench.records.write("acme");
-        let during = bench.records.before_get();
+        let during = bench.before_get();
         assert_eq!(bench.kept(), None);
         drop(writing);
         bench.fill(1, during);
         assert_eq!(bench.kept(), None);
-        bench.fill(2, bench.records.before_get());
+        bench.fill(2, bench.before_get());
         assert_eq!(bench.kept(), Some(2));
     }
 
     #[test]
     fn a_notice_of_another_node_drops_the_record_and_the_fill_under_way() {
         let bench = Bench::on_the_active_node();
-        bench.fill(1, bench.records.before_get());
-        let before = bench.records.before_get();
+        bench.fill(1, bench.before_get());
+        let before = bench.before_get();
         bench.records.forget("acme");
         assert_eq!(bench.kept(), None);
         bench.fill(1, before);
@@ -266,25 +295,22 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_what_was_read_last_stays() {
         let bench = Bench::on_the_active_node();
-        let bytes = MAX_BYTES / 4;
-        for tenant in ["a", "b", "c", "d"] {
-            let before = bench.records.before_get();
-            bench
-                .records
-                .fill(&record(tenant, 1), bytes, before, &bench.clock);
-        }
+        let fill = |tenant, bytes: usize| {
+            let before = bench.before_get();
+            let bytes = bytes - OVERHEAD;
+            bench.records.fill(&record(tenant, 1), bytes, before);
+        };
         let kept = |tenant| bench.records.fresh(tenant, &bench.role, &bench.clock);
+        let quarter = MAX_BYTES / 4;
+        for tenant in ["a", "b", "c", "d"] {
+            fill(tenant, quarter);
+        }
         assert!(kept("a").is_some());
-        let before = bench.records.before_get();
-        bench
-            .records
-            .fill(&record("e", 1), bytes, before, &bench.clock);
+        fill("e", quarter);
         assert!(kept("b").is_none() && kept("a").is_some() && kept("e").is_some());
         // The same record again, smaller: the sum follows.
-        bench.records.fill(&record("e", 2), 1, before, &bench.clock);
-        bench
-            .records
-            .fill(&record("f", 1), bytes - 1, before, &bench.clock);
+        fill("e", OVERHEAD);
+        fill("f", quarter - OVERHEAD);
         assert!(kept("c").is_some());
         assert_eq!(bench.records.shelf().bytes, MAX_BYTES);
     }

@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{ACTIVE_SINGLE, Role, STANDBY, is_fresh};
+use super::{Before, Role};
 use crate::clock::Clock;
 
-/// One value, believed for ten seconds on a standby and for a minute on the active node.
+/// One value, believed as long as [`Role`] says.
 #[derive(Debug)]
 pub(crate) struct Single<T> {
     // A blocking mutex: held only to copy an `Arc`.
@@ -34,26 +34,25 @@ impl<T> Default for Single<T> {
 impl<T> Single<T> {
     /// Returns the value if it may be believed.
     pub(crate) fn fresh(&self, role: &Role, clock: &dyn Clock) -> Option<Arc<T>> {
-        let bound = if role.is_active() {
-            ACTIVE_SINGLE
-        } else {
-            STANDBY
-        };
         let slot = self.slot();
-        let (value, filled) = slot.value.as_ref()?;
-        is_fresh(*filled, clock.monotonic(), Some(bound)).then(|| Arc::clone(value))
+        let (value, asked) = slot.value.as_ref()?;
+        role.believes(*asked, clock.monotonic())
+            .then(|| Arc::clone(value))
     }
 
-    /// Returns the count to hand to [`Single::fill`]; taken before storage is asked.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.slot().epoch
+    /// To be called before storage is asked for what [`Single::fill`] then keeps.
+    pub(crate) fn before_get(&self, clock: &dyn Clock) -> Before {
+        Before {
+            epoch: self.slot().epoch,
+            at: clock.monotonic(),
+        }
     }
 
-    /// Keeps `value`, unless something was invalidated since `epoch` was taken.
-    pub(crate) fn fill(&self, value: &Arc<T>, epoch: u64, clock: &dyn Clock) {
+    /// Keeps what storage answered, unless something was invalidated meanwhile.
+    pub(crate) fn fill(&self, value: &Arc<T>, before: Before) {
         let mut slot = self.slot();
-        if slot.epoch == epoch {
-            slot.value = Some((Arc::clone(value), clock.monotonic()));
+        if slot.epoch == before.epoch {
+            slot.value = Some((Arc::clone(value), before.at));
         }
     }
 
@@ -80,13 +79,18 @@ mod tests {
     fn a_value_is_believed_longer_where_nobody_else_writes() {
         let clock = ManualClock::starting_at(DateTime::UNIX_EPOCH);
         let (role, kept) = (Role::default(), Single::default());
-        kept.fill(&Arc::new(1), kept.epoch(), &clock);
+        let before = kept.before_get(&clock);
+        // Storage took its time: what it answered is as old as the question.
         clock.advance(Duration::from_secs(9));
+        kept.fill(&Arc::new(1), before);
         assert_eq!(kept.fresh(&role, &clock).as_deref(), Some(&1));
         clock.advance(Duration::from_secs(1));
         assert_eq!(kept.fresh(&role, &clock), None);
-        role.note(true);
+        assert!(role.note(true) && !role.note(true));
         assert_eq!(kept.fresh(&role, &clock).as_deref(), Some(&1));
+        role.note_caching_disabled(true);
+        assert_eq!(kept.fresh(&role, &clock), None);
+        role.note_caching_disabled(false);
         clock.advance(Duration::from_secs(50));
         assert_eq!(kept.fresh(&role, &clock), None);
     }
@@ -95,9 +99,9 @@ mod tests {
     fn a_fill_older_than_an_invalidation_is_thrown_away() {
         let clock = ManualClock::starting_at(DateTime::UNIX_EPOCH);
         let (role, kept) = (Role::default(), Single::default());
-        let epoch = kept.epoch();
+        let before = kept.before_get(&clock);
         kept.forget();
-        kept.fill(&Arc::new(1), epoch, &clock);
+        kept.fill(&Arc::new(1), before);
         assert_eq!(kept.fresh(&role, &clock), None);
     }
 }

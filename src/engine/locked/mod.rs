@@ -107,14 +107,17 @@ impl Engine {
         mount: &Mount,
         name: &TenantName,
     ) -> Result<Option<Arc<TenantRecord>>, Error> {
-        let before = self.records.before_get();
+        let before = self.records.before_get(self.clock());
         let key = storage::tenant_key(name.as_str());
         let Some(entry) = mount.storage.get(&key).await? else {
             return Ok(None);
         };
-        let record = Arc::new(storage::decode_tenant(&key, &entry.value)?);
+        let record = match storage::decode_tenant(&key, &entry.value) {
+            Ok(record) => Arc::new(record),
+            Err(error) => return Err(self.failed_read(mount, error).await),
+        };
         let bytes = entry.value.len();
-        self.records.fill(&record, bytes, before, self.clock());
+        self.records.fill(&record, bytes, before);
         Ok(Some(record))
     }
 

@@ -150,6 +150,8 @@ async fn info(engine: &Engine, mount: &Mount, key: &str) -> Result<Info, Error> 
     let record = match record {
         Ok(Some(record)) => record,
         Ok(None) => return Ok(Info::default()),
+        // The active node may be able to read it.
+        Err(Error::Standby) => return Err(Error::Standby),
         Err(error) => {
             return Ok(Info {
                 error: Some(error.code().to_owned()),

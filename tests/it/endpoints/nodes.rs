@@ -1,7 +1,9 @@
 //! Standby nodes, and mounts that are being removed.
 
 use serde_json::json;
-use vault_plugin_secrets_smtp::logical::{Operation, ReplicationState, StaticSystemView};
+use vault_plugin_secrets_smtp::logical::{
+    Operation, ReplicationState, StaticSystemView, Storage as _, StorageEntry,
+};
 
 use crate::support::engine::{EMAIL, Rig};
 
@@ -107,4 +109,36 @@ async fn a_tainted_mount_changes_nothing() {
     assert_eq!(rig.storage.snapshot(), before);
     assert_eq!(rig.mailu.journal().len(), calls);
     tainted.read("acme/admin").await.ok();
+}
+
+#[tokio::test]
+async fn what_a_standby_cannot_read_is_left_to_the_active_node() {
+    let rig = Rig::created().await;
+    for key in ["tenant/acme", "config"] {
+        let before = rig.storage.snapshot();
+        // As a newer release on the active node writes it.
+        let entry = StorageEntry::new(key, br#"{"schema":9}"#.to_vec());
+        rig.storage.put(entry).await.unwrap();
+        let process = |state| {
+            rig.process(StaticSystemView {
+                replication_state: ReplicationState(state),
+                ..StaticSystemView::default()
+            })
+        };
+        let (standby, active) = (process(0x6000), process(0x2020));
+        let paths: &[&str] = match key {
+            "config" => &["config", "acme/admin"],
+            _ => &["acme/admin", "acme/config", "acme/versions/1"],
+        };
+        for path in paths {
+            standby.read(path).await.fails(0, "read_only");
+            assert_eq!(active.read(path).await.status, 500, "{path}");
+        }
+        // The existence check comes first and must not stand in the way of forwarding.
+        for path in ["acme/admin", "acme/config"] {
+            let body = json!({ "username": EMAIL });
+            standby.write(path, body).await.fails(0, "read_only");
+        }
+        rig.storage.restore(&before);
+    }
 }
