@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use super::api::{Answer, Api};
-use super::server::{Product, Server};
+use super::cluster::{Cluster, Roles};
+use super::server::{Product, Server, until};
 
 const PROBE: &str = "probe-plugin";
 const NOTES: &str = "notes-plugin";
@@ -153,6 +154,46 @@ async fn a_lease_lives_and_ends_as_the_host_says() {
     assert_eq!(probe.account("acme").await, "revoked acme true true");
     let gone = probe.api.write("sys/leases/lookup", revocation).await;
     assert_eq!(gone.status, 400, "{}", gone.body);
+}
+
+/// A standby cannot make either: without the proof the host would answer 500, and have the lease
+/// revoked that nobody got.
+#[tokio::test]
+async fn a_standby_leaves_leases_and_forced_wraps_to_the_active_node() {
+    let cluster = Cluster::start().await;
+    let program = example(PROBE);
+    for node in cluster.nodes() {
+        node.place(PROBE, &program);
+    }
+    let Roles { active, standby } = cluster.roles().await;
+    active.register_program(PROBE, &program, None).await;
+    let api = active.api();
+    let mount = json!({ "type": PROBE });
+    api.write("sys/mounts/pair", mount).await.no_content();
+    let note = json!({"text": "here"});
+    api.write("pair/notes/one", note).await.no_content();
+    let there = standby.api();
+    until("the standby has the mount", async || {
+        (there.read("pair/notes/one").await.status == 200).then_some(())
+    })
+    .await;
+
+    let issued = there.read("pair/lease/acme").await;
+    assert_eq!(issued.status, 200, "{}", issued.body);
+    assert_eq!(issued.body["lease_duration"], 600);
+    let account = api.read("pair/accounts/acme").await;
+    assert_eq!(account.data()["state"], "live", "not revoked at once");
+    let lease = json!({"lease_id": issued.body["lease_id"], "sync": true});
+    there.write("sys/leases/revoke", lease).await.no_content();
+    let account = api.read("pair/accounts/acme").await;
+    assert_eq!(account.data()["state"], "revoked acme false true");
+
+    let wrapped = there.read("pair/wrapped/acme").await;
+    assert_eq!(wrapped.status, 200, "{}", wrapped.body);
+    let token = wrapped.body["wrap_info"]["token"].as_str().unwrap();
+    let unwrapped = there.with_token(token);
+    let unwrapped = unwrapped.write("sys/wrapping/unwrap", json!({})).await;
+    assert_eq!(unwrapped.status, 200, "{}", unwrapped.body);
 }
 
 #[tokio::test]

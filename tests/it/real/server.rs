@@ -184,9 +184,15 @@ impl Server {
 
     /// Puts any program into the catalog.
     pub(super) async fn register_program(&self, name: &str, program: &Path, version: Option<&str>) {
+        let file = self.place(name, program);
+        self.catalog(name, &file, version).await.no_content();
+    }
+
+    /// Puts any program where the server looks for plugins, and returns its path.
+    pub(super) fn place(&self, name: &str, program: &Path) -> PathBuf {
         let file = self.file("plugins").join(name);
         fs::copy(program, &file).unwrap();
-        self.catalog(name, &file, version).await.no_content();
+        file
     }
 
     async fn catalog(&self, name: &str, file: &Path, version: Option<&str>) -> Answer {
