@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn announcements_nobody_dials_do_not_pile_up() {
         let mut table = Table::default();
-        for id in 0..2 * MAX_ANNOUNCED as u32 {
+        for id in (0..).take(2 * MAX_ANNOUNCED) {
             announce(&mut table, id, at("unwanted"));
         }
         assert_eq!(table.announced.len(), MAX_ANNOUNCED);
