@@ -99,7 +99,9 @@ impl Mux {
             tracing::warn!("dropped a session that did not prove to be the host's in time");
             return;
         };
-        let Some((first, (orders, claim))) = proven.zip(self.claim()) else {
+        let Some(first) = proven else { return };
+        // Not a moment before: who failed must not be taken for the host.
+        let Some((orders, claim)) = self.claim() else {
             return;
         };
         let session = Session {
