@@ -17,6 +17,7 @@ use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
 use super::host_link::{ConnectionGuard, HostLink};
+use super::refusals::Refusals;
 use super::tls::MutualTls;
 
 /// How long a connection may take to prove who it is.
@@ -31,6 +32,7 @@ pub(super) struct Gate {
     acceptor: TlsAcceptor,
     link: HostLink,
     ready: mpsc::Sender<io::Result<HostStream>>,
+    refusals: Refusals,
 }
 
 impl Gate {
@@ -44,6 +46,7 @@ impl Gate {
             acceptor: TlsAcceptor::from(Arc::clone(&tls.server)),
             link: link.clone(),
             ready,
+            refusals: Refusals::default(),
         };
         (gate, ReceiverStream::new(connections))
     }
@@ -63,11 +66,11 @@ impl Gate {
                 _open: self.link.connection_opened(),
             }),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "refused a connection that is not the host's");
+                self.refused(&format!("it is not the host's: {error}"));
                 None
             }
             Err(_) => {
-                tracing::warn!("dropped a connection that did not speak in time");
+                self.refused("it did not speak in time");
                 None
             }
         }
@@ -77,6 +80,16 @@ impl Gate {
     pub(super) async fn pass(&self, stream: HostStream) {
         // Fails only if the server has ended already.
         let _ = self.ready.send(Ok(stream)).await;
+    }
+
+    /// Counts a connection that was not let in.
+    pub(super) fn refused(&self, reason: &str) {
+        self.refusals.count(reason);
+    }
+
+    /// Tells of connections that were not let in and have not been told of. To be called often.
+    pub(super) fn report_refusals(&self) {
+        self.refusals.report();
     }
 
     /// Returns how many proven connections are open.

@@ -1,4 +1,12 @@
 //! The unix socket the host connects to.
+//!
+//! Whoever may open it may connect to it, without proving anything, as often as they like. They
+//! cannot get in, but they can be in the way: only so many may be proving who they are at the same
+//! time, and one more costs the oldest. Those of this process's parent are counted apart, so no
+//! other process can push the host out that way. That takes a host that is seen as the parent: one
+//! on the other side of a container is not. There, somebody who is allowed to open the socket and
+//! connects faster than the host proves itself keeps the host out, and a host with one socket for
+//! all does not try twice. Only the socket's file mode, and its directory's, guard against that.
 
 use std::collections::VecDeque;
 use std::os::unix::ffi::OsStrExt;
@@ -6,17 +14,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_util::either::Either;
 
 use super::Error;
 use super::host_stream::Gate;
 use super::mux::{self, Mux};
+use super::refusals;
 use crate::tasks::Tasks;
 
-/// Connections that may be proving who they are at the same time. One more costs the oldest: a
-/// queue of silent ones must not keep the host waiting.
+/// Connections that may be proving who they are at the same time, those of the parent not counted.
+/// One more costs the oldest: a queue of silent ones must not keep the host waiting.
 const MAX_UNPROVEN: usize = 64;
 /// Pause after a failed accept, which means that this process has run out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -72,20 +81,28 @@ impl Listener {
         let proofs = tasks.clone();
         tasks.spawn(async move {
             let Self { socket, file } = self;
-            let mut unproven = VecDeque::new();
+            let mut unproven = Unproven::default();
+            let mut reports = tokio::time::interval(refusals::PERIOD);
             loop {
                 let accepted = tokio::select! {
                     () = stopping.cancelled() => break,
+                    _ = reports.tick() => {
+                        gate.report_refusals();
+                        continue;
+                    }
                     accepted = socket.accept() => accepted,
                 };
                 match accepted {
                     Ok(_) if mux.as_ref().is_some_and(Mux::is_taken) => {
-                        tracing::warn!("closed a connection next to the host's only one");
+                        gate.refused("it came next to the host's only one");
                     }
                     Ok((stream, _)) => {
                         let (gate, mux) = (gate.clone(), mux.clone());
-                        make_room(&mut unproven, most);
-                        unproven.push_back(proofs.spawn(async move {
+                        let queue = unproven.queue(is_parent(&stream));
+                        if make_room(queue, most) {
+                            gate.refused("too many did not say who they are");
+                        }
+                        queue.push_back(proofs.spawn(async move {
                             match mux {
                                 None => gate.admit(Either::Left(stream)).await,
                                 Some(mux) => mux.admit(stream, &gate).await,
@@ -99,22 +116,49 @@ impl Listener {
                 }
             }
             drop(file);
-            for proof in unproven {
+            for proof in unproven.strangers.iter().chain(&unproven.parents) {
                 proof.abort();
             }
         });
     }
 }
 
-/// Forgets the proofs that ended and, if that is not enough, aborts the oldest.
-fn make_room(unproven: &mut VecDeque<JoinHandle<()>>, most: usize) {
-    unproven.retain(|proof| !proof.is_finished());
-    if unproven.len() >= most
-        && let Some(oldest) = unproven.pop_front()
-    {
-        oldest.abort();
-        tracing::warn!("dropped a connection because too many did not say who they are");
+/// The proofs under way, the oldest first.
+#[derive(Debug, Default)]
+struct Unproven {
+    strangers: VecDeque<JoinHandle<()>>,
+    parents: VecDeque<JoinHandle<()>>,
+}
+
+impl Unproven {
+    fn queue(&mut self, of_parent: bool) -> &mut VecDeque<JoinHandle<()>> {
+        if of_parent {
+            &mut self.parents
+        } else {
+            &mut self.strangers
+        }
     }
+}
+
+/// Reports whether the peer is seen to be the process that started this one. It proves nothing.
+fn is_parent(stream: &UnixStream) -> bool {
+    let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    // Zero is anybody outside this process's container.
+    peer.and_then(|pid| u32::try_from(pid).ok())
+        .is_some_and(|pid| pid != 0 && pid == std::os::unix::process::parent_id())
+}
+
+/// Forgets the proofs that ended and, if that is not enough, aborts the oldest. Reports whether it
+/// had to.
+fn make_room(unproven: &mut VecDeque<JoinHandle<()>>, most: usize) -> bool {
+    unproven.retain(|proof| !proof.is_finished());
+    if unproven.len() < most {
+        return false;
+    }
+    if let Some(oldest) = unproven.pop_front() {
+        oldest.abort();
+    }
+    true
 }
 
 /// Finds the number of a group given by number or name.
@@ -174,6 +218,25 @@ mod tests {
         let metadata = std::fs::metadata(listener.path()).unwrap();
         assert_eq!(metadata.mode() & 0o777, 0o660);
         assert_eq!(metadata.gid().to_string(), own);
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_strangers_costs_no_proof_of_the_parent() {
+        let tasks = Tasks::new();
+        let mut unproven = Unproven::default();
+        unproven
+            .queue(true)
+            .push_back(tasks.spawn(std::future::pending()));
+        for number in 0..5 {
+            let queue = unproven.queue(false);
+            assert_eq!(make_room(queue, 2), number >= 2);
+            queue.push_back(tasks.spawn(std::future::pending()));
+        }
+        assert_eq!(unproven.strangers.len(), 2);
+        assert!(!make_room(unproven.queue(true), 2));
+        assert_eq!(unproven.parents.len(), 1);
+        let (own, _) = UnixStream::pair().unwrap();
+        assert!(!is_parent(&own), "this process is not its own parent");
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod host_stream;
 mod knock;
 mod listener;
 mod mux;
+mod refusals;
 mod server;
 mod stdio;
 mod tls;

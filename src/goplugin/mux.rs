@@ -6,11 +6,12 @@
 //!
 //! go-plugin takes whoever connects first for the host, and never accepts again. Here a session is
 //! nobody's until its first stream has passed mutual TLS: until then it has 10 seconds and one
-//! stream, and no more than 16 of its kind are open. So one who connects before the host gains
-//! nothing and costs little. From the proof on that session is the only one: raw connections that
-//! come later are closed unheard, because the host has no use for a second, and accepting resumes
-//! only when it has ended. (A real host does not come again then. One that did would find the door
-//! open for the two seconds before this process takes it for lost.)
+//! stream, and no more than 16 of its kind are open. So one who connects before the host does not
+//! become the host, though many who are faster than it can keep it out: the `listener` module says
+//! when. From the proof on that session is the only one: raw connections that come later are closed
+//! unheard, because the host has no use for a second, and accepting resumes only when it has ended.
+//! (A real host does not come again then. One that did would find the door open for the two seconds
+//! before this process takes it for lost.)
 //!
 //! A stream's window stays at yamux's 256 KiB: growing it serves long distances, and a socket has
 //! none. The host's keep-alive pings, one in 30 seconds, are answered by the session's task.
@@ -96,10 +97,12 @@ impl Mux {
         );
         let proof = prove(&mut connection, gate);
         let Ok(proven) = tokio::time::timeout(PROOF_DEADLINE, proof).await else {
-            tracing::warn!("dropped a session that did not prove to be the host's in time");
+            gate.refused("the session did not prove to be the host's in time");
             return;
         };
-        let Some((first, (orders, claim))) = proven.zip(self.claim()) else {
+        let Some(first) = proven else { return };
+        // Not a moment before: who failed must not be taken for the host.
+        let Some((orders, claim)) = self.claim() else {
             return;
         };
         let session = Session {
@@ -156,7 +159,7 @@ async fn prove(connection: &mut Connection, gate: &Gate) -> Option<HostStream> {
     tokio::select! {
         proven = gate.prove(Either::Right(first.compat())) => proven,
         _second_or_end = next_inbound(connection) => {
-            tracing::warn!("dropped a session that did not behave like the host's");
+            gate.refused("the session did not behave like the host's");
             None
         }
     }

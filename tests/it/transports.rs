@@ -181,7 +181,7 @@ async fn a_setup_for_an_unknown_connection_says_so(over: Over) {
     let text = set_up(&host.unmounted("lost"), 4711).await;
     assert!(text.contains("4711"), "{text}");
     if over == Over::OneSocket {
-        assert!(text.contains("no listener for id 4711"), "{text}");
+        assert!(text.contains("did not answer"), "{text}");
         assert!(text.contains("reload the plugin"), "{text}");
     }
 }
@@ -320,6 +320,33 @@ async fn a_knock_answered_late_misleads_nobody() {
     assert!(first.take_calls().is_empty());
 
     // It has been answered: it may be knocked on.
+    assert_eq!(set_up(&lost, late).await, "");
+    mount.answered("update", "kv/b", r#"{"value":"3"}"#).await;
+    assert_eq!(second.stored("kv/b").unwrap(), b"3");
+}
+
+/// The same, but the late answer comes when everything seems settled: right before that to the knock
+/// that counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_knock_answered_while_another_counts_misleads_nobody() {
+    let (mut host, _plugin, _dir) = in_process(Over::OneSocket).await;
+    let mux = host.mux.clone().unwrap();
+    let (first, second) = (MapStorage::default(), MapStorage::default());
+    let late = host.serve(first.clone()).await;
+    mux.set_manner(Manner::Late);
+    let lost = host.unmounted("lost");
+    assert!(set_up(&lost, late).await.contains("did not answer"));
+
+    // The first knock on the other door is for nothing, the second is the one that counts.
+    mux.set_manner(Manner::LateBefore(3));
+    let mount = host.mount("two", second.clone()).await;
+    mount.answered("update", "kv/a", r#"{"value":"2"}"#).await;
+    assert_eq!(second.stored("kv/a").unwrap(), b"2");
+    assert!(first.take_calls().is_empty());
+    let knocks = mux.knocks();
+    assert_eq!(knocks[..3], [late, late + 1, late + 1], "{knocks:?}");
+    assert!(knocks.len() > 3, "another dial was made: {knocks:?}");
+
     assert_eq!(set_up(&lost, late).await, "");
     mount.answered("update", "kv/b", r#"{"value":"3"}"#).await;
     assert_eq!(second.stored("kv/b").unwrap(), b"3");

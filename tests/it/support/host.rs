@@ -326,9 +326,10 @@ impl Host {
         tasks.spawn(async move {
             let knocks = async {
                 while let Ok(Some(info)) = inbound.message().await {
-                    let answer = doors.as_ref().expect("a knock").knocked(&info);
-                    if let (Some(answer), Some(answers)) = (answer, answers.upgrade()) {
-                        let _ = answers.send(answer).await;
+                    for answer in doors.as_ref().expect("a knock").knocked(&info) {
+                        if let Some(answers) = answers.upgrade() {
+                            let _ = answers.send(answer).await;
+                        }
                     }
                 }
             };

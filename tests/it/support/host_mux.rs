@@ -27,6 +27,9 @@ pub enum Manner {
     Prompt,
     /// It opens and says so only when [`HostMux::answer_late`] is called.
     Late,
+    /// At once; but before it answers the knock that is the so-manieth of all, it opens the doors
+    /// whose knocks were not answered, and says so.
+    LateBefore(usize),
     /// It opens no door.
     Refuse,
 }
@@ -96,18 +99,27 @@ impl HostMux {
         }
     }
 
-    /// Takes a knock and returns the answer, if there is one now.
-    pub fn knocked(&self, info: &ConnInfo) -> Option<ConnInfo> {
+    /// Takes a knock and returns the answers there are now.
+    pub fn knocked(&self, info: &ConnInfo) -> Vec<ConnInfo> {
         assert!(info.knock.as_ref().is_some_and(|it| it.knock && !it.ack));
         let id = info.service_id;
         let mut state = self.state();
         state.knocks.push(id);
         match state.manner {
-            Manner::Prompt => Some(open(&state, id)),
-            Manner::Refuse => Some(answer(id, "the door is locked")),
+            Manner::Prompt => open(&state, id).into_iter().collect(),
+            Manner::Refuse => vec![answer(id, "the door is locked")],
             Manner::Late => {
                 state.unanswered.push(id);
-                None
+                Vec::new()
+            }
+            Manner::LateBefore(knocks) => {
+                let late = if state.knocks.len() == knocks {
+                    std::mem::take(&mut state.unanswered)
+                } else {
+                    Vec::new()
+                };
+                let ids = late.into_iter().chain([id]);
+                ids.filter_map(|id| open(&state, id)).collect()
             }
         }
     }
@@ -116,7 +128,7 @@ impl HostMux {
     pub fn answer_late(&self) -> Vec<ConnInfo> {
         let mut state = self.state();
         let ids = std::mem::take(&mut state.unanswered);
-        ids.into_iter().map(|id| open(&state, id)).collect()
+        ids.into_iter().filter_map(|id| open(&state, id)).collect()
     }
 
     /// Answers from now on like this.
@@ -134,11 +146,10 @@ impl HostMux {
     }
 }
 
-fn open(state: &State, id: u32) -> ConnInfo {
-    match state.doors.get(&id).map(|door| door.send(())) {
-        Some(Ok(())) => answer(id, ""),
-        _ => answer(id, &format!("no listener for id {id}")),
-    }
+/// Opens a door. Nobody listens for knocks on one that is not there, so nobody answers.
+fn open(state: &State, id: u32) -> Option<ConnInfo> {
+    state.doors.get(&id)?.send(()).ok()?;
+    Some(answer(id, ""))
 }
 
 fn answer(id: u32, error: &str) -> ConnInfo {
