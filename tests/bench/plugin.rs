@@ -74,7 +74,7 @@ impl Backend for WithNullRoute {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let workers = std::env::var("BENCH_WORKERS").ok();
-    let runtime = match workers.and_then(|text| text.parse().ok()).unwrap_or(2) {
+    let runtime = match workers.and_then(|text| text.parse().ok()).unwrap_or(1) {
         0 => Builder::new_current_thread().enable_all().build()?,
         workers => Builder::new_multi_thread()
             .worker_threads(workers)

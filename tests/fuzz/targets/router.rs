@@ -224,9 +224,11 @@ fn poisoned(value: Value) -> Value {
 /// The path that is matched: clients and the host append a slash to some.
 fn asked_path(operation: Operation, path: &str) -> &str {
     match operation {
-        Operation::List | Operation::Scan | Operation::Help => {
-            path.strip_suffix('/').unwrap_or(path)
-        }
+        Operation::List
+        | Operation::Scan
+        | Operation::Help
+        | Operation::Renew
+        | Operation::Revoke => path.strip_suffix('/').unwrap_or(path),
         _ => path,
     }
 }
