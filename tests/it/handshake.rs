@@ -13,6 +13,7 @@ use vault_plugin_secrets_smtp::proto::grpc::health::v1::health_client::HealthCli
 use vault_plugin_secrets_smtp::wire::PROTOCOL;
 
 use crate::support::host::{BINARY, Host, Identity, PATIENCE, Process, command};
+use crate::support::host_services::MapStorage;
 
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     Command::new(BINARY)
@@ -299,17 +300,14 @@ async fn the_socket_is_where_and_whose_the_host_says_until_the_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_reads_no_logs_is_answered_all_the_same() {
-    const CONNECTIONS: u64 = 2500;
+    const LINES: u64 = 2500;
     let (identity, dir) = (Identity::new(), tempfile::tempdir().unwrap());
     let mut process = Process::start(command(&identity, dir.path()));
-    // Each of them is a log line of about 200 bytes; the pipe takes 64 KiB and the queue 1024.
-    let host = Host::connect(identity, &process.handshake, dir.path()).await;
-    for _ in 0..CONNECTIONS {
-        let mut stream = UnixStream::connect(process.handshake.socket())
-            .await
-            .unwrap();
-        stream.write_all(&[0; 64]).await.unwrap();
-        let _ = stream.read_to_end(&mut Vec::new()).await;
+    let mut host = Host::connect(identity, &process.handshake, dir.path()).await;
+    let mount = host.mount("one", MapStorage::default()).await;
+    // Each is a log line of about 200 bytes; the pipe takes 64 KiB and the queue 1024 lines.
+    for _ in 0..LINES {
+        assert!(mount.initialize().await.is_none());
     }
     assert!(is_healthy(host.channel.clone()).await);
 
@@ -324,7 +322,7 @@ async fn a_host_that_reads_no_logs_is_answered_all_the_same() {
     });
     let mut lost = 0;
     let mut seen = 0;
-    while seen + lost < CONNECTIONS {
+    while seen + lost < LINES {
         let line = tokio::time::timeout(PATIENCE, read.recv()).await;
         let line = line.expect("nothing is said of lost lines").unwrap();
         let line: serde_json::Value = serde_json::from_str(&line).expect("a whole line");
