@@ -38,6 +38,16 @@ impl Tasks {
         tokio::spawn(self.tracker.track_future(work))
     }
 
+    /// Waits until no task runs; more may be started meanwhile.
+    pub async fn idle(&self) {
+        // A tracker is waited for in its closed state only; that keeps nothing out of it.
+        self.tracker.close();
+        self.tracker.wait().await;
+        if !self.is_stopping() {
+            self.tracker.reopen();
+        }
+    }
+
     /// Returns the signal that [`Tasks::stop`] gives; tasks that loop must watch it.
     #[must_use]
     pub fn cancelled(&self) -> CancellationToken {

@@ -42,6 +42,12 @@ impl SmtpBackend {
         }
     }
 
+    /// Waits until no background work is under way; for tests, which tick and then look.
+    #[doc(hidden)]
+    pub async fn idle(&self) {
+        self.engine.tasks.idle().await;
+    }
+
     /// Lists the pattern and synopsis of every path, for documentation checks.
     #[must_use]
     pub fn paths(&self) -> Vec<(&'static str, &'static str)> {
@@ -71,9 +77,8 @@ impl Backend for SmtpBackend {
 
     async fn handle_request(&self, mount: &Mount, request: Request) -> Reply {
         match request.operation {
-            // The host's tick. Settling and rotating on it come later; it must succeed.
             Operation::Rollback => {
-                self.engine.note_role(mount).await;
+                self.engine.tick(mount).await;
                 Ok(None)
             }
             Operation::Renew | Operation::Revoke => Err(Error::UnsupportedOperation),

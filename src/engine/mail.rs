@@ -11,14 +11,15 @@ use super::locked::LockedTenant;
 use super::storage::record::{Credential, Server, Version};
 use crate::crypto::Sensitive;
 use crate::keyed_lock::KeyGuard;
+use crate::logical::Mount;
 use crate::provider::{
-    Account, EmailAddress, EndpointUrl, HashCheck, MailProvider, MailuConfig, ProviderConfig,
-    ReadError, SmtpAddress, StoredHash,
+    Account, EmailAddress, EndpointUrl, HashCheck, Login, MailProvider, MailuConfig,
+    ProviderConfig, ReadError, Sent, ServerVersion, SmtpAddress, StoredHash,
 };
 
 /// A tenant's mail server, held exclusively: one call per server at a time.
 pub(super) struct Mail {
-    pub(super) provider: Arc<dyn MailProvider>,
+    provider: Arc<dyn MailProvider>,
     pub(super) verify_smtp: bool,
     server: Option<KeyGuard>,
 }
@@ -29,6 +30,17 @@ impl fmt::Debug for Mail {
             .field("provider", &self.provider)
             .finish_non_exhaustive()
     }
+}
+
+/// For whom a server is called: decides what a stored stop holds back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The engine's own work: waits for every stop.
+    Automatic,
+    /// Somebody asked.
+    Request,
+    /// An emergency.
+    Reset,
 }
 
 /// Which stored password an account's hash fits.
@@ -45,6 +57,58 @@ pub(super) enum Live {
 }
 
 impl Mail {
+    /// See [`MailProvider::account`].
+    pub(super) async fn account(
+        &self,
+        account: &EmailAddress,
+    ) -> Result<Option<Account>, ReadError> {
+        self.provider.account(account).await
+    }
+
+    /// See [`MailProvider::set_password`].
+    pub(super) async fn set_password(
+        &self,
+        account: &EmailAddress,
+        password: &Sensitive<String>,
+        comment: Option<&str>,
+    ) -> Sent {
+        self.provider.set_password(account, password, comment).await
+    }
+
+    /// See [`MailProvider::create_account`].
+    pub(super) async fn create_account(
+        &self,
+        account: &EmailAddress,
+        password: &Sensitive<String>,
+        comment: Option<&str>,
+    ) -> Sent {
+        self.provider
+            .create_account(account, password, comment)
+            .await
+    }
+
+    /// See [`MailProvider::app_tokens`].
+    pub(super) async fn app_tokens(
+        &self,
+        account: &EmailAddress,
+    ) -> Result<Option<usize>, ReadError> {
+        self.provider.app_tokens(account).await
+    }
+
+    /// See [`MailProvider::server_version`].
+    pub(super) async fn server_version(&self) -> ServerVersion {
+        self.provider.server_version().await
+    }
+
+    /// See [`MailProvider::login`].
+    pub(super) async fn login(
+        &self,
+        account: &EmailAddress,
+        password: &Sensitive<String>,
+    ) -> Login {
+        self.provider.login(account, password).await
+    }
+
     /// Lets others call the server: what follows is a login, not a call of its API.
     pub(super) fn release_server(&mut self) {
         self.server = None;
@@ -55,10 +119,13 @@ impl Engine {
     /// Builds a client for `server` and waits for its turn at that server.
     pub(super) async fn connect(
         &self,
+        mount: &Mount,
         config: &MountConfig,
         server: &Server,
         api_token: Sensitive<String>,
+        purpose: Purpose,
     ) -> Result<Mail, Error> {
+        let _what_a_stop_would_hold_back = (mount, purpose);
         let policy = self.network_policy(config)?;
         // Syntax only: the connector checks the address rules, which may have changed since.
         let url = EndpointUrl::parse_stored(&server.mailu_url)
@@ -98,10 +165,12 @@ impl LockedTenant {
     /// # Errors
     ///
     /// A 400 `no_server` if none is configured.
-    pub(super) async fn connect(&self) -> Result<Mail, Error> {
+    pub(super) async fn connect(&self, purpose: Purpose) -> Result<Mail, Error> {
         let server = self.record.server.as_ref().ok_or_else(no_server)?;
         let token = self.open_token(&server.api_token)?;
-        self.engine.connect(&self.config, server, token).await
+        self.engine
+            .connect(&self.mount, &self.config, server, token, purpose)
+            .await
     }
 
     /// Finds which stored password the account's hash fits: the candidate, the current version,

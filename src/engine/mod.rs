@@ -14,6 +14,7 @@ mod mail;
 mod mount_log;
 mod paths;
 mod rotation;
+mod runner;
 mod schedule;
 mod state;
 pub mod storage;

@@ -13,6 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::error::Error;
 use super::locked::LockedTenant;
+use super::mail::Purpose;
 use super::storage::record::{TenantRecord, Version};
 use crate::audit::{Event, Outcome};
 use crate::crypto::Sensitive;
@@ -73,9 +74,8 @@ pub(super) async fn read_account(
     tenant: &LockedTenant,
     username: &EmailAddress,
 ) -> Result<Option<Account>, Error> {
-    let mail = tenant.connect().await?;
-    mail.provider
-        .account(username)
+    let mail = tenant.connect(Purpose::Request).await?;
+    mail.account(username)
         .await
         .map_err(super::mail::read_error)
 }

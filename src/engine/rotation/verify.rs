@@ -6,7 +6,7 @@ use super::notes;
 use super::settle::{InDrift, Settled, settle};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::mail::{self, Live, Mail};
+use crate::engine::mail::{self, Live, Mail, Purpose};
 use crate::provider::{Account, EmailAddress, HashCheck, ServerVersion};
 
 /// What Mailu said about a credential.
@@ -48,12 +48,8 @@ pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, 
         Err(error) => return Err(error),
     };
     let address = mail::address(&tenant.require_credential()?.username)?;
-    let mail = tenant.connect().await?;
-    let account = mail
-        .provider
-        .account(&address)
-        .await
-        .map_err(mail::read_error)?;
+    let mail = tenant.connect(Purpose::Request).await?;
+    let account = mail.account(&address).await.map_err(mail::read_error)?;
     let live = match &account {
         Some(account) => tenant.find_live(account).await?,
         None => Live::None,
@@ -109,11 +105,11 @@ fn conclude(
 }
 
 async fn server_facts(mail: &Mail, address: &EmailAddress) -> (Option<usize>, ServerVersion) {
-    let server_version = mail.provider.server_version().await;
+    let server_version = mail.server_version().await;
     let app_tokens = match server_version {
         ServerVersion::Mailu20 => None,
         ServerVersion::Mailu2024 | ServerVersion::Unknown => {
-            mail.provider.app_tokens(address).await.ok().flatten()
+            mail.app_tokens(address).await.ok().flatten()
         }
     };
     (app_tokens, server_version)

@@ -186,6 +186,12 @@ impl Host {
         self.send_request(request).await
     }
 
+    /// Gives the tick that the host gives each minute, and waits until its work is done.
+    pub(crate) async fn tick(&self) {
+        self.send(Operation::Rollback, "", json!({})).await.ok();
+        self.backend.idle().await;
+    }
+
     pub(crate) async fn read(&self, path: &str) -> Answer {
         self.send(Operation::Read, path, json!({})).await
     }

@@ -15,6 +15,7 @@ use crate::audit::EventName;
 use crate::crypto::Sensitive;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
+use crate::engine::mail::Purpose;
 use crate::engine::storage::record::Server;
 use crate::engine::tenant::TenantName;
 use crate::engine::{Engine, mail, rotation};
@@ -241,12 +242,17 @@ async fn require_same_server(
     let current = credential.current_version().ok_or_else(use_rehome)?;
     let password = locked.open_password(current.number, &current.password)?;
     let address = mail::address(&credential.username)?;
-    let mail = locked.engine.connect(&locked.config, server, token).await?;
-    let account = mail
-        .provider
-        .account(&address)
-        .await
-        .map_err(mail::read_error)?;
+    let mail = locked
+        .engine
+        .connect(
+            &locked.mount,
+            &locked.config,
+            server,
+            token,
+            Purpose::Request,
+        )
+        .await?;
+    let account = mail.account(&address).await.map_err(mail::read_error)?;
     let hash = account
         .and_then(|account| account.hash)
         .ok_or_else(use_rehome)?;

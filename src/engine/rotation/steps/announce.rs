@@ -7,7 +7,7 @@ use crate::audit::{EventName, NewEvent, Outcome};
 use crate::crypto::{self, Sealed, Sensitive};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::mail::{self, Mail};
+use crate::engine::mail::{self, Mail, Purpose};
 use crate::engine::rotation::change::Change;
 use crate::engine::rotation::notes::{notice_newer_marker, record_failure};
 use crate::engine::rotation::retention;
@@ -129,11 +129,7 @@ async fn look(tenant: &LockedTenant) -> Result<(Mail, EmailAddress, Option<Accou
     let credential = tenant.record.credential.as_ref();
     let username = credential.map(|kept| kept.username.as_str());
     let account = mail::address(username.ok_or(Error::Defect("no credential to change"))?)?;
-    let mail = tenant.connect().await?;
-    let seen = mail
-        .provider
-        .account(&account)
-        .await
-        .map_err(mail::read_error)?;
+    let mail = tenant.connect(Purpose::Request).await?;
+    let seen = mail.account(&account).await.map_err(mail::read_error)?;
     Ok((mail, account, seen))
 }

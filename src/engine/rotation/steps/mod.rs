@@ -164,12 +164,10 @@ impl Sending {
         });
         let comment = comment.flatten();
         let sent = if seen.is_none() && intent.create_account {
-            mail.provider
-                .create_account(account, &password, comment.as_deref())
+            mail.create_account(account, &password, comment.as_deref())
                 .await
         } else {
-            mail.provider
-                .set_password(account, &password, comment.as_deref())
+            mail.set_password(account, &password, comment.as_deref())
                 .await
         };
         let intent = tenant
@@ -291,7 +289,7 @@ impl Committed {
         else {
             return;
         };
-        match mail.provider.login(account, &password).await {
+        match mail.login(account, &password).await {
             Login::Accepted => {
                 let credential = self.tenant.record.credential.as_mut();
                 if let Some(version) = credential.and_then(|kept| kept.current_version_mut()) {

@@ -107,7 +107,7 @@ impl Applied {
             }
         }
         let acknowledged = sent == Sent::Acknowledged;
-        let seen = announced.mail.provider.account(&announced.account).await;
+        let seen = announced.mail.account(&announced.account).await;
         announced
             .verdict(seen.map_err(mail::read_error), acknowledged)
             .await
