@@ -56,6 +56,16 @@ pub(super) enum Live {
     CannotTell,
 }
 
+impl Live {
+    /// Returns the number of the version that is live.
+    pub(super) const fn version(&self) -> Option<u64> {
+        match self {
+            Self::Version(number) => Some(*number),
+            Self::Candidate | Self::None | Self::CannotTell => None,
+        }
+    }
+}
+
 impl Mail {
     /// See [`MailProvider::account`].
     pub(super) async fn account(
