@@ -112,7 +112,8 @@ async fn server_facts(mail: &Mail, address: &EmailAddress) -> (Option<usize>, Se
     let app_tokens = match server_version {
         ServerVersion::Mailu20 => None,
         ServerVersion::Mailu2024 | ServerVersion::Unknown => {
-            mail.app_tokens(address).await.ok().flatten()
+            let listed = mail.app_tokens(address).await.ok().flatten();
+            listed.map(|tokens| tokens.len())
         }
     };
     (app_tokens, server_version)
