@@ -146,7 +146,7 @@ async fn a_hung_server_leaves_both_passwords_in_sight_until_it_is_settled() {
         for settle in ["rotate", "verify", "admin"] {
             let rig = Rig::created().await;
             let mut server = rig.server();
-            server["request_timeout"] = json!(1);
+            server["request_timeout"] = json!(2);
             rig.write("acme/config", server).await.ok();
             let old = rig.settled().await;
             rig.mailu.fault(Rule::new(fault.clone()).method("PATCH"));
@@ -180,7 +180,7 @@ async fn a_hung_server_leaves_both_passwords_in_sight_until_it_is_settled() {
 async fn a_write_held_by_a_frozen_server_is_recognised_when_it_lands() {
     let rig = Rig::created().await;
     let mut server = rig.server();
-    server["request_timeout"] = json!(1);
+    server["request_timeout"] = json!(2);
     rig.write("acme/config", server).await.ok();
     let old = rig.settled().await;
     rig.mailu
