@@ -73,6 +73,7 @@ pub struct Engine {
     keyring: Single<Keyring>,
     config: Single<MountConfig>,
     records: Records,
+    servers: mail::Servers,
     joined: joined::Joined,
 }
 
@@ -89,6 +90,7 @@ impl Engine {
             keyring: Single::default(),
             config: Single::default(),
             records: Records::new(),
+            servers: mail::Servers::default(),
             joined: joined::Joined::default(),
         }
     }
@@ -155,6 +157,7 @@ impl Engine {
         // What holds for one role is not to be believed in the other. Unknown counts as standby.
         if self.role.note(active.is_ok()) {
             self.records.forget_all();
+            self.servers.forget_all();
             self.keyring.forget();
             self.config.forget();
         }

@@ -7,6 +7,7 @@
 //! | `due/<yyyymmdd>/<tenant>` | pointer: the UTC day of the next rotation or notice |
 //! | `account/<hash>` | pointer: which tenant owns a mail account |
 //! | `trail/<tenant>/<seq>` | events that left the record |
+//! | `server/<hash>` | what is held back from a mail server: refused tokens, limiter, breaker |
 //! | `config` | the mount's settings |
 //! | `mountlog` | the mount's own events |
 //! | `keyring`, `keyring-copy` | the keys, seal-wrapped |
@@ -65,6 +66,14 @@ pub(crate) fn due_key(day: NaiveDate, tenant: &str) -> String {
 pub(crate) fn account_key(server: &str, folded_username: &str) -> String {
     let text = format!("{}:{server}{folded_username}", server.len());
     format!("account/{}", crypto::sha256_hex(text.as_bytes()))
+}
+
+/// The folder of all servers' stops.
+pub(crate) const SERVERS: &str = "server/";
+
+/// The key of a mail server's stops; `server` is its scheme, host and port.
+pub(crate) fn server_key(server: &str) -> String {
+    format!("{SERVERS}{}", crypto::sha256_hex(server.as_bytes()))
 }
 
 /// Tells the pointers of mail accounts from the others.
