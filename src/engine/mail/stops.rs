@@ -381,3 +381,328 @@ const fn probe_interval(purpose: Purpose) -> TimeDelta {
         Purpose::Automatic | Purpose::Request => PROBE,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::Trouble;
+
+    const HOUR: i64 = 60;
+
+    /// One server, its time in minutes.
+    #[derive(Clone, Default)]
+    struct Bench {
+        stops: Stops,
+        silent: u32,
+    }
+
+    fn at(minute: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_790_000_000 + minute * 60, 0).unwrap()
+    }
+
+    impl Bench {
+        fn admission(&self, token: &str, purpose: Purpose, minute: i64) -> Admission {
+            self.stops.admission(token, purpose, at(minute))
+        }
+
+        /// Makes a call if it may be made; returns whether it was.
+        fn call(&mut self, token: &str, purpose: Purpose, minute: i64, heard: Heard) -> bool {
+            let now = at(minute);
+            let announced = match self.stops.admission(token, purpose, now) {
+                Admission::Free => None,
+                Admission::Announced => self.stops.announce(token, now),
+                Admission::Held(_) | Admission::Open => return false,
+            };
+            self.silent = if heard.is_silence() {
+                self.silent + 1
+            } else {
+                0
+            };
+            let silent = self.silent;
+            self.stops.hear(heard, token, announced, silent, now);
+            // What is stored is what it was.
+            let bytes = storage::encode(&self.stops).unwrap();
+            assert_eq!(Stops::decode("server/x", &bytes).unwrap(), self.stops);
+            assert!(bytes.len() < 3_000, "{}", bytes.len());
+            true
+        }
+    }
+
+    #[test]
+    fn a_healthy_server_leaves_nothing_to_store() {
+        let mut bench = Bench::default();
+        for minute in 0..3 {
+            assert_eq!(
+                bench.admission("good", Purpose::Automatic, minute),
+                Admission::Free
+            );
+            assert!(bench.call("good", Purpose::Request, minute, Heard::Accepted));
+            assert!(bench.stops.is_quiet());
+        }
+        bench.call("good", Purpose::Request, 3, Heard::Other);
+        bench.call(
+            "good",
+            Purpose::Request,
+            3,
+            Heard::Nothing(Trouble::Timeout),
+        );
+        assert!(bench.stops.is_quiet());
+    }
+
+    #[test]
+    fn a_refused_token_is_tried_again_once_an_hour_and_by_a_reset_after_15_minutes() {
+        use Admission::{Announced, Held};
+        let mut bench = Bench::default();
+        assert!(bench.call("stale", Purpose::Request, 0, Heard::Refused));
+        for (purpose, minute, admission) in [
+            (Purpose::Request, 0, Held(Refusal::Token)),
+            (Purpose::Automatic, 59, Held(Refusal::Token)),
+            (Purpose::Automatic, 60, Announced),
+            (Purpose::Request, 60, Announced),
+            (Purpose::Reset, 14, Held(Refusal::Token)),
+            (Purpose::Reset, 15, Announced),
+        ] {
+            let found = bench.admission("stale", purpose, minute);
+            assert_eq!(found, admission, "{purpose:?} {minute}");
+        }
+        let mut probed = bench.clone();
+        assert!(probed.call("stale", Purpose::Request, 60, Heard::Refused));
+        assert!(!probed.call("stale", Purpose::Request, 61, Heard::Refused));
+        assert!(bench.call("stale", Purpose::Request, 60, Heard::Accepted));
+        assert_eq!(
+            bench.admission("stale", Purpose::Automatic, 61),
+            Admission::Free
+        );
+    }
+
+    #[test]
+    fn a_corrected_token_works_at_once_whatever_the_stale_one_was_used_for() {
+        let mut bench = Bench::default();
+        for minute in 0..24 * HOUR {
+            for purpose in [Purpose::Reset, Purpose::Request, Purpose::Automatic] {
+                bench.call("stale", purpose, minute, Heard::Refused);
+            }
+            let mut corrected = bench.clone();
+            assert!(
+                corrected.call("right", Purpose::Request, minute, Heard::Accepted),
+                "minute {minute}"
+            );
+            assert_eq!(
+                corrected.admission("right", Purpose::Automatic, minute),
+                Admission::Free
+            );
+        }
+    }
+
+    /// Every mixture of callers, over a day: the rule of the module's first paragraph.
+    #[test]
+    fn three_refused_calls_an_hour_and_never_a_fourth() {
+        const PURPOSES: [Purpose; 3] = [Purpose::Automatic, Purpose::Request, Purpose::Reset];
+        for (tokens, good_until, forgets) in [
+            (1, 0, false),
+            (5, 0, false),
+            (5, 300, false),
+            (5, 300, true),
+            (10_000, 0, false),
+            (10_000, 300, false),
+            (10_000, 300, true),
+        ] {
+            let mut bench = Bench::default();
+            let mut refused = Vec::new();
+            for minute in 0..24 * HOUR {
+                // Mailu's token changes once; until then one tenant has the right one.
+                let good = if minute < good_until {
+                    Heard::Accepted
+                } else {
+                    Heard::Refused
+                };
+                let accepted = bench.call("good", Purpose::Automatic, minute, good);
+                assert!(accepted || minute >= good_until, "held at {minute}");
+                if accepted && good == Heard::Refused {
+                    refused.push(minute);
+                }
+                let token = format!("wrong-{}", minute % tokens);
+                let turn = usize::try_from(minute).unwrap();
+                if bench.call(&token, PURPOSES[turn % 3], minute, Heard::Refused) {
+                    refused.push(minute);
+                }
+                if forgets {
+                    // As many tokens as can be, that nobody uses any more.
+                    bench.stops.stop(&format!("old-{minute}"), at(minute));
+                }
+            }
+            for first in &refused {
+                let hour = *first..first + HOUR;
+                let within = refused.iter().filter(|minute| hour.contains(minute));
+                assert!(within.count() <= 3, "{tokens} {refused:?}");
+            }
+            assert!(refused.len() >= 23, "probes go on: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_token_waits_only_for_refused_calls() {
+        let mut bench = Bench::default();
+        for token in ["a", "b", "c"] {
+            assert!(bench.call(token, Purpose::Request, 0, Heard::Refused));
+        }
+        let held = Admission::Held(Refusal::RateLimited);
+        assert_eq!(bench.admission("right", Purpose::Reset, 61), held);
+        assert_eq!(
+            bench.admission("right", Purpose::Request, 62),
+            Admission::Free
+        );
+        // What was not refused is taken back, and what may have been is not.
+        let mut bench = Bench::default();
+        bench.call("a", Purpose::Request, 0, Heard::Refused);
+        for heard in [
+            Heard::Accepted,
+            Heard::Limited,
+            Heard::Other,
+            Heard::Nothing(Trouble::Unreachable),
+        ] {
+            let mut bench = bench.clone();
+            assert!(bench.call("b", Purpose::Request, 1, heard));
+            assert_eq!(bench.stops.refused.len(), 1, "{heard:?}");
+        }
+        bench.call("b", Purpose::Request, 1, Heard::Nothing(Trouble::Timeout));
+        assert_eq!(bench.stops.refused.len(), 2);
+    }
+
+    #[test]
+    fn the_servers_limiter_holds_every_token_back_with_growing_pauses() {
+        let held = Admission::Held(Refusal::RateLimited);
+        let mut bench = Bench::default();
+        bench.call("good", Purpose::Request, 0, Heard::Accepted);
+        let mut minute = 0;
+        for pause in [5, 15, 30, 60, 60] {
+            assert!(bench.call("good", Purpose::Automatic, minute, Heard::Limited));
+            assert!(bench.stops.refused.is_empty(), "Mailu does not count it");
+            for token in ["good", "other"] {
+                let early = bench.admission(token, Purpose::Request, minute + pause - 1);
+                assert_eq!(early, held);
+                let due = bench.admission(token, Purpose::Automatic, minute + pause);
+                assert_eq!(due, Admission::Announced, "counted before it goes out");
+            }
+            let reset = bench.admission("good", Purpose::Reset, minute + pause.min(15));
+            assert_eq!(reset, Admission::Announced);
+            minute += pause;
+        }
+        // A try that a crash forgot the answer of was a try.
+        let mut crashed = bench.clone();
+        assert_eq!(crashed.stops.announce("good", at(minute)), None);
+        assert_eq!(
+            crashed.admission("good", Purpose::Request, minute + 59),
+            held
+        );
+        assert!(bench.call("good", Purpose::Request, minute, Heard::Accepted));
+        assert!(bench.stops.is_quiet());
+    }
+
+    #[test]
+    fn the_breaker_holds_back_automatic_work_only_and_any_answer_closes_it() {
+        let silence = Heard::Nothing(Trouble::Timeout);
+        let mut bench = Bench::default();
+        for _ in 0..2 {
+            bench.call("good", Purpose::Automatic, 0, silence);
+            assert!(bench.stops.is_quiet());
+        }
+        let mut minute = 0;
+        for open in [1, 2, 4, 8, 10, 10] {
+            assert!(bench.call("good", Purpose::Automatic, minute, silence));
+            let tripped = bench.stops.clone();
+            assert!(bench.call("good", Purpose::Request, minute, silence));
+            assert_eq!(bench.stops, tripped, "no Put for each call");
+            for (purpose, admission) in [
+                (Purpose::Automatic, Admission::Open),
+                (Purpose::Request, Admission::Free),
+                (Purpose::Reset, Admission::Free),
+            ] {
+                // A second before its end: in seconds, minutes are too coarse.
+                let now = at(minute + open) - TimeDelta::seconds(1);
+                assert_eq!(bench.stops.admission("good", purpose, now), admission);
+            }
+            minute += open;
+            let now = bench.admission("good", Purpose::Automatic, minute);
+            assert_eq!(now, Admission::Free, "one after {open} minutes");
+        }
+        for heard in [
+            Heard::Accepted,
+            Heard::Other,
+            Heard::Refused,
+            Heard::Limited,
+        ] {
+            let mut bench = bench.clone();
+            bench.call("good", Purpose::Automatic, minute, heard);
+            assert_eq!(bench.stops.breaker, None, "{heard:?}");
+        }
+        // What a tenant's own settings or the mount's rules decide says nothing of the server.
+        let mut bench = Bench::default();
+        for trouble in [Trouble::Tls, Trouble::AddressRefused] {
+            for _ in 0..5 {
+                bench.call("good", Purpose::Automatic, 0, Heard::Nothing(trouble));
+            }
+        }
+        assert!(bench.stops.is_quiet());
+    }
+
+    #[test]
+    fn a_clock_that_was_put_right_holds_nothing_back_for_long() {
+        let silence = Heard::Nothing(Trouble::Timeout);
+        let mut bench = Bench::default();
+        let future = 10 * 365 * 24 * HOUR;
+        for token in ["a", "b", "c"] {
+            bench.call(token, Purpose::Request, future, Heard::Refused);
+        }
+        for _ in 0..3 {
+            bench.call("d", Purpose::Request, future + 62, silence);
+        }
+        bench.stops.limited = Some(Limited {
+            tried_at: at(future),
+            times: u32::MAX,
+        });
+        assert_eq!(
+            bench.admission("d", Purpose::Automatic, 0),
+            Admission::Announced
+        );
+        assert_eq!(
+            bench.admission("a", Purpose::Request, 0),
+            Admission::Announced
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_stops_nobody_and_has_calls_counted() {
+        for bytes in [
+            "",
+            "{}",
+            r#"{"schema":0}"#,
+            r#"{"schema":2,"refused":[],"tokens":[],"accepted":null,"limited":null,"breaker":null}"#,
+            r#"{"schema":1,"refused":[],"tokens":[],"accepted":null,"limited":null,"breaker":null,"x":1}"#,
+            r#"{"schema":1,"refused":["soon"],"tokens":[],"accepted":null,"limited":null,"breaker":null}"#,
+        ] {
+            assert!(
+                Stops::decode("server/x", bytes.as_bytes()).is_err(),
+                "{bytes}"
+            );
+        }
+        let careful = Stops::careful(at(0));
+        assert_eq!(
+            careful.admission("any", Purpose::Automatic, at(0)),
+            Admission::Announced
+        );
+        // However large an entry is, what is made of it is small.
+        let mut large = Stops::default();
+        for minute in 0..1_000 {
+            large.refused.push(at(minute));
+            large.tokens.push(StoppedToken {
+                token: minute.to_string(),
+                tried_at: at(minute),
+            });
+        }
+        let bytes = storage::encode(&large).unwrap();
+        let read = Stops::decode("server/x", &bytes).unwrap();
+        assert_eq!((read.refused.len(), read.tokens.len()), (6, MOST_TOKENS));
+        assert_eq!(read.tokens[15].token, "999");
+    }
+}

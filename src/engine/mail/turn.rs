@@ -325,3 +325,193 @@ impl Turn {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::logical::MemoryStorage;
+    use crate::provider::Trouble;
+
+    struct Bench {
+        storage: Arc<MemoryStorage>,
+        clock: Arc<ManualClock>,
+        place: Place,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let storage = Arc::new(MemoryStorage::new());
+            let start = DateTime::from_timestamp(1_790_000_000, 0).unwrap();
+            let clock = Arc::new(ManualClock::starting_at(start));
+            let place = Place {
+                storage: Arc::clone(&storage) as _,
+                clock: Arc::clone(&clock) as _,
+                servers: Servers::default(),
+                key: storage::server_key("https://mail.acme.example:443"),
+                server: String::from("https://mail.acme.example:443"),
+            };
+            Self {
+                storage,
+                clock,
+                place,
+            }
+        }
+
+        async fn begin(&self, token: &str, purpose: Purpose) -> Result<Waiting, Error> {
+            Waiting::begin(self.place.clone(), token.to_owned(), purpose).await
+        }
+
+        async fn turn(&self, token: &str) -> Result<Turn, Error> {
+            self.begin(token, Purpose::Request).await?.admit().await
+        }
+
+        async fn stored(&self) -> Option<Stops> {
+            let entry = self.storage.get(&self.place.key).await.unwrap()?;
+            Some(Stops::decode(&self.place.key, &entry.value).unwrap())
+        }
+
+        fn minutes(&self, minutes: u64) {
+            self.clock.advance(Duration::from_secs(minutes * 60));
+        }
+    }
+
+    #[track_caller]
+    fn held<T: std::fmt::Debug>(outcome: Result<T, Error>, refusal: Refusal) {
+        let error = outcome.unwrap_err();
+        assert!(
+            matches!(error, Error::Refused(found) if found == refusal),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_turn_ends_with_its_first_refusal_and_the_stop_outlives_the_process() {
+        let mut bench = Bench::new();
+        let mut turn = bench.turn("stale").await.unwrap();
+        assert_eq!(turn.closed(), None);
+        turn.hear(Heard::Refused).await;
+        assert_eq!(turn.closed(), Some(Refusal::Token));
+        drop(turn);
+        bench.place.servers = Servers::default();
+        held(bench.turn("stale").await, Refusal::Token);
+        bench.minutes(60);
+        // Counted in storage before the call: whether it went out is nothing a crash can hide.
+        let turn = bench.turn("stale").await.unwrap();
+        assert_ne!(turn.announced, None);
+        drop(turn);
+        bench.place.servers = Servers::default();
+        held(bench.turn("stale").await, Refusal::Token);
+        let mut turn = bench.turn("right").await.unwrap();
+        turn.hear(Heard::Accepted).await;
+        assert_eq!(bench.stored().await.unwrap().accepted(), Some("right"));
+    }
+
+    #[tokio::test]
+    async fn a_server_in_order_costs_no_put_and_a_cleared_one_leaves_no_entry() {
+        let bench = Bench::new();
+        for heard in [
+            Heard::Accepted,
+            Heard::Other,
+            Heard::Nothing(Trouble::Timeout),
+        ] {
+            bench.turn("good").await.unwrap().hear(heard).await;
+            assert_eq!(bench.stored().await, None);
+        }
+        bench
+            .turn("stale")
+            .await
+            .unwrap()
+            .hear(Heard::Refused)
+            .await;
+        bench.minutes(62);
+        bench
+            .turn("stale")
+            .await
+            .unwrap()
+            .hear(Heard::Accepted)
+            .await;
+        assert_eq!(bench.stored().await, None);
+    }
+
+    #[tokio::test]
+    async fn what_storage_did_not_take_holds_in_memory_and_is_written_later() {
+        let bench = Bench::new();
+        let mut turn = bench.turn("stale").await.unwrap();
+        bench.storage.set_read_only(true);
+        turn.hear(Heard::Refused).await;
+        drop(turn);
+        held(bench.turn("stale").await, Refusal::Token);
+        // A call that cannot be counted does not go out, and does not count.
+        for _ in 0..5 {
+            let error = bench.turn("other").await.unwrap_err();
+            assert!(matches!(error, Error::Storage(_)), "{error}");
+        }
+        bench.storage.set_read_only(false);
+        assert_eq!(bench.stored().await, None);
+        bench
+            .turn("other")
+            .await
+            .unwrap()
+            .hear(Heard::Accepted)
+            .await;
+        let stored = bench.stored().await.unwrap();
+        assert_eq!(
+            (stored.holding().tokens, stored.accepted()),
+            (1, Some("other"))
+        );
+        held(bench.turn("stale").await, Refusal::Token);
+        // Another node acts now: what it stored is what counts.
+        bench.storage.delete(&bench.place.key).await.unwrap();
+        bench.place.servers.forget_all();
+        assert!(bench.turn("stale").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_waits_behind_a_refusal_is_refused_as_well() {
+        let bench = Bench::new();
+        let first = bench.begin("stale", Purpose::Request).await.unwrap();
+        let second = bench.begin("stale", Purpose::Automatic).await.unwrap();
+        let other = bench.begin("other", Purpose::Request).await.unwrap();
+        first.admit().await.unwrap().hear(Heard::Refused).await;
+        held(second.admit().await, Refusal::Token);
+        assert_ne!(other.admit().await.unwrap().announced, None);
+    }
+
+    #[tokio::test]
+    async fn an_open_breaker_is_known_before_the_turn_and_after_a_restart() {
+        let mut bench = Bench::new();
+        for _ in 0..3 {
+            let mut turn = bench.turn("good").await.unwrap();
+            turn.hear(Heard::Nothing(Trouble::Unreachable)).await;
+        }
+        assert!(bench.stored().await.unwrap().holding().breaker);
+        bench.place.servers = Servers::default();
+        let error = bench.begin("good", Purpose::Automatic).await.unwrap_err();
+        assert!(matches!(error, Error::BreakerOpen), "{error}");
+        let waiting = bench.begin("good", Purpose::Request).await.unwrap();
+        waiting.admit().await.unwrap().hear(Heard::Accepted).await;
+        assert_eq!(bench.stored().await, None);
+        assert!(bench.begin("good", Purpose::Automatic).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_cannot_be_read_is_replaced_by_the_next_call() {
+        for bytes in ["{", r#"{"schema":2,"other":true}"#] {
+            let bench = Bench::new();
+            let entry = StorageEntry {
+                key: bench.place.key.clone(),
+                value: bytes.as_bytes().to_vec(),
+                seal_wrap: false,
+            };
+            bench.storage.put(entry).await.unwrap();
+            let mut turn = bench.turn("good").await.unwrap();
+            turn.hear(Heard::Accepted).await;
+            assert_eq!(bench.stored().await.unwrap().holding().tokens, 0);
+        }
+    }
+}
