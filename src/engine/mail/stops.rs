@@ -36,6 +36,8 @@ use crate::provider::Refusal;
 const COUNTED: TimeDelta = TimeDelta::minutes(62);
 /// Refused calls in that time.
 const MOST_REFUSED: usize = 3;
+/// Instants an entry may hold: more than are ever counted.
+const MOST_KEPT: usize = 2 * MOST_REFUSED;
 /// How long a refused token rests.
 const PROBE: TimeDelta = TimeDelta::hours(1);
 /// How long an emergency reset waits instead, for a refused token and for the limiter.
@@ -136,8 +138,10 @@ impl Stops {
     /// Reads the stored entry.
     pub(in crate::engine) fn decode(key: &str, bytes: &[u8]) -> Result<Self, Error> {
         storage::check_schema(key, bytes, Self::SCHEMA)?;
-        let mut stops: Self = storage::decode(key, bytes)?;
-        stops.bound();
+        let stops: Self = storage::decode(key, bytes)?;
+        if stops.tokens.len() > MOST_TOKENS || stops.refused.len() > MOST_KEPT {
+            return Err(storage::damaged(key));
+        }
         Ok(stops)
     }
 
@@ -340,9 +344,8 @@ impl Stops {
         self.tokens.sort_by_key(|it| it.tried_at);
         let surplus = self.tokens.len().saturating_sub(MOST_TOKENS);
         self.tokens.drain(..surplus);
-        // More than the most are never counted; whatever an entry holds, the newest decide.
         self.refused.sort();
-        let surplus = self.refused.len().saturating_sub(2 * MOST_REFUSED);
+        let surplus = self.refused.len().saturating_sub(MOST_KEPT);
         self.refused.drain(..surplus);
     }
 }
@@ -691,18 +694,29 @@ mod tests {
             careful.admission("any", Purpose::Automatic, at(0)),
             Admission::Announced
         );
-        // However large an entry is, what is made of it is small.
-        let mut large = Stops::default();
+        let larger_than_any = Stops {
+            refused: vec![at(0); 7],
+            ..Stops::default()
+        };
+        let bytes = storage::encode(&larger_than_any).unwrap();
+        assert!(Stops::decode("server/x", &bytes).is_err());
+    }
+
+    #[test]
+    fn the_tokens_tried_last_are_remembered_and_none_for_ever() {
+        let mut bench = Bench::default();
         for minute in 0..1_000 {
-            large.refused.push(at(minute));
-            large.tokens.push(StoppedToken {
-                token: minute.to_string(),
-                tried_at: at(minute),
-            });
+            bench.stops.stop(&format!("token-{minute}"), at(minute));
         }
-        let bytes = storage::encode(&large).unwrap();
-        let read = Stops::decode("server/x", &bytes).unwrap();
-        assert_eq!((read.refused.len(), read.tokens.len()), (6, MOST_TOKENS));
-        assert_eq!(read.tokens[15].token, "999");
+        assert_eq!(bench.stops.tokens.len(), 16);
+        let held = Admission::Held(Refusal::Token);
+        assert_eq!(bench.admission("token-984", Purpose::Request, 1_000), held);
+        assert_eq!(
+            bench.admission("token-983", Purpose::Request, 1_000),
+            Admission::Free
+        );
+        let much_later = 1_000 + 31 * 24 * HOUR;
+        bench.call("good", Purpose::Request, much_later, Heard::Accepted);
+        assert!(bench.stops.is_quiet());
     }
 }

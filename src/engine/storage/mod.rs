@@ -129,7 +129,8 @@ pub(crate) fn decode<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, 
     serde_json::from_slice(bytes).map_err(|_not_shown| damaged(key))
 }
 
-fn damaged(key: &str) -> Error {
+/// The error of an entry that cannot have been written by any release.
+pub(crate) fn damaged(key: &str) -> Error {
     Error::Entry {
         key: key.to_owned(),
         why: "the stored entry is damaged or of an unknown format",
@@ -277,6 +278,8 @@ mod tests {
             "due/20260921/acme"
         );
         assert_eq!(trail_key("acme", 7), "trail/acme/00000000000000000007");
+        let server = server_key("https://mail.acme.example:443");
+        assert_eq!(server.len(), "server/".len() + 64);
         let one = account_key("https://mail.acme.example", "admin@acme.example");
         let other = account_key("https://mail.acme.exampl", "eadmin@acme.example");
         assert_ne!(one, other);
