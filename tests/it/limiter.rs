@@ -165,15 +165,17 @@ async fn what_is_known_to_be_refused_is_answered_without_waiting_for_the_server(
             .method("GET")
             .path("/user/globex"),
     );
-    let hung = town.rig.host.clone();
-    let hung = tokio::spawn(async move { hung.write("globex/verify", json!({})).await });
-    town.rig.mailu.wait_held(1).await;
-    let calls = town.rig.mailu.journal().len();
-    let answer = town.rig.write("acme/verify", json!({})).await;
-    answer.fails(400, "mailu_token_refused");
-    assert_eq!(town.rig.mailu.journal().len(), calls);
-    town.rig.mailu.release().await;
-    hung.await.unwrap().ok();
+    let hung = town.rig.write("globex/verify", json!({}));
+    let others = async {
+        town.rig.mailu.wait_held(1).await;
+        let calls = town.rig.mailu.journal().len();
+        let answer = town.rig.write("acme/verify", json!({})).await;
+        answer.fails(400, "mailu_token_refused");
+        assert_eq!(town.rig.mailu.journal().len(), calls);
+        town.rig.mailu.release().await;
+    };
+    let (hung, ()) = tokio::join!(hung, others);
+    hung.ok();
 }
 
 /// Has a process of its own verify `acme`, killed after its call number `at`; returns its calls.
