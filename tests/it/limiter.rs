@@ -211,6 +211,13 @@ async fn a_kill_at_any_point_of_a_call_makes_no_further_one_possible() {
         let calls = verify_killed(&town.rig, at).await;
         town.look();
         killed_after_the_call += town.refused.len() - 1;
+        for number in 0..3 {
+            town.rig.restart();
+            town.api_token("acme", &format!("wrong-token-killed-{number}"))
+                .await;
+            verify_killed(&town.rig, at).await;
+            town.look();
+        }
         town.rig.restart();
         // Always another one: nothing but the count can hold it back.
         for number in 0..6 {
