@@ -73,6 +73,7 @@ pub struct Engine {
     keyring: Single<Keyring>,
     config: Single<MountConfig>,
     records: Records,
+    servers: mail::Servers,
     joined: joined::Joined,
     runner: runner::Runner,
 }
@@ -90,6 +91,7 @@ impl Engine {
             keyring: Single::default(),
             config: Single::default(),
             records: Records::new(),
+            servers: mail::Servers::default(),
             joined: joined::Joined::default(),
             runner: runner::Runner::default(),
         }
@@ -158,6 +160,7 @@ impl Engine {
         if self.role.note(active.is_ok()) {
             self.records.forget_all();
             self.runner.forget();
+            self.servers.forget_all();
             self.keyring.forget();
             self.config.forget();
         }

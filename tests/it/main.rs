@@ -21,6 +21,7 @@ mod handshake;
 mod hostile_peers;
 mod layering;
 mod lifecycle;
+mod limiter;
 mod manual;
 mod readme;
 mod real;
