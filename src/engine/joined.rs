@@ -58,6 +58,18 @@ impl WorkKey {
             detail,
         }
     }
+
+    /// The key of work that is about the mount and no tenant.
+    pub(super) fn of_mount(operation: &'static str, caller: &Actor) -> Self {
+        Self {
+            operation,
+            // No tenant has an empty name.
+            tenant: String::new(),
+            user_id: caller.user_id.clone(),
+            display_name: caller.display_name.clone(),
+            detail: String::new(),
+        }
+    }
 }
 
 struct Work {
