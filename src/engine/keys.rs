@@ -192,9 +192,8 @@ pub(crate) async fn load_to_change(
     storage: &dyn Storage,
     clock: &dyn Clock,
 ) -> Result<Found, Error> {
-    let found = match load(storage).await? {
-        Some(found) => found,
-        None => return Ok(Found::both(create(storage, clock).await?)),
+    let Some(found) = load(storage).await? else {
+        return Ok(Found::both(create(storage, clock).await?));
     };
     found.require_undamaged()?;
     match found.missing() {

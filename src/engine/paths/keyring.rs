@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::actor;
+use super::{actor, optional_text};
 use crate::audit::{Event, EventName, NewEvent};
 use crate::crypto::KeyringVersion;
 use crate::engine::Engine;
@@ -129,8 +129,8 @@ pub(super) fn routes() -> [Route<Engine>; 3] {
                           is encrypted anew in the background, 200 tenants a minute. No password \
                           changes.
 
-    bao write -f smtp/config/keyring/rotate",
-            fields: &[],
+    bao write smtp/config/keyring/rotate reason=\"yearly change\"",
+            fields: &[super::REASON],
             endpoints: vec![Endpoint {
                 operations: writes,
                 summary: "Add a key to the keyring.",
@@ -148,7 +148,7 @@ pub(super) fn routes() -> [Route<Engine>; 3] {
                           carries its own keys and stays readable.
 
     bao write -f smtp/config/keyring/trim",
-            fields: &[],
+            fields: &[super::REASON],
             endpoints: vec![Endpoint {
                 operations: writes,
                 summary: "Remove the unused keys.",
@@ -250,7 +250,7 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
     let event = event_of(&engine, &call, EventName::KeyringRotated);
-    let key = WorkKey::of_mount("keyring/rotate", &event.actor);
+    let key = WorkKey::of_mount("keyring/rotate", &event);
     let worker = Arc::clone(&engine);
     let work = async move {
         let (keyring, event) = worker.rotate_keyring(&mount, event).await?;
@@ -273,7 +273,7 @@ async fn trim(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
     let event = event_of(&engine, &call, EventName::KeyringTrimmed);
-    let key = WorkKey::of_mount("keyring/trim", &event.actor);
+    let key = WorkKey::of_mount("keyring/trim", &event);
     let worker = Arc::clone(&engine);
     let work = async move {
         let trimmed = worker.trim_keyring(&mount, event).await?;
@@ -293,7 +293,9 @@ async fn trim(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
 }
 
 fn event_of(engine: &Engine, call: &Call, name: EventName) -> NewEvent {
-    engine.mount_event(name, actor(&call.request), &call.request)
+    let mut event = engine.mount_event(name, actor(&call.request), &call.request);
+    event.reason = optional_text(call, "reason");
+    event
 }
 
 impl From<KeyringVersion> for VersionOutput {

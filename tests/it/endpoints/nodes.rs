@@ -75,7 +75,7 @@ async fn a_node_that_steps_down_forwards() {
     for (operation, path) in WRITES {
         let answer = rig.send(operation, path, body(&rig)).await;
         // Nothing there to undo, or nothing to change.
-        if path == "acme/undelete" {
+        if matches!(path, "acme/undelete" | "config/keyring/trim") {
             continue;
         }
         if (operation, path) == (Operation::Delete, "acme/config") {
