@@ -77,6 +77,7 @@ pub struct Engine {
     config: Single<MountConfig>,
     records: Records,
     joined: joined::Joined,
+    runner: runner::Runner,
 }
 
 impl Engine {
@@ -94,6 +95,7 @@ impl Engine {
             config: Single::default(),
             records: Records::new(),
             joined: joined::Joined::default(),
+            runner: runner::Runner::default(),
         }
     }
 
@@ -175,6 +177,7 @@ impl Engine {
         // What holds for one role is not to be believed in the other. Unknown counts as standby.
         if self.role.note(active.is_ok()) {
             self.records.forget_all();
+            self.runner.forget();
             self.keyring.forget();
             self.config.forget();
             self.rewrap.want();

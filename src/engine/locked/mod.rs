@@ -19,6 +19,7 @@ use std::time::Duration;
 use super::Engine;
 use super::config::MountConfig;
 use super::error::Error;
+use super::mail::Purpose;
 use super::schedule;
 use super::storage::record::{Credential, TenantRecord};
 use super::storage::{self, MAX_RECORD_BYTES, TrailEntry};
@@ -32,7 +33,7 @@ use crate::logical::{Mount, Storage, StorageEntry, StorageError};
 /// still be on its way.
 const AFTER_BROKEN_CONNECTION: Duration = Duration::from_secs(10);
 
-pub(super) use sealing::open_password;
+pub(super) use sealing::{open_password, open_token};
 
 /// Room kept free in a record: two more versions and a full set of events with the longest texts.
 const RESERVE_BYTES: usize = 64 * 1024;
@@ -48,6 +49,8 @@ pub(super) struct LockedTenant {
     /// The record as it will be stored next. Changed freely; [`LockedTenant::store`] makes it
     /// true, and on any doubt it is replaced by what storage holds.
     pub(super) record: Box<TenantRecord>,
+    /// For whom Mailu is called under this lock.
+    pub(super) purpose: Purpose,
     /// What storage holds; `None` if there is no entry.
     stored: Option<Vec<u8>>,
     /// The pointers that belong to what storage holds.
@@ -81,6 +84,7 @@ impl Engine {
             keyring,
             config,
             record: Box::new(record),
+            purpose: Purpose::Request,
             stored,
             pointers,
             accounts: Vec::new(),
@@ -181,6 +185,13 @@ impl LockedTenant {
                 Err(error)
             }
         }
+    }
+
+    /// Removes the pointer to open work if the record, as stored, does not need it: somebody died
+    /// between two Puts.
+    pub(super) async fn remove_stale_work(&self) {
+        let key = storage::open_key(self.name.as_str());
+        self.remove_unneeded([key].iter()).await;
     }
 
     /// Goes back to what storage holds after a change that did not happen, pointers included.

@@ -17,7 +17,7 @@ use crate::logical::{
 
 const FIELDS: &[Field] = &[super::TENANT, super::REASON];
 
-const ANSWERS: &[Field] = &[
+pub(super) const ANSWERS: &[Field] = &[
     super::TENANT,
     Field::integer("version", "The new version.").example("4"),
     Field::integer("previous_version", "The version that was current before.")
@@ -72,6 +72,8 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         rotation_type: Some(RotationType::Manual),
         actor: actor(&call.request),
         reason: optional_text(&call, "reason"),
+        incident_id: None,
+        source: None,
         request_id: call.request.id.as_str().to_owned(),
     };
     engine.require_active(&mount).await?;
@@ -90,7 +92,7 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     Ok(engine.join(&config, key, Kept::ForRepeats, work).await?)
 }
 
-fn answer(changed: Changed) -> Result<Option<Response>, Error> {
+pub(super) fn answer(changed: Changed) -> Result<Option<Response>, Error> {
     let output = Output {
         tenant: changed.tenant,
         version: changed.version,

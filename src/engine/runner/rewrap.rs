@@ -11,7 +11,7 @@
 //!   first and are waited for. The changes of an earlier process ended with it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,8 @@ pub(in crate::engine) struct Rewrap {
     begun: AtomicU64,
     /// What was wanted when there was nothing left to do.
     settled: AtomicU64,
+    /// A slice is under way.
+    under_way: AtomicBool,
 }
 
 impl Default for Rewrap {
@@ -45,6 +47,7 @@ impl Default for Rewrap {
             wanted: AtomicU64::new(1),
             begun: AtomicU64::new(0),
             settled: AtomicU64::new(0),
+            under_way: AtomicBool::new(false),
         }
     }
 }
@@ -112,21 +115,21 @@ impl RewrapProgress {
 }
 
 impl Engine {
-    /// Goes on with the rewrap, by a bounded number of tenants; waits for their locks. Nothing is
-    /// asked of anybody if there is nothing to do. Never fails: the next tick goes on.
-    ///
-    /// # Cancel safety
-    ///
-    /// None: run on a tracked task.
-    pub(in crate::engine) async fn rewrap_slice(self: &Arc<Self>, mount: &Mount) {
-        let wanted = self.rewrap.wanted();
-        if self.rewrap.is_settled() {
+    /// Goes on with the rewrap in the background, by a bounded number of tenants. Nothing is asked
+    /// of anybody if there is nothing to do. Never fails: the next tick goes on.
+    pub(super) fn begin_rewrap(self: &Arc<Self>, mount: &Mount) {
+        // A slice may wait for a tenant's lock; the next tick does not wait for it.
+        if self.rewrap.is_settled() || self.rewrap.under_way.swap(true, Ordering::SeqCst) {
             return;
         }
-        match self.rewrap_some(mount, wanted).await {
-            Ok(()) | Err(Error::Standby | Error::Tainted) => {}
-            Err(error) => tracing::warn!(%error, "the rewrap rests until the next tick"),
-        }
+        let (engine, mount) = (Arc::clone(self), mount.clone());
+        self.tasks.spawn(async move {
+            match engine.rewrap_slice(&mount, engine.rewrap.wanted()).await {
+                Ok(()) | Err(Error::Standby | Error::Tainted) => {}
+                Err(error) => tracing::warn!(%error, "the rewrap rests until the next tick"),
+            }
+            engine.rewrap.under_way.store(false, Ordering::SeqCst);
+        });
     }
 
     /// Returns how far the last pass came; `None` if there never was one.
@@ -160,7 +163,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn rewrap_some(self: &Arc<Self>, mount: &Mount, wanted: u64) -> Result<(), Error> {
+    async fn rewrap_slice(self: &Arc<Self>, mount: &Mount, wanted: u64) -> Result<(), Error> {
         let _guard = self.mount_lock.lock("rewrap").await;
         self.require_active(mount).await?;
         // A mount without a keyring gets none by a tick.
