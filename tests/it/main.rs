@@ -19,6 +19,7 @@
 mod endpoints;
 mod handshake;
 mod hostile_peers;
+mod keyring_faults;
 mod layering;
 mod lifecycle;
 mod limiter;

@@ -11,6 +11,7 @@
 //! | `config` | the mount's settings |
 //! | `mountlog` | the mount's own events |
 //! | `keyring`, `keyring-copy` | the keys, seal-wrapped |
+//! | `rewrap` | how far encrypting everything with the newest key has come |
 //!
 //! Pointers are written before the record that needs them and may be stale; the record decides.
 
@@ -19,6 +20,7 @@ pub(super) mod fixture;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod record;
+mod sealed;
 
 use chrono::NaiveDate;
 use serde::de::DeserializeOwned;
@@ -28,6 +30,7 @@ use super::error::Error;
 use crate::audit::Event;
 use crate::crypto;
 use record::{SCHEMA, TenantRecord};
+pub(crate) use sealed::sealed_by;
 
 /// The mount's settings.
 pub(crate) const CONFIG: &str = "config";
@@ -37,6 +40,8 @@ pub(crate) const MOUNT_LOG: &str = "mountlog";
 pub(crate) const KEYRING: &str = "keyring";
 /// The keyring's second copy.
 pub(crate) const KEYRING_COPY: &str = "keyring-copy";
+/// How far encrypting everything with the newest key has come.
+pub(crate) const REWRAP: &str = "rewrap";
 /// The folder of all records.
 pub(crate) const TENANTS: &str = "tenant/";
 /// The folder of all pointers to open work.
