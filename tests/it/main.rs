@@ -22,6 +22,7 @@ mod hostile_peers;
 mod layering;
 mod lifecycle;
 mod manual;
+mod never_lost;
 mod readme;
 mod real;
 mod rotation_faults;
