@@ -2,6 +2,8 @@
 //! random histories, in memory and in simulated time.
 
 mod crash_matrix;
+mod history;
+mod model;
 mod operations;
 
 use serde_json::Value;

@@ -32,6 +32,13 @@ pub(crate) enum Kind {
     Hidden,
 }
 
+impl Kind {
+    /// Whether a change never has its effect.
+    pub(crate) const fn loses(self) -> bool {
+        matches!(self, Self::Lie | Self::Token)
+    }
+}
+
 /// Which call fails and whether its effect happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -81,11 +88,6 @@ impl Plan {
         state.faults = faults.into_iter().collect();
     }
 
-    /// Reports whether the process was killed.
-    pub(crate) fn is_dead(&self) -> bool {
-        self.0.state.lock().unwrap().dead
-    }
-
     /// Returns what was called since [`Plan::arm`].
     pub(crate) fn calls(&self) -> Vec<String> {
         self.0.state.lock().unwrap().calls.clone()
@@ -113,6 +115,11 @@ impl Plan {
             state.paused = true;
         }
         fault
+    }
+
+    /// Kills the process, whatever it is doing.
+    pub(crate) fn kill(&self) {
+        self.0.state.lock().unwrap().dead = true;
     }
 
     /// Kills the process: never returns.

@@ -32,6 +32,7 @@ pub(crate) struct State {
     servers: BTreeMap<String, BTreeMap<String, Mailbox>>,
     late: Vec<Change>,
     arrived: Vec<(String, String)>,
+    lies: usize,
 }
 
 /// One account.
@@ -136,6 +137,11 @@ impl MailServers {
         change.password
     }
 
+    /// How often a server said that it did what it did not.
+    pub(crate) fn lies(&self) -> usize {
+        self.lock().lies
+    }
+
     /// Every password that arrived at the account and was not refused, in this order.
     pub(crate) fn arrived(&self, account: &str) -> Vec<String> {
         let state = self.lock();
@@ -201,7 +207,10 @@ impl Client {
         let refused = {
             let mut state = self.servers.lock();
             let refused = state.check(&change);
-            let lost = fault.is_some_and(|fault| !fault.after || fault.kind == Kind::Token);
+            let lost = fault.is_some_and(|fault| {
+                fault.kind.loses() || !fault.after && fault.kind != Kind::Hidden
+            });
+            state.lies += usize::from(fault.is_some_and(|fault| fault.kind == Kind::Lie));
             let late = fault.is_some_and(|fault| fault.kind == Kind::Late);
             if refused.is_none() && fault.is_none_or(|fault| fault.kind != Kind::Token) {
                 let arrival = (change.account.clone(), change.password.clone());
