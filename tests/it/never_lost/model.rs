@@ -65,7 +65,7 @@ fn histories(cases: u32) {
         ..Config::default()
     };
     let mut runner = proptest::test_runner::TestRunner::new(config);
-    let outcome = runner.run(&vec(step(), 1..8), |steps| {
+    let outcome = runner.run(&vec(step(), 1..14), |steps| {
         run(&steps);
         Ok(())
     });
@@ -76,5 +76,5 @@ fn histories(cases: u32) {
 
 #[test]
 fn random_histories_one() {
-    histories(500);
+    histories(std::env::var("CASES").map_or(500, |it| it.parse().unwrap()));
 }
