@@ -199,9 +199,18 @@ impl MountConfig {
 
     /// Returns the shape of an ordinary new password.
     pub(crate) fn password_shape(&self) -> Result<PasswordShape, Error> {
-        let bytes = usize::try_from(self.password_bytes).unwrap_or(usize::MAX);
+        self.shape(self.password_bytes)
+    }
+
+    /// Returns the shape of a new password after an emergency.
+    pub(crate) fn emergency_password_shape(&self) -> Result<PasswordShape, Error> {
+        self.shape(self.emergency_password_bytes)
+    }
+
+    fn shape(&self, bytes: u64) -> Result<PasswordShape, Error> {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         PasswordShape::new(bytes, self.password_encoding)
-            .map_err(|_range_was_checked| Error::Defect("stored password_bytes out of range"))
+            .map_err(|_range_was_checked| Error::Defect("a stored password length out of range"))
     }
 }
 

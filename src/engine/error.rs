@@ -140,6 +140,7 @@ pub(crate) const fn refusal_code(refusal: Refusal) -> &'static str {
         Refusal::Token => "mailu_token_refused",
         Refusal::RateLimited => "mailu_rate_limited",
         Refusal::NoSuchAccount => "mailu_no_such_account",
+        Refusal::NoSuchAppToken => "mailu_no_such_app_token",
         Refusal::NoSuchDomain => "mailu_no_such_domain",
         Refusal::Conflict => "mailu_conflict",
         Refusal::Invalid => "mailu_rejected",
@@ -176,6 +177,9 @@ pub(crate) const fn refusal_hint(refusal: Refusal) -> &'static str {
         }
         Refusal::NoSuchAccount => {
             "Mailu has no such account. Check the username, or create the account in Mailu"
+        }
+        Refusal::NoSuchAppToken => {
+            "Mailu has no such app token (any more). Nothing needs to be done"
         }
         Refusal::NoSuchDomain => {
             "Mailu does not have the account's mail domain. Create the domain in Mailu, or check \
@@ -237,10 +241,11 @@ pub(crate) const fn trouble_hint(trouble: Trouble) -> &'static str {
 
 /// What a stored failure code means and what to do about it, for `status`.
 pub(crate) fn explain(code: &str) -> (String, &'static str) {
-    const REFUSALS: [Refusal; 8] = [
+    const REFUSALS: [Refusal; 9] = [
         Refusal::Token,
         Refusal::RateLimited,
         Refusal::NoSuchAccount,
+        Refusal::NoSuchAppToken,
         Refusal::NoSuchDomain,
         Refusal::Conflict,
         Refusal::Invalid,

@@ -13,7 +13,7 @@ use crate::crypto::Sensitive;
 use crate::keyed_lock::KeyGuard;
 use crate::logical::Mount;
 use crate::provider::{
-    Account, EmailAddress, EndpointUrl, HashCheck, Login, MailProvider, MailuConfig,
+    Account, AppTokenId, EmailAddress, EndpointUrl, HashCheck, Login, MailProvider, MailuConfig,
     ProviderConfig, ReadError, Sent, ServerVersion, SmtpAddress, StoredHash,
 };
 
@@ -56,6 +56,16 @@ pub(super) enum Live {
     CannotTell,
 }
 
+impl Live {
+    /// Returns the number of the version that is live.
+    pub(super) const fn version(&self) -> Option<u64> {
+        match self {
+            Self::Version(number) => Some(*number),
+            Self::Candidate | Self::None | Self::CannotTell => None,
+        }
+    }
+}
+
 impl Mail {
     /// See [`MailProvider::account`].
     pub(super) async fn account(
@@ -91,8 +101,17 @@ impl Mail {
     pub(super) async fn app_tokens(
         &self,
         account: &EmailAddress,
-    ) -> Result<Option<usize>, ReadError> {
+    ) -> Result<Option<Vec<AppTokenId>>, ReadError> {
         self.provider.app_tokens(account).await
+    }
+
+    /// See [`MailProvider::delete_app_token`].
+    #[expect(
+        dead_code,
+        reason = "an emergency reset calls it, which is not built yet"
+    )]
+    pub(super) async fn delete_app_token(&self, token: &AppTokenId) -> Sent {
+        self.provider.delete_app_token(token).await
     }
 
     /// See [`MailProvider::server_version`].

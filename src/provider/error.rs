@@ -12,6 +12,9 @@ pub enum Refusal {
     /// 404 for the account.
     #[error("Mailu has no such account")]
     NoSuchAccount,
+    /// 404 for the app token to be deleted: it is gone.
+    #[error("Mailu has no such app token")]
+    NoSuchAppToken,
     /// 404 for the domain of an account to be created.
     #[error("Mailu has no such mail domain")]
     NoSuchDomain,

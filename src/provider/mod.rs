@@ -131,14 +131,56 @@ pub trait MailProvider: fmt::Debug + Send + Sync {
     /// Reads an account. `Ok(None)` is a definite "no such account".
     async fn account(&self, account: &EmailAddress) -> Result<Option<Account>, ReadError>;
 
-    /// Counts the account's app tokens; `Ok(None)` if the server has none of that kind.
-    async fn app_tokens(&self, account: &EmailAddress) -> Result<Option<usize>, ReadError>;
+    /// Lists the account's app tokens, at most [`MAX_APP_TOKENS`] of them; `Ok(None)` if the server
+    /// has none of that kind.
+    async fn app_tokens(
+        &self,
+        account: &EmailAddress,
+    ) -> Result<Option<Vec<AppTokenId>>, ReadError>;
+
+    /// Deletes an app token. [`Refusal::NoSuchAppToken`] says that there is none of that id (any
+    /// more).
+    async fn delete_app_token(&self, token: &AppTokenId) -> Sent;
 
     /// Detects the server's release line.
     async fn server_version(&self) -> ServerVersion;
 
     /// Logs in by SMTP AUTH; [`Login::CannotTell`] if no SMTP address is configured.
     async fn login(&self, account: &EmailAddress, password: &Sensitive<String>) -> Login;
+}
+
+/// Most app tokens that [`MailProvider::app_tokens`] lists. Mailu sets no limit of its own: who
+/// wants none left lists again after deleting these.
+pub const MAX_APP_TOKENS: usize = 1_000;
+
+/// The server's number of an app token: 1 to 20 decimal digits, so that it may stand in a path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AppTokenId {
+    digits: String,
+}
+
+impl AppTokenId {
+    /// Parses a number as the server writes it; `None` if it is something else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        const MOST_DIGITS: usize = 20;
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        (digits && (1..=MOST_DIGITS).contains(&text.len())).then(|| Self {
+            digits: text.to_owned(),
+        })
+    }
+
+    /// Returns the digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.digits
+    }
+}
+
+impl fmt::Display for AppTokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.digits)
+    }
 }
 
 /// A mail address, checked and with its case-insensitive form.

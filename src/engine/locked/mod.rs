@@ -19,6 +19,7 @@ use std::time::Duration;
 use super::Engine;
 use super::config::MountConfig;
 use super::error::Error;
+use super::mail::Purpose;
 use super::schedule;
 use super::storage::record::{Credential, TenantRecord};
 use super::storage::{self, MAX_RECORD_BYTES, TrailEntry};
@@ -48,6 +49,8 @@ pub(super) struct LockedTenant {
     /// The record as it will be stored next. Changed freely; [`LockedTenant::store`] makes it
     /// true, and on any doubt it is replaced by what storage holds.
     pub(super) record: Box<TenantRecord>,
+    /// For whom Mailu is called under this lock.
+    pub(super) purpose: Purpose,
     /// What storage holds; `None` if there is no entry.
     stored: Option<Vec<u8>>,
     /// The pointers that belong to what storage holds.
@@ -81,6 +84,7 @@ impl Engine {
             keyring,
             config,
             record: Box::new(record),
+            purpose: Purpose::Request,
             stored,
             pointers,
             accounts: Vec::new(),

@@ -72,6 +72,8 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         rotation_type: Some(RotationType::Manual),
         actor: actor(&call.request),
         reason: optional_text(&call, "reason"),
+        incident_id: None,
+        source: None,
         request_id: call.request.id.as_str().to_owned(),
     };
     engine.require_active(&mount).await?;

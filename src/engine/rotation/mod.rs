@@ -13,7 +13,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::error::Error;
 use super::locked::LockedTenant;
-use super::mail::Purpose;
 use super::storage::record::{TenantRecord, Version};
 use crate::audit::{Event, Outcome};
 use crate::crypto::Sensitive;
@@ -74,7 +73,7 @@ pub(super) async fn read_account(
     tenant: &LockedTenant,
     username: &EmailAddress,
 ) -> Result<Option<Account>, Error> {
-    let mail = tenant.connect(Purpose::Request).await?;
+    let mail = tenant.connect(tenant.purpose).await?;
     mail.account(username)
         .await
         .map_err(super::mail::read_error)

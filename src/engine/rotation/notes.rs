@@ -1,39 +1,24 @@
 //! What a change leaves in the record besides the password: failures, drift, their events.
 
+use chrono::{DateTime, TimeDelta, Utc};
+
 use super::change::Change;
+use super::strangers::STALE_STORAGE;
 use crate::audit::{Actor, EventName, NewEvent, Outcome, Severity};
-use crate::crypto;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
+use crate::engine::mail::Purpose;
 use crate::engine::storage::record::{Drift, LastError, Proof};
-use crate::provider::{Account, Refusal, marker};
+use crate::provider::Refusal;
 
-/// A generation in Mailu's marker above the stored one means that storage went back in time or
-/// that another cluster acts on the account: this node starts a new lineage.
-pub(super) fn notice_newer_marker(
-    tenant: &mut LockedTenant,
-    seen: Option<&Account>,
-    first: bool,
-) -> Result<(), Error> {
-    let Some(found) = seen.and_then(|account| marker::find(&account.comment)) else {
-        return Ok(());
-    };
-    if found.generation <= tenant.record.generation {
-        return Ok(());
-    }
-    tenant.record.generation = found.generation;
-    if first {
-        // An earlier life of this account; nothing here is stale.
-        return Ok(());
-    }
-    let now = tenant.engine.clock().now();
-    tenant.record.lineage = crypto::random_id()?;
-    let mut event = NewEvent::new(EventName::DriftDetected, Actor::system(), now);
-    event.severity = Severity::Critical;
-    event.outcome = Outcome::Failure;
-    event.error_code = Some(String::from("stale_storage"));
-    tenant.record_event(event)?;
-    Ok(())
+/// Minutes between the engine's own tries.
+const BACK_OFF_MINUTES: [i64; 5] = [1, 2, 4, 8, 10];
+
+/// When the engine tries again by itself after so many failures in a row.
+pub(super) fn next_try(failures: u32, now: DateTime<Utc>) -> DateTime<Utc> {
+    let failures = usize::try_from(failures).unwrap_or(usize::MAX);
+    let minutes = BACK_OFF_MINUTES.get(failures).or(BACK_OFF_MINUTES.last());
+    now + TimeDelta::minutes(minutes.copied().unwrap_or(10))
 }
 
 /// Records that a change failed before anything was sent. What the change had put into the record
@@ -45,25 +30,16 @@ pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, e
     }
     let now = tenant.engine.clock().now();
     tenant.record.last_attempt = Some(now);
-    let has_password = tenant
-        .record
-        .credential
-        .as_ref()
-        .is_some_and(|it| it.current.is_some());
-    if has_password && matches!(error, Error::Refused(Refusal::NoSuchAccount)) {
-        // The stored password cannot be live any more: reads must say so.
-        if let Err(error) = note_drift(tenant, "account_missing", None) {
-            tracing::warn!(tenant = %tenant.name, %error, "a drift could not be recorded");
-        }
+    if matches!(error, Error::Refused(Refusal::NoSuchAccount))
+        && let Err(error) = note_missing_account(tenant)
+    {
+        tracing::warn!(tenant = %tenant.name, %error, "a drift could not be recorded");
     }
     note_error(tenant, error.code());
-    let mut event = NewEvent::new(EventName::RotationFailed, change.actor.clone(), now);
-    event.severity = Severity::Warning;
-    event.outcome = Outcome::Failure;
-    event.rotation_type = change.rotation_type;
-    event.reason.clone_from(&change.reason);
-    event.error_code = Some(error.code().to_owned());
-    event.request_id.clone_from(&change.request_id);
+    if tenant.purpose == Purpose::Automatic {
+        retry_later(tenant);
+    }
+    let event = change.failure(error.code(), now);
     let recorded = match tenant.record_event(event) {
         Ok(_event) => tenant.store().await,
         Err(error) => Err(error),
@@ -72,6 +48,23 @@ pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, e
         // The change did not happen either way; its caller gets the first error.
         tracing::warn!(tenant = %tenant.name, %error, "a failure could not be recorded");
     }
+}
+
+/// An automatic change failed: the next one waits longer.
+pub(super) fn retry_later(tenant: &mut LockedTenant) {
+    let now = tenant.engine.clock().now();
+    let open = &mut tenant.record.open;
+    open.retry_at = Some(next_try(open.retry_failures, now));
+    open.retry_failures = open.retry_failures.saturating_add(1);
+}
+
+/// Mailu has no such account: a stored password cannot be live any more, and reads must say so.
+pub(super) fn note_missing_account(tenant: &mut LockedTenant) -> Result<(), Error> {
+    let credential = tenant.record.credential.as_ref();
+    if credential.is_some_and(|kept| kept.current.is_some()) {
+        note_drift(tenant, "account_missing", None)?;
+    }
+    Ok(())
 }
 
 /// Remembers the last failure for `status`.
@@ -125,6 +118,13 @@ pub(in crate::engine) fn note_drift(
     let Some(credential) = tenant.record.credential.as_mut() else {
         return Ok(());
     };
+    if let Some(drift) = credential.drift.as_mut()
+        && drift.code == STALE_STORAGE
+    {
+        // The graver of the two stays until a person has decided.
+        drift.live_version = live_version;
+        return Ok(());
+    }
     let same = credential
         .drift
         .as_ref()
@@ -139,8 +139,14 @@ pub(in crate::engine) fn note_drift(
         set_again: false,
     });
     let current = credential.current;
+    let live = live_version.and_then(|number| credential.version(number));
+    let compromised = live.is_some_and(|version| version.compromised.is_some());
     let mut event = NewEvent::new(EventName::DriftDetected, Actor::system(), now);
-    event.severity = Severity::Warning;
+    event.severity = if compromised {
+        Severity::Critical
+    } else {
+        Severity::Warning
+    };
     event.outcome = Outcome::Failure;
     event.version = live_version;
     event.previous_version = current;

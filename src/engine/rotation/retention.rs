@@ -43,6 +43,23 @@ pub(super) fn prune(credential: &mut Credential, config: &MountConfig, now: Date
     }
 }
 
+/// Drops the oldest version that is neither current nor doubtful, whatever its age; returns
+/// whether there was one. For a reset, which is never refused for the record's size.
+pub(super) fn drop_oldest(credential: &mut Credential, now: DateTime<Utc>) -> bool {
+    let proven_at = credential
+        .current_version()
+        .and_then(|version| version.verified_at);
+    let current = credential.current;
+    let droppable = |version: &Version| {
+        Some(version.number) != current && !is_needed(version, proven_at, now)
+    };
+    let oldest = credential.versions.iter().position(droppable);
+    oldest.is_some_and(|index| {
+        credential.versions.remove(index);
+        true
+    })
+}
+
 /// A value that was sent without a definite outcome may still become live.
 fn is_needed(version: &Version, proven_at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> bool {
     if !version.doubtful && !version.abandoned {

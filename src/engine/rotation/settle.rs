@@ -8,11 +8,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::change::Change;
 use super::notes;
 use super::steps::{Announced, Committed, SENDS_PER_OPERATION, Verdict};
-use crate::audit::{EventName, NewEvent, Outcome, Severity};
+use crate::audit::NewEvent;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
+use crate::engine::mail::Purpose;
 use crate::engine::storage::record::{Credential, Intent, Version};
-use crate::provider::Trouble;
+use crate::provider::{Refusal, Trouble};
 
 /// After this many sends the candidate is not sent again.
 const MOST_SENDS: u32 = 8;
@@ -21,8 +22,8 @@ const LONGEST: TimeDelta = TimeDelta::hours(24);
 /// A candidate is given up no earlier than this after its last send: a hung server may still
 /// apply it.
 const LAST_SEND_COOLED: TimeDelta = TimeDelta::minutes(15);
-/// Minutes between tries of a tick.
-const BACK_OFF_MINUTES: [i64; 5] = [1, 2, 4, 8, 10];
+/// Between tries at a server that refuses the token or limits calls: what it grants an emergency.
+const AFTER_LIMIT: TimeDelta = TimeDelta::minutes(15);
 
 /// What became of an open intent.
 #[derive(Debug)]
@@ -54,7 +55,7 @@ pub(in crate::engine) async fn settle(
     let Some(intent) = &tenant.record.intent else {
         return Ok(Settled::Free(tenant));
     };
-    if intent.sends == 0 {
+    if intent.sends == 0 && !intent.is_emergency() {
         // Announced only: Mailu never heard of it.
         drop_intent(&mut tenant);
         tenant.store().await?;
@@ -70,9 +71,16 @@ pub(in crate::engine) async fn settle(
         Err((tenant, error @ (Error::Refused(_) | Error::Unreachable(_)))) => {
             return Err(leave_open(tenant, &error).await);
         }
+        Err((mut tenant, error @ Error::Conflict { .. })) => {
+            // What Mailu's mark said is in the record now.
+            return Err(tenant.store_if_changed().await.err().unwrap_or(error));
+        }
         // Nothing was learnt of Mailu: the record's own trouble is the answer.
         Err((_unchanged, error)) => return Err(error),
     };
+    if announced.is_emergency() {
+        return settle_reset(announced).await;
+    }
     let verdict = announced.judge().await?;
     match verdict {
         Verdict::Live(proven) => Ok(Settled::Committed(Box::new(proven.commit().await?))),
@@ -80,13 +88,11 @@ pub(in crate::engine) async fn settle(
             give_up(announced.into_tenant(), live).await
         }
         // Not being able to tell never ends an attempt: only a definite answer does.
-        Verdict::OtherLive(announced, _) | Verdict::CannotTell(announced, None) => drive(announced)
-            .await
-            .map(|committed| Settled::Committed(Box::new(committed))),
+        Verdict::OtherLive(announced, _) | Verdict::CannotTell(announced, None) => {
+            drive_on(announced).await
+        }
         Verdict::NoneLive(announced) if was_drifting && in_drift == InDrift::SendAgain => {
-            drive(announced)
-                .await
-                .map(|committed| Settled::Committed(Box::new(committed)))
+            drive_on(announced).await
         }
         Verdict::NoneLive(announced) => Err(stop_in_drift(announced).await),
         Verdict::CannotTell(announced, Some(error)) => {
@@ -98,6 +104,35 @@ pub(in crate::engine) async fn settle(
     }
 }
 
+/// Settles an emergency reset: whatever is live instead is overwritten, and it is never given up.
+async fn settle_reset(announced: Announced) -> Result<Settled, Error> {
+    if !announced.was_sent() {
+        if announced.account_missing() && !announced.may_create() {
+            let mut tenant = announced.into_tenant();
+            notes::note_missing_account(&mut tenant)?;
+            return Err(drop_candidate(tenant, Error::Refused(Refusal::NoSuchAccount)).await);
+        }
+        return drive_on(announced).await;
+    }
+    match announced.judge().await? {
+        Verdict::Live(proven) => Ok(Settled::Committed(Box::new(proven.commit().await?))),
+        Verdict::OtherLive(announced, _)
+        | Verdict::CannotTell(announced, None)
+        | Verdict::NoneLive(announced) => drive_on(announced).await,
+        Verdict::CannotTell(announced, Some(error)) => {
+            Err(leave_open(announced.into_tenant(), &error).await)
+        }
+        Verdict::Refused(tenant, refusal) => {
+            Err(drop_candidate(tenant, Error::Refused(refusal)).await)
+        }
+    }
+}
+
+async fn drive_on(announced: Announced) -> Result<Settled, Error> {
+    let committed = drive(announced).await?;
+    Ok(Settled::Committed(Box::new(committed)))
+}
+
 /// Sends the candidate, at most [`SENDS_PER_OPERATION`] times, until it is proven.
 pub(super) async fn drive(mut announced: Announced) -> Result<Committed, Error> {
     for _ in 0..SENDS_PER_OPERATION {
@@ -105,9 +140,11 @@ pub(super) async fn drive(mut announced: Announced) -> Result<Committed, Error> 
         announced = match verdict {
             Verdict::Live(proven) => return proven.commit().await,
             Verdict::Refused(tenant, refusal) => {
-                return Err(drop_candidate(tenant, Error::Refused(refusal)).await);
+                return Err(refused(tenant, refusal).await);
             }
             Verdict::OtherLive(again, _) | Verdict::CannotTell(again, None) => again,
+            // Somebody set a password in between: an emergency overwrites it.
+            Verdict::NoneLive(again) if again.is_emergency() => again,
             Verdict::NoneLive(open) => return Err(stop_in_drift(open).await),
             Verdict::CannotTell(open, Some(error)) => {
                 return Err(leave_open(open.into_tenant(), &error).await);
@@ -118,15 +155,31 @@ pub(super) async fn drive(mut announced: Announced) -> Result<Committed, Error> 
     Err(leave_open(announced.into_tenant(), &trouble).await)
 }
 
-/// Every send was refused: the candidate never can become live and is dropped.
+/// Every send was refused. An emergency waits for what may be mended or pass, with its candidate.
+async fn refused(tenant: LockedTenant, refusal: Refusal) -> Error {
+    let emergency = tenant.record.intent.as_ref().is_some_and(Intent::is_emergency);
+    let passes = matches!(
+        refusal,
+        Refusal::Token | Refusal::RateLimited | Refusal::NoApi | Refusal::Redirect
+    );
+    if emergency && passes {
+        leave_open(tenant, &Error::Refused(refusal)).await
+    } else {
+        drop_candidate(tenant, Error::Refused(refusal)).await
+    }
+}
+
+/// The candidate never can become live and is dropped: every send was refused, or there was none.
 async fn drop_candidate(mut tenant: LockedTenant, error: Error) -> Error {
     let Some(intent) = drop_intent(&mut tenant) else {
         return Error::Defect("no candidate to drop");
     };
-    let change = change_of(&intent);
     let now = tenant.engine.clock().now();
     notes::note_error(&mut tenant, error.code());
-    let event = failure(&change, &intent, error.code(), now);
+    if tenant.purpose == Purpose::Automatic {
+        notes::retry_later(&mut tenant);
+    }
+    let event = failure(&intent, error.code(), now);
     if let Err(error) = tenant.record_event(event) {
         return error;
     }
@@ -153,13 +206,13 @@ fn drop_intent(tenant: &mut LockedTenant) -> Option<Intent> {
 /// The outcome stays open: reads say `uncertain`, ticks and requests try again.
 async fn leave_open(mut tenant: LockedTenant, error: &Error) -> Error {
     let now = tenant.engine.clock().now();
-    let failures = usize::try_from(tenant.record.open.settle_failures).unwrap_or(usize::MAX);
-    let minutes = BACK_OFF_MINUTES
-        .get(failures)
-        .or(BACK_OFF_MINUTES.last())
-        .copied();
-    tenant.record.open.settle_at = Some(now + TimeDelta::minutes(minutes.unwrap_or(10)));
-    tenant.record.open.settle_failures = tenant.record.open.settle_failures.saturating_add(1);
+    let open = &mut tenant.record.open;
+    open.settle_at = Some(match error {
+        // Asking again sooner only costs what the server's limiter counts.
+        Error::Refused(Refusal::Token | Refusal::RateLimited) => now + AFTER_LIMIT,
+        _ => notes::next_try(open.settle_failures, now),
+    });
+    open.settle_failures = open.settle_failures.saturating_add(1);
     notes::note_error(&mut tenant, error.code());
     match tenant.store().await {
         // Only what may pass by itself is worth a repeat; the rest says what to do.
@@ -240,7 +293,7 @@ async fn give_up(mut tenant: LockedTenant, live: Option<u64>) -> Result<Settled,
     if let Some(cooled) = cooled.filter(|cooled| now < *cooled) {
         return Err(leave_open(tenant, &not_taken(live, cooled)).await);
     }
-    abandon(&mut tenant)?;
+    abandon(&mut tenant, "abandoned")?;
     notes::note_error(&mut tenant, "abandoned");
     let current = tenant
         .record
@@ -262,13 +315,17 @@ async fn give_up(mut tenant: LockedTenant, live: Option<u64>) -> Result<Settled,
     Ok(Settled::Free(tenant))
 }
 
-/// Keeps the open candidate as an abandoned version, in memory: it may still become live.
-pub(in crate::engine) fn abandon(tenant: &mut LockedTenant) -> Result<(), Error> {
+/// Keeps the open candidate as an abandoned version, in memory: it may still become live. `code`
+/// says why, in the event.
+pub(in crate::engine) fn abandon(
+    tenant: &mut LockedTenant,
+    code: &'static str,
+) -> Result<(), Error> {
     let now = tenant.engine.clock().now();
     let Some(intent) = tenant.record.intent.take() else {
         return Ok(());
     };
-    let event = failure(&change_of(&intent), &intent, "abandoned", now);
+    let event = failure(&intent, code, now);
     let credential = tenant.record.credential.as_mut();
     credential
         .ok_or(Error::Defect("no credential to abandon a candidate of"))?
@@ -285,23 +342,8 @@ pub(in crate::engine) fn abandon(tenant: &mut LockedTenant) -> Result<(), Error>
     tenant.record_event(event).map(|_event| ())
 }
 
-fn change_of(intent: &Intent) -> Change {
-    Change {
-        rotation_type: intent.rotation_type,
-        actor: intent.actor.clone(),
-        reason: intent.reason.clone(),
-        request_id: intent.request_id.clone(),
-    }
-}
-
-fn failure(change: &Change, intent: &Intent, code: &str, now: DateTime<Utc>) -> NewEvent {
-    let mut event = NewEvent::new(EventName::RotationFailed, change.actor.clone(), now);
-    event.severity = Severity::Warning;
-    event.outcome = Outcome::Failure;
-    event.rotation_type = change.rotation_type;
+fn failure(intent: &Intent, code: &str, now: DateTime<Utc>) -> NewEvent {
+    let mut event = Change::from(intent).failure(code, now);
     event.version = Some(intent.version);
-    event.reason.clone_from(&change.reason);
-    event.error_code = Some(code.to_owned());
-    event.request_id.clone_from(&change.request_id);
     event
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::notes;
 use super::settle::{InDrift, Settled, settle};
+use super::{notes, strangers};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Live, Mail, Purpose};
@@ -48,21 +48,21 @@ pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, 
         Err(error) => return Err(error),
     };
     let address = mail::address(&tenant.require_credential()?.username)?;
-    let mail = tenant.connect(Purpose::Request).await?;
+    let mail = tenant.connect(tenant.purpose).await?;
     let account = mail.account(&address).await.map_err(mail::read_error)?;
     let live = match &account {
         Some(account) => tenant.find_live(account).await?,
         None => Live::None,
     };
+    if let Some(mark) = strangers::mark_of_stranger(&tenant.record, account.as_ref()) {
+        strangers::note(&mut tenant, &mark, live.version())?;
+    }
     conclude(&mut tenant, account.as_ref(), &live)?;
     tenant.store().await?;
     let (app_tokens, server_version) = server_facts(&mail, &address).await;
     let warnings = warnings(account.as_ref(), &live, app_tokens, server_version);
     Ok(Verified {
-        live_version: match live {
-            Live::Version(number) => Some(number),
-            Live::Candidate | Live::None | Live::CannotTell => None,
-        },
+        live_version: live.version(),
         enabled: account.map(|account| account.enabled),
         app_tokens,
         server_version,
@@ -72,7 +72,7 @@ pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, 
 }
 
 /// Writes into the record, in memory, what Mailu showed.
-fn conclude(
+pub(super) fn conclude(
     tenant: &mut LockedTenant,
     account: Option<&Account>,
     live: &Live,
@@ -87,7 +87,10 @@ fn conclude(
         .and_then(|kept| kept.current);
     match live {
         Live::Version(number) if Some(*number) == current => {
-            notes::note_live(tenant, fingerprint);
+            // Behind a stranger only a person decides that all is well.
+            if tenant.purpose != Purpose::Automatic || !strangers::is_noted(&tenant.record) {
+                notes::note_live(tenant, fingerprint);
+            }
         }
         Live::Version(number) => notes::note_drift(tenant, "older_version", Some(*number))?,
         Live::None => {
@@ -109,7 +112,8 @@ async fn server_facts(mail: &Mail, address: &EmailAddress) -> (Option<usize>, Se
     let app_tokens = match server_version {
         ServerVersion::Mailu20 => None,
         ServerVersion::Mailu2024 | ServerVersion::Unknown => {
-            mail.app_tokens(address).await.ok().flatten()
+            let listed = mail.app_tokens(address).await.ok().flatten();
+            listed.map(|tokens| tokens.len())
         }
     };
     (app_tokens, server_version)

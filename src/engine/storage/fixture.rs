@@ -44,6 +44,7 @@ pub(in crate::engine) fn version(number: u64, created_at: DateTime<Utc>) -> Vers
         rotation_type: None,
         incident_id: None,
         request_id: String::new(),
+        source: None,
         attempt: String::new(),
         proof: Proof::Hash,
         verified_at: Some(created_at),
@@ -56,6 +57,10 @@ pub(in crate::engine) fn version(number: u64, created_at: DateTime<Utc>) -> Vers
     }
 }
 
-/// Exactly the bytes that the first release stored, every field filled.
+/// Exactly the bytes of the first stored format, every field filled.
 pub(in crate::engine) const TENANT_V1: &[u8] =
     include_bytes!("../../../tests/it/fixtures/tenant-v1.json");
+
+/// Exactly the bytes of the second, every field filled.
+pub(in crate::engine) const TENANT_V2: &[u8] =
+    include_bytes!("../../../tests/it/fixtures/tenant-v2.json");

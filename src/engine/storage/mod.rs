@@ -151,9 +151,10 @@ pub(crate) fn check_schema(key: &str, bytes: &[u8], known: u32) -> Result<u32, E
 
 /// Reads a tenant's record, upgrading older formats.
 pub(crate) fn decode_tenant(key: &str, bytes: &[u8]) -> Result<TenantRecord, Error> {
-    // Schema 1 is the first format; the next one adds an upgrade arm here.
     check_schema(key, bytes, SCHEMA)?;
-    let record: TenantRecord = decode(key, bytes)?;
+    let mut record: TenantRecord = decode(key, bytes)?;
+    // Schema 2 only added members whose absence says what schema 1 meant.
+    record.schema = SCHEMA;
     if tenant_key(&record.tenant) != key {
         return Err(Error::Entry {
             key: key.to_owned(),
@@ -187,24 +188,38 @@ pub(crate) fn check_counts(key: &str, counts: &[u64]) -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    /// The first format is read for ever, and what this build writes of it is byte for byte what
-    /// the first release wrote: an older release can read it back.
+    /// What this build writes is byte for byte the frozen example of its format: a change of the
+    /// format without a new schema is seen here.
     #[test]
-    fn the_frozen_first_format_survives_a_round_trip() {
-        let record = decode_tenant("tenant/acme", fixture::TENANT_V1).unwrap();
+    fn the_frozen_format_survives_a_round_trip() {
+        let record = decode_tenant("tenant/acme", fixture::TENANT_V2).unwrap();
         let credential = record.credential.as_ref().unwrap();
         assert_eq!(credential.current, Some(2));
         assert_eq!(record.sent_intent().map(|intent| intent.version), Some(3));
         assert_eq!(
             encode(&record).unwrap(),
-            fixture::TENANT_V1.trim_ascii_end()
+            fixture::TENANT_V2.trim_ascii_end()
         );
+    }
+
+    /// Every older format is read for ever, and nothing of it is lost on the way up.
+    #[test]
+    fn the_first_format_is_upgraded_when_it_is_read() {
+        let old = std::str::from_utf8(fixture::TENANT_V1.trim_ascii_end()).unwrap();
+        let record = decode_tenant("tenant/acme", old.as_bytes()).unwrap();
+        assert_eq!(record.schema, SCHEMA);
+        let credential = record.credential.as_ref().unwrap();
+        assert!(credential.versions.iter().all(|it| it.source.is_none()));
+        assert_eq!(record.intent.as_ref().unwrap().source, None);
+        let written = String::from_utf8(encode(&record).unwrap()).unwrap();
+        let added = written.replace("\"source\":null,", "");
+        assert_eq!(added.replacen("\"schema\":2", "\"schema\":1", 1), old);
     }
 
     #[test]
     fn a_newer_a_moved_and_a_damaged_record_are_refused() {
         let text = std::str::from_utf8(fixture::TENANT_V1).unwrap();
-        let newer = text.replacen("\"schema\":1", "\"schema\":2", 1);
+        let newer = text.replacen("\"schema\":1", "\"schema\":3", 1);
         let unknown = text.replacen("\"schema\":1", "\"schema\":1,\"surprise\":true", 1);
         let caller = text.replacen("\"display_name\":", "\"display_nam\":", 1);
         let cases = [

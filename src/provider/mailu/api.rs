@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use url::Host;
 use zeroize::Zeroizing;
 
-use crate::provider::{Account, EmailAddress, ServerVersion, StoredHash};
+use crate::provider::{
+    Account, AppTokenId, EmailAddress, MAX_APP_TOKENS, ServerVersion, StoredHash,
+};
 
 /// The body of `PATCH /user/<email>`.
 #[derive(Serialize)]
@@ -89,12 +91,30 @@ fn canonical(address: &str) -> Option<String> {
     Some(format!("{}@{domain}", name.to_lowercase()))
 }
 
-/// Reads the answer to `GET /tokenuser/<email>`: a list.
-pub(super) fn count_tokens(body: &[u8]) -> Option<usize> {
-    /// A list member must be an object; nothing in it is read.
-    type Token = HashMap<String, IgnoredAny>;
+/// Reads the answer to `GET /tokenuser/<email>`: the first [`MAX_APP_TOKENS`] of a list; `None` if
+/// any member of it is not a token.
+pub(super) fn app_tokens(body: &[u8]) -> Option<Vec<AppTokenId>> {
+    /// Mailu writes the number as a text in lists and as a number elsewhere.
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Id {
+        Number(u64),
+        Text(String),
+    }
+    #[derive(Deserialize)]
+    struct Token {
+        id: Id,
+    }
     let tokens: Vec<Token> = serde_json::from_slice(body).ok()?;
-    Some(tokens.len())
+    let ids = tokens.into_iter().map(|token| match token.id {
+        Id::Number(number) => AppTokenId::parse(&number.to_string()),
+        Id::Text(text) => AppTokenId::parse(&text),
+    });
+    let ids: Option<Vec<AppTokenId>> = ids.collect();
+    ids.map(|mut ids| {
+        ids.truncate(MAX_APP_TOKENS);
+        ids
+    })
 }
 
 /// Reads the API's own description. Its version number is always 1.0; its paths tell.
@@ -213,11 +233,38 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_counted_and_releases_told_apart() {
-        assert_eq!(count_tokens(b"[]"), Some(0));
-        assert_eq!(count_tokens(br#"[{"id":"1"},{"id":"2"}]"#), Some(2));
-        assert_eq!(count_tokens(br#"{"message":"x"}"#), None);
-        assert_eq!(count_tokens(b"[1]"), None);
+    fn app_tokens_are_read_with_either_spelling_of_their_number() {
+        let read = |body: &str| {
+            let ids = app_tokens(body.as_bytes())?;
+            Some(ids.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let ids = |ids: &[&str]| Some(ids.iter().map(ToString::to_string).collect());
+        assert_eq!(read("[]"), ids(&[]));
+        assert_eq!(
+            read(r#"[{"id":"1","comment":"x","AuthorizedIP":[]},{"id":18446744073709551615}]"#),
+            ids(&["1", "18446744073709551615"])
+        );
+        for body in [
+            r#"{"message":"x"}"#,
+            "[1]",
+            "[{}]",
+            r#"[{"id":"1"},{"id":"../user"}]"#,
+            r#"[{"id":""}]"#,
+            r#"[{"id":"123456789012345678901"}]"#,
+            r#"[{"id":-1}]"#,
+            r#"[{"id":1.5}]"#,
+            r#"[{"id":null}]"#,
+            "",
+        ] {
+            assert_eq!(read(body), None, "{body}");
+        }
+        let many = vec![r#"{"id":"7"}"#; MAX_APP_TOKENS + 1].join(",");
+        let read = app_tokens(format!("[{many}]").as_bytes()).unwrap();
+        assert_eq!(read.len(), MAX_APP_TOKENS);
+    }
+
+    #[test]
+    fn releases_are_told_apart_by_their_paths() {
         assert_eq!(
             version(br#"{"paths":{"/token":{},"/user/{email}":{}}}"#),
             ServerVersion::Mailu2024

@@ -12,12 +12,15 @@ use super::transport::{Answer, Call, MAX_ANSWER, Transport};
 use crate::crypto::Sensitive;
 use crate::provider::registry::{ConnectError, MailuConfig};
 use crate::provider::{
-    Account, EmailAddress, Login, MailProvider, NetworkPolicy, ReadError, Refusal, Sent,
-    ServerVersion, Trouble,
+    Account, AppTokenId, EmailAddress, Login, MailProvider, NetworkPolicy, ReadError, Refusal,
+    Sent, ServerVersion, Trouble,
 };
 
 /// Largest API description read, in bytes; that of the newest Mailu has 41,000.
 const MAX_DESCRIPTION: usize = 1024 * 1024;
+
+/// Largest list of app tokens read, in bytes: some 6,000 of the 150 bytes one was seen to take.
+const MAX_TOKEN_LIST: usize = 1024 * 1024;
 
 /// One Mailu server.
 ///
@@ -69,13 +72,13 @@ impl MailuClient {
     }
 
     /// Reads content; the answer is only given if it is some.
-    async fn read(&self, path: &str) -> Result<Answer, ReadError> {
+    async fn read(&self, path: &str, limit: usize) -> Result<Answer, ReadError> {
         let call = Call {
             method: Method::GET,
             path,
             body: None,
             authorized: true,
-            limit: MAX_ANSWER,
+            limit,
         };
         let answer = self
             .transport
@@ -151,7 +154,7 @@ impl MailProvider for MailuClient {
     }
 
     async fn account(&self, account: &EmailAddress) -> Result<Option<Account>, ReadError> {
-        let answer = match self.read(&format!("/user/{account}")).await {
+        let answer = match self.read(&format!("/user/{account}"), MAX_ANSWER).await {
             Ok(answer) => answer,
             Err(ReadError::Refused(Refusal::NoSuchAccount)) => return Ok(None),
             Err(error) => return Err(error),
@@ -161,17 +164,27 @@ impl MailProvider for MailuClient {
             .ok_or(ReadError::Trouble(Trouble::Unintelligible))
     }
 
-    async fn app_tokens(&self, account: &EmailAddress) -> Result<Option<usize>, ReadError> {
+    async fn app_tokens(
+        &self,
+        account: &EmailAddress,
+    ) -> Result<Option<Vec<AppTokenId>>, ReadError> {
         // There really is no slash between the two words.
-        let answer = match self.read(&format!("/tokenuser/{account}")).await {
+        let path = format!("/tokenuser/{account}");
+        let answer = match self.read(&path, MAX_TOKEN_LIST).await {
             Ok(answer) => answer,
             // What the 2.0 line, which has no tokens, answers to any unknown path.
             Err(ReadError::Refused(Refusal::NoApi)) => return Ok(None),
             Err(error) => return Err(error),
         };
-        api::count_tokens(&answer.body)
+        api::app_tokens(&answer.body)
             .map(Some)
             .ok_or(ReadError::Trouble(Trouble::Unintelligible))
+    }
+
+    async fn delete_app_token(&self, token: &AppTokenId) -> Sent {
+        let path = format!("/token/{token}");
+        self.change(Operation::OnAppToken, Method::DELETE, &path, None)
+            .await
     }
 
     async fn server_version(&self) -> ServerVersion {

@@ -16,6 +16,8 @@ use crate::provider::{Refusal, Trouble};
 pub(super) enum Operation {
     /// Something about an account that must exist.
     OnAccount,
+    /// The deletion of an app token, which may be gone.
+    OnAppToken,
     /// The creation of an account, whose domain must exist.
     Creation,
 }
@@ -121,6 +123,7 @@ fn refusal(operation: Operation, status: u16, code: Option<u16>) -> Meaning {
     match (status, operation) {
         (404, _) | (409, _) if code.is_none() => Meaning::Unknown(Trouble::Unintelligible),
         (404, Operation::OnAccount) => Meaning::Refused(Refusal::NoSuchAccount),
+        (404, Operation::OnAppToken) => Meaning::Refused(Refusal::NoSuchAppToken),
         (404, Operation::Creation) => Meaning::Refused(Refusal::NoSuchDomain),
         (409, _) => Meaning::Refused(Refusal::Conflict),
         (400 | 405 | 415, _) => Meaning::Refused(Refusal::Invalid),
@@ -277,12 +280,16 @@ mod tests {
     }
 
     #[test]
-    fn a_404_for_a_creation_is_about_the_domain() {
-        let body = br#"{"code":404,"message":"Domain y.z does not exist"}"#;
-        assert_eq!(
-            classify(Operation::Creation, 404, JSON, body),
-            Meaning::Refused(Refusal::NoSuchDomain)
-        );
+    fn a_404_is_about_what_was_asked_for() {
+        let body = br#"{"code":404,"message":"Record cannot be found for id 7"}"#;
+        for (operation, refusal) in [
+            (Operation::OnAccount, Refusal::NoSuchAccount),
+            (Operation::OnAppToken, Refusal::NoSuchAppToken),
+            (Operation::Creation, Refusal::NoSuchDomain),
+        ] {
+            let meaning = classify(operation, 404, JSON, body);
+            assert_eq!(meaning, Meaning::Refused(refusal));
+        }
     }
 
     #[test]

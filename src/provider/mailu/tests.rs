@@ -16,8 +16,8 @@ use super::login::SmtpLogin;
 use crate::crypto::Sensitive;
 use crate::provider::tls::client_config;
 use crate::provider::{
-    AddressRefusal, ConnectError, EmailAddress, EndpointUrl, Login, MailProvider, MailuConfig,
-    NetworkPolicy, ReadError, Refusal, Sent, ServerVersion, SmtpAddress, Trouble,
+    AddressRefusal, AppTokenId, ConnectError, EmailAddress, EndpointUrl, Login, MailProvider,
+    MailuConfig, NetworkPolicy, ReadError, Refusal, Sent, ServerVersion, SmtpAddress, Trouble,
 };
 use crate::tasks::Tasks;
 
@@ -501,6 +501,33 @@ async fn reads_tell_absence_from_trouble() {
     let asked = server.seen()[0].to_ascii_lowercase();
     assert!(asked.starts_with("get /api/v1/swagger.json "));
     assert!(!asked.contains("authorization"), "{asked}");
+}
+
+#[tokio::test]
+async fn an_app_token_is_deleted_once_and_gone_is_an_outcome() {
+    let token = AppTokenId::parse("17").unwrap();
+    for (reply, sent) in [
+        (json("200 OK", DONE), Sent::Acknowledged),
+        (
+            json(
+                "404 NOT FOUND",
+                r#"{"code":404,"message":"Record cannot be found for id 17"}"#,
+            ),
+            Sent::Refused(Refusal::NoSuchAppToken),
+        ),
+        (
+            json("403 FORBIDDEN", r#"{"message":"Invalid API token"}"#),
+            Sent::Refused(Refusal::Token),
+        ),
+        (json("200 OK", "[]"), Sent::Unknown(Trouble::Unintelligible)),
+    ] {
+        let server = Server::start(None, reply).await;
+        let client = client(&config(&format!("http://127.0.0.1:{}", server.port)));
+        assert_eq!(client.delete_app_token(&token).await, sent);
+        let seen = server.seen();
+        assert_eq!(seen.len(), 1);
+        assert!(seen[0].starts_with("DELETE /api/v1/token/17 "), "{seen:?}");
+    }
 }
 
 /// A submission service with STARTTLS, or without, that gives every AUTH the same reply.

@@ -23,8 +23,8 @@ use vault_plugin_secrets_smtp::logical::{
     StaticSystemView,
 };
 use vault_plugin_secrets_smtp::provider::{
-    Account, EmailAddress, HashPool, Login, MailProvider, ReadError, Refusal, Sent, ServerVersion,
-    Trouble,
+    Account, AppTokenId, EmailAddress, HashPool, Login, MailProvider, ReadError, Refusal, Sent,
+    ServerVersion, Trouble,
 };
 
 /// Every operation a request may have, `resolve-path` and those of auth engines included.
@@ -162,8 +162,19 @@ impl MailProvider for ScriptedMail {
         }))
     }
 
-    async fn app_tokens(&self, _account: &EmailAddress) -> Result<Option<usize>, ReadError> {
-        self.read().map(|()| Some(0))
+    async fn app_tokens(
+        &self,
+        _account: &EmailAddress,
+    ) -> Result<Option<Vec<AppTokenId>>, ReadError> {
+        self.read().map(|()| Some(Vec::new()))
+    }
+
+    async fn delete_app_token(&self, _token: &AppTokenId) -> Sent {
+        match self.fault() {
+            Some(Fault::Trouble(trouble)) => Sent::Unknown(trouble),
+            Some(Fault::Refused(refusal)) => Sent::Refused(refusal),
+            None => Sent::Refused(Refusal::NoSuchAppToken),
+        }
     }
 
     async fn server_version(&self) -> ServerVersion {

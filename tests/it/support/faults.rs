@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 use vault_plugin_secrets_smtp::crypto::Sensitive;
 use vault_plugin_secrets_smtp::logical::{MemoryStorage, Storage, StorageEntry, StorageError};
 use vault_plugin_secrets_smtp::provider::{
-    Account, Connector, EmailAddress, Login, MailProvider, ReadError, Sent, ServerVersion, Trouble,
-    connector,
+    Account, AppTokenId, Connector, EmailAddress, Login, MailProvider, ReadError, Sent,
+    ServerVersion, Trouble, connector,
 };
 
 /// How a call fails.
@@ -287,11 +287,20 @@ impl MailProvider for FaultyProvider {
             .await
     }
 
-    async fn app_tokens(&self, account: &EmailAddress) -> Result<Option<usize>, ReadError> {
+    async fn app_tokens(
+        &self,
+        account: &EmailAddress,
+    ) -> Result<Option<Vec<AppTokenId>>, ReadError> {
         let lost = Err(ReadError::Trouble(Trouble::Broken));
         self.plan
             .mail("app_tokens", lost, self.inner.app_tokens(account))
             .await
+    }
+
+    async fn delete_app_token(&self, token: &AppTokenId) -> Sent {
+        let lost = Sent::Unknown(Trouble::Broken);
+        let effect = self.inner.delete_app_token(token);
+        self.plan.mail("delete_app_token", lost, effect).await
     }
 
     async fn server_version(&self) -> ServerVersion {

@@ -180,6 +180,7 @@ pub(super) fn add_version(
         rotation_type: None,
         incident_id: None,
         request_id: change.request_id.clone(),
+        source: None,
         attempt: String::new(),
         proof: checked.proof,
         verified_at: (checked.proof == Proof::Hash).then_some(now),

@@ -233,6 +233,8 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             rotation_type: None,
             actor,
             reason: None,
+            incident_id: None,
+            source: None,
             request_id: call.request.id.as_str().to_owned(),
         };
         let written = if locked.record.credential.is_some() {

@@ -102,7 +102,7 @@ async fn supersede(locked: &mut LockedTenant, input: &Input) -> Result<(), Error
         return Ok(());
     };
     if rotation::live_password(locked, &account, password).await == Some(true) {
-        rotation::abandon(locked)?;
+        rotation::abandon(locked, "superseded")?;
     }
     Ok(())
 }

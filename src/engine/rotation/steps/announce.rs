@@ -1,16 +1,14 @@
 //! The first step: a look at Mailu, then a new intent in the record.
 
-use chrono::{DateTime, Utc};
-
 use super::Announced;
-use crate::audit::{EventName, NewEvent, Outcome};
-use crate::crypto::{self, Sealed, Sensitive};
+use crate::audit::Outcome;
+use crate::crypto::{self, Sensitive};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Mail, Purpose};
-use crate::engine::rotation::change::Change;
-use crate::engine::rotation::notes::{notice_newer_marker, record_failure};
-use crate::engine::rotation::retention;
+use crate::engine::rotation::change::{Change, started_event};
+use crate::engine::rotation::notes::record_failure;
+use crate::engine::rotation::{retention, strangers};
 use crate::engine::storage::record::Intent;
 use crate::provider::{Account, EmailAddress, Refusal};
 
@@ -23,51 +21,35 @@ impl Announced {
     /// What Mailu answered to the look. Nothing was sent; the failure is recorded as an event.
     pub(in crate::engine::rotation) async fn prepare(
         mut tenant: LockedTenant,
-        change: Change,
+        change: &Change,
         password: &Sensitive<String>,
     ) -> Result<Self, Error> {
-        let now = tenant.engine.clock().now();
         let looked = look(&tenant).await;
         let (mail, account, seen) = match looked {
             Ok(looked) => looked,
             Err(error) => {
-                record_failure(&mut tenant, &change, &error).await;
+                record_failure(&mut tenant, change, &error).await;
                 return Err(error);
             }
         };
-        let first = tenant
-            .record
-            .credential
-            .as_ref()
-            .is_some_and(|kept| kept.current.is_none());
+        let first = is_first(&tenant);
         if seen.is_none() && !first {
             let error = Error::Refused(Refusal::NoSuchAccount);
-            record_failure(&mut tenant, &change, &error).await;
+            record_failure(&mut tenant, change, &error).await;
             return Err(error);
         }
-        notice_newer_marker(&mut tenant, seen.as_ref(), first)?;
-        let version = tenant.record.last_version + 1;
-        let candidate = tenant.seal_password(version, password)?;
-        tenant.record.last_version = version;
-        tenant.record.last_attempt = Some(now);
-        tenant.record.intent = Some(new_intent(&change, version, candidate, first, now)?);
-        // What the commit would drop makes room now: the check is of the record as it will be.
-        if let Some(credential) = tenant.record.credential.as_mut() {
-            retention::prune(credential, &tenant.config, now);
+        if first {
+            strangers::take_over(&mut tenant.record, seen.as_ref());
+        } else if let Some(error) = stranger(&mut tenant, seen.as_ref())? {
+            tenant.store().await?;
+            return Err(error);
+        } else if tenant.record.generation == 0 {
+            strangers::take_over(&mut tenant.record, seen.as_ref());
         }
+        put_intent(&mut tenant, change, password)?;
         if let Err(error) = tenant.check_room() {
-            record_failure(&mut tenant, &change, &error).await;
+            record_failure(&mut tenant, change, &error).await;
             return Err(error);
-        }
-        let mut event = NewEvent::new(EventName::RotationStarted, change.actor, now);
-        event.outcome = Outcome::Started;
-        event.rotation_type = change.rotation_type;
-        event.version = Some(version);
-        event.reason = change.reason;
-        event.request_id = change.request_id;
-        let started = tenant.record_event(event)?;
-        if let Some(intent) = &mut tenant.record.intent {
-            intent.started_seq = started.seq;
         }
         Ok(Self {
             tenant,
@@ -77,39 +59,69 @@ impl Announced {
         })
     }
 
-    /// Takes up the stored intent after a look at Mailu; for settling.
+    /// Takes up the record's intent after a look at Mailu; for settling.
+    ///
+    /// # Errors
+    ///
+    /// What Mailu answered to the look, or what it says of the record; with the tenant, whose
+    /// record may have to be stored.
     pub(in crate::engine::rotation) async fn resume(
-        tenant: LockedTenant,
+        mut tenant: LockedTenant,
     ) -> Result<Self, (LockedTenant, Error)> {
-        match look(&tenant).await {
-            Ok((mail, account, seen)) => Ok(Self {
+        let (mail, account, seen) = match look(&tenant).await {
+            Ok(looked) => looked,
+            Err(error) => return Err((tenant, error)),
+        };
+        match stranger(&mut tenant, seen.as_ref()) {
+            Ok(None) => Ok(Self {
                 tenant,
                 mail,
                 account,
                 seen,
             }),
-            Err(error) => Err((tenant, error)),
+            Ok(Some(error)) | Err(error) => Err((tenant, error)),
         }
     }
 }
 
-/// An announced change that was not sent yet.
-fn new_intent(
+/// Notes a writer that this record does not know. A person's change goes on over it; the engine's
+/// own does not: its error is returned.
+fn stranger(tenant: &mut LockedTenant, seen: Option<&Account>) -> Result<Option<Error>, Error> {
+    let Some(mark) = strangers::mark_of_stranger(&tenant.record, seen) else {
+        return Ok(None);
+    };
+    strangers::note(tenant, &mark, None)?;
+    Ok((tenant.purpose == Purpose::Automatic).then(strangers::error))
+}
+
+/// Reports whether the credential has no password yet.
+fn is_first(tenant: &LockedTenant) -> bool {
+    let credential = tenant.record.credential.as_ref();
+    credential.is_some_and(|kept| kept.current.is_none())
+}
+
+/// Puts a new intent and its "started" event into the record, in memory.
+pub(in crate::engine::rotation) fn put_intent(
+    tenant: &mut LockedTenant,
     change: &Change,
-    version: u64,
-    candidate: Sealed,
-    create_account: bool,
-    now: DateTime<Utc>,
-) -> Result<Intent, Error> {
-    Ok(Intent {
+    password: &Sensitive<String>,
+) -> Result<(), Error> {
+    let now = tenant.engine.clock().now();
+    let version = tenant.record.last_version + 1;
+    let candidate = tenant.seal_password(version, password)?;
+    let create_account = is_first(tenant);
+    tenant.record.last_version = version;
+    tenant.record.last_attempt = Some(now);
+    tenant.record.intent = Some(Intent {
         attempt: crypto::random_id()?,
         version,
         candidate,
         rotation_type: change.rotation_type,
         actor: change.actor.clone(),
         reason: change.reason.clone(),
-        incident_id: None,
+        incident_id: change.incident_id.clone(),
         request_id: change.request_id.clone(),
+        source: change.source,
         create_account,
         target: None,
         hold: false,
@@ -121,7 +133,28 @@ fn new_intent(
         last_sent_at: None,
         refusals: 0,
         acknowledgements: 0,
-    })
+    });
+    // What the commit would drop makes room now: the check is of the record as it will be.
+    if let Some(credential) = tenant.record.credential.as_mut() {
+        retention::prune(credential, &tenant.config, now);
+    }
+    record_started(tenant, change)
+}
+
+/// Records that the intent in the record was announced.
+pub(in crate::engine::rotation) fn record_started(
+    tenant: &mut LockedTenant,
+    change: &Change,
+) -> Result<(), Error> {
+    let now = tenant.engine.clock().now();
+    let mut event = change.event(started_event(change.rotation_type), now);
+    event.outcome = Outcome::Started;
+    event.version = tenant.record.intent.as_ref().map(|intent| intent.version);
+    let started = tenant.record_event(event)?;
+    if let Some(intent) = &mut tenant.record.intent {
+        intent.started_seq = started.seq;
+    }
+    Ok(())
 }
 
 /// Connects and reads the account.
@@ -129,7 +162,7 @@ async fn look(tenant: &LockedTenant) -> Result<(Mail, EmailAddress, Option<Accou
     let credential = tenant.record.credential.as_ref();
     let username = credential.map(|kept| kept.username.as_str());
     let account = mail::address(username.ok_or(Error::Defect("no credential to change"))?)?;
-    let mail = tenant.connect(Purpose::Request).await?;
+    let mail = tenant.connect(tenant.purpose).await?;
     let seen = mail.account(&account).await.map_err(mail::read_error)?;
     Ok((mail, account, seen))
 }

@@ -12,16 +12,17 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use super::change::success_event;
-use super::retention;
-use crate::audit::{Event, NewEvent};
+use super::change::{Change, success_event};
+use super::{reset, retention};
+use crate::audit::{Event, NewEvent, RotationType, Severity};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::Mail;
 use crate::engine::schedule;
-use crate::engine::storage::record::{OpenWork, Proof, Version};
+use crate::engine::storage::record::{Intent, OpenWork, Proof, Version};
 use crate::provider::{Account, EmailAddress, Login, Marker, Sent, marker};
 
+pub(super) use announce::{put_intent, record_started};
 pub(super) use verdict::Verdict;
 
 /// A send follows its own stored announcement by at most this much monotonic time: otherwise the
@@ -88,6 +89,23 @@ impl Announced {
         self.seen.is_none()
     }
 
+    /// Reports whether the account is to be created if it is missing.
+    pub(super) fn may_create(&self) -> bool {
+        let intent = self.tenant.record.intent.as_ref();
+        intent.is_some_and(|intent| intent.create_account)
+    }
+
+    /// Reports whether the candidate was ever sent.
+    pub(super) fn was_sent(&self) -> bool {
+        self.tenant.record.sent_intent().is_some()
+    }
+
+    /// Reports whether the candidate is that of an emergency reset.
+    pub(super) fn is_emergency(&self) -> bool {
+        let intent = self.tenant.record.intent.as_ref();
+        intent.is_some_and(Intent::is_emergency)
+    }
+
     /// Returns the tenant.
     pub(super) fn into_tenant(self) -> LockedTenant {
         self.tenant
@@ -106,6 +124,11 @@ impl Announced {
     pub(super) async fn send(mut self) -> Result<Sending, Error> {
         let now = self.tenant.engine.clock().now();
         let record = &mut self.tenant.record;
+        let drift = record.credential.as_mut().and_then(|it| it.drift.as_mut());
+        if let Some(drift) = drift {
+            // What was noticed in the same millisecond was noticed before the send.
+            drift.since = drift.since.min(now - TimeDelta::milliseconds(1));
+        }
         // A mark in Mailu, which anybody there may edit, can have raised it to the end.
         record.generation = record.generation.saturating_add(1);
         record.open.settle_at = Some(now + TimeDelta::minutes(1));
@@ -236,26 +259,26 @@ impl Proven {
             .as_mut()
             .ok_or(Error::Defect("no credential to commit"))?;
         let previous_version = credential.current;
-        let mut event = NewEvent::new(
-            success_event(intent.rotation_type),
-            intent.actor.clone(),
-            now,
-        );
-        event.rotation_type = intent.rotation_type;
+        let change = Change::from(&intent);
+        let mut event = change.event(success_event(intent.rotation_type), now);
         event.version = Some(intent.version);
         event.previous_version = previous_version;
         event.previous_rotation = previous_version.map(|_| credential.last_rotated);
-        event.reason.clone_from(&intent.reason);
-        event.request_id.clone_from(&intent.request_id);
+        if intent.is_emergency() {
+            event.severity = Severity::Critical;
+        }
         record.open = OpenWork {
             // Those of an earlier change still stand: its sends may land late as well.
             confirm_at: std::mem::take(&mut record.open.confirm_at),
             ..OpenWork::default()
         };
-        if intent.is_doubtful() {
+        if intent.is_doubtful() || is_confirmed(&intent) {
             record.open.confirm_later(now);
         }
         record.last_error = None;
+        if intent.is_emergency() {
+            reset::conclude(credential, &intent, now);
+        }
         credential.current = Some(intent.version);
         credential.versions.push(Version {
             proof: self.proof,
@@ -268,11 +291,20 @@ impl Proven {
         credential.last_rotated = now;
         credential.notice_sent_at = None;
         credential.drift = None;
+        credential.rotate_at = None;
         credential.next_rotation =
             schedule::next_rotation(credential.rotation_policy, &self.tenant.config, now);
         retention::prune(credential, &self.tenant.config, now);
         Ok((event, previous_version))
     }
+}
+
+/// Reports whether a change is looked at again after its commit whatever its sends came to.
+fn is_confirmed(intent: &Intent) -> bool {
+    matches!(
+        intent.rotation_type,
+        Some(RotationType::Emergency | RotationType::Rollback | RotationType::Rehome)
+    )
 }
 
 impl Committed {

@@ -107,6 +107,10 @@ impl Applied {
             }
         }
         let acknowledged = sent == Sent::Acknowledged;
+        if announced.tenant.engine.tasks.is_stopping() {
+            // The mount goes away, and its storage with it: the next process looks.
+            return Err(Error::Unsettled);
+        }
         let seen = announced.mail.account(&announced.account).await;
         announced
             .verdict(seen.map_err(mail::read_error), acknowledged)

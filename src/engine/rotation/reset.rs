@@ -1,0 +1,315 @@
+//! The emergency reset: no regard to the old password, never refused for what is open.
+//!
+//! It is the same machine as a rotation. What differs: it supersedes an open change (whose
+//! candidate is kept), marks every earlier version as compromised, waits in the record while Mailu
+//! is down, and ends with the account's app tokens gone.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::app_tokens;
+use super::change::Change;
+use super::settle::{InDrift, Settled, abandon, settle};
+use super::steps::{Committed, put_intent, record_started};
+use super::{Generated, new_password, retention};
+use crate::audit::{Event, EventName, RotationType};
+use crate::crypto::Sensitive;
+use crate::engine::error::Error;
+use crate::engine::locked::LockedTenant;
+use crate::engine::mail::Purpose;
+use crate::engine::storage::record::{AppTokenWork, Compromise, Credential, Hold, Intent, Version};
+
+/// For so long the same entity gets the same version again.
+const REPEATABLE: TimeDelta = TimeDelta::minutes(15);
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub(in crate::engine) struct Reset {
+    /// Who, why, for which incident; of type emergency.
+    pub(in crate::engine) change: Change,
+    /// The password is not handed out by `admin` until it is released.
+    pub(in crate::engine) hold: bool,
+    /// The account's app tokens are left alone.
+    pub(in crate::engine) keep_app_tokens: bool,
+    /// When the request arrived: a reset that ended after that was joined.
+    pub(in crate::engine) arrived: DateTime<Utc>,
+}
+
+/// How far a reset came within its request.
+#[derive(Debug)]
+pub(in crate::engine) enum Outcome {
+    /// The new password is live.
+    Done(Box<Done>),
+    /// Mailu cannot be asked, or its answer is open: ticks go on with it.
+    Queued(Queued),
+}
+
+/// A completed reset.
+#[derive(Debug)]
+pub(in crate::engine) struct Done {
+    pub(in crate::engine) username: String,
+    pub(in crate::engine) password: Sensitive<String>,
+    pub(in crate::engine) webmail_url: Option<String>,
+    pub(in crate::engine) version: u64,
+    /// The event of this answer: the reset's, or that the password was handed out once more.
+    pub(in crate::engine) event: Event,
+    pub(in crate::engine) tokens: Option<AppTokenWork>,
+    /// The version had been made before this request asked for it.
+    pub(in crate::engine) repeated: bool,
+    pub(in crate::engine) warnings: Vec<String>,
+}
+
+/// A reset that goes on by itself.
+#[derive(Debug)]
+pub(in crate::engine) struct Queued {
+    pub(in crate::engine) version: u64,
+    /// The "started" event; `None` if it left the record already.
+    pub(in crate::engine) event: Option<Event>,
+    /// Why it could not be finished now.
+    pub(in crate::engine) cause: Error,
+    pub(in crate::engine) next_attempt: Option<DateTime<Utc>>,
+}
+
+/// Resets the tenant's password.
+///
+/// # Errors
+///
+/// [`Error::UnknownTenant`] and its kind; a refusal that no repeat mends (the account is missing).
+pub(in crate::engine) async fn reset(
+    mut tenant: LockedTenant,
+    order: Reset,
+) -> Result<Outcome, Error> {
+    tenant.require_credential()?;
+    tenant.purpose = Purpose::Reset;
+    if let Some(number) = made_before(&tenant, &order) {
+        return repeat(tenant, &order.change, number).await;
+    }
+    let open = tenant.record.intent.as_ref();
+    let joins = open.is_some_and(|intent| {
+        intent.is_emergency() && intent.incident_id == order.change.incident_id
+    });
+    if joins {
+        tighten(&mut tenant, &order);
+    } else {
+        announce(&mut tenant, &order).await?;
+    }
+    let (engine, mount, name) = (
+        Arc::clone(&tenant.engine),
+        tenant.mount.clone(),
+        tenant.name.clone(),
+    );
+    match settle(tenant, InDrift::SendAgain).await {
+        Ok(Settled::Committed(committed)) => finish(*committed, &order, joins).await,
+        Ok(Settled::Free(_)) => Err(Error::Defect("a reset ended without its password")),
+        Err(cause) => {
+            let tenant = engine.lock_tenant(&mount, &name).await?;
+            queued(&tenant, &order, cause)
+        }
+    }
+}
+
+/// The version that this request, or one it joins, has made already.
+fn made_before(tenant: &LockedTenant, order: &Reset) -> Option<u64> {
+    let credential = tenant.record.credential.as_ref()?;
+    let version = credential.current_version()?;
+    let change = &order.change;
+    let this_incident = version.rotation_type == Some(RotationType::Emergency)
+        && version.incident_id == change.incident_id
+        && version.compromised.is_none();
+    if !this_incident || tenant.record.intent.is_some() || credential.drift.is_some() {
+        return None;
+    }
+    let now = tenant.engine.clock().now();
+    let resent = !change.request_id.is_empty() && version.request_id == change.request_id;
+    let same_caller =
+        version.created_by == change.actor && now - credential.last_rotated < REPEATABLE;
+    let joined = order.arrived <= credential.last_rotated;
+    (resent || same_caller || joined).then_some(version.number)
+}
+
+/// Hands out a version once more: that is a reading by a human, and recorded as one.
+async fn repeat(
+    mut tenant: LockedTenant,
+    change: &Change,
+    number: u64,
+) -> Result<Outcome, Error> {
+    let now = tenant.engine.clock().now();
+    let mut event = change.event(EventName::Revealed, now);
+    event.version = Some(number);
+    let event = tenant.record_event(event)?;
+    tenant.store().await?;
+    done(&tenant, number, event, true, Vec::new())
+}
+
+/// A second request for the same incident may ask for more care, never for less.
+fn tighten(tenant: &mut LockedTenant, order: &Reset) {
+    if let Some(intent) = &mut tenant.record.intent {
+        intent.hold |= order.hold;
+        intent.keep_app_tokens &= order.keep_app_tokens;
+    }
+}
+
+/// Puts the reset into the record, in memory. The candidate of an unsettled reset for another
+/// incident is used for this one: it is no older than the emergency, and the record cannot grow
+/// with every try.
+async fn announce(tenant: &mut LockedTenant, order: &Reset) -> Result<(), Error> {
+    let now = tenant.engine.clock().now();
+    match &mut tenant.record.intent {
+        Some(open) if open.is_emergency() => {
+            open.actor = order.change.actor.clone();
+            open.reason.clone_from(&order.change.reason);
+            open.incident_id.clone_from(&order.change.incident_id);
+            open.request_id.clone_from(&order.change.request_id);
+            record_started(tenant, &order.change)?;
+        }
+        _ => {
+            if tenant.record.intent.is_some() {
+                abandon(tenant, "superseded")?;
+            }
+            let password = new_password(tenant, Generated::Emergency).await?;
+            put_intent(tenant, &order.change, &password)?;
+        }
+    }
+    tighten(tenant, order);
+    if let Some(intent) = &mut tenant.record.intent {
+        intent.keep_app_tokens = order.keep_app_tokens;
+    }
+    if let Some(credential) = &mut tenant.record.credential {
+        mark_compromised(credential, &order.change, now);
+    }
+    make_room(tenant)
+}
+
+/// Marks every version; those of an earlier incident keep its name.
+fn mark_compromised(credential: &mut Credential, change: &Change, now: DateTime<Utc>) {
+    for version in &mut credential.versions {
+        version.compromised.get_or_insert_with(|| Compromise {
+            incident_id: change.incident_id.clone().unwrap_or_default(),
+            reset_by: change.actor.user_id.clone(),
+            reset_at: now,
+        });
+    }
+}
+
+/// A reset is never refused for the record's size: settled history goes first.
+fn make_room(tenant: &mut LockedTenant) -> Result<(), Error> {
+    let now = tenant.engine.clock().now();
+    while tenant.check_room().is_err() {
+        let credential = tenant.record.credential.as_mut();
+        let dropped = credential.is_some_and(|kept| retention::drop_oldest(kept, now));
+        if !dropped {
+            tracing::warn!(tenant = %tenant.name, "the record is over its size for a reset");
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// What a reset changes in the credential when its password is live, in the same Put.
+pub(super) fn conclude(credential: &mut Credential, intent: &Intent, now: DateTime<Utc>) {
+    mark_compromised(credential, &Change::from(intent), now);
+    if intent.hold {
+        credential.hold = Some(Hold {
+            incident_id: intent.incident_id.clone().unwrap_or_default(),
+            since: now,
+        });
+    }
+    credential.app_tokens = (!intent.keep_app_tokens).then_some(AppTokenWork {
+        revoked: 0,
+        left: 0,
+        next_attempt: Some(now),
+        failures: 0,
+    });
+}
+
+async fn finish(
+    committed: Committed,
+    order: &Reset,
+    joined: bool,
+) -> Result<Outcome, Error> {
+    let Committed {
+        mut tenant,
+        mut event,
+        version,
+        mut warnings,
+        ..
+    } = committed;
+    if let Err(error) = app_tokens::revoke(&mut tenant).await {
+        warnings.push(format!(
+            "the account's app tokens were not all deleted ({}); they still log in. It is tried \
+             again; see <tenant>/status.",
+            error.code()
+        ));
+    }
+    if joined && event.request_id != order.change.request_id {
+        // The reset's own event names whoever began it.
+        let now = tenant.engine.clock().now();
+        let mut seen = order.change.event(EventName::Revealed, now);
+        seen.version = Some(version);
+        event = tenant.record_event(seen)?;
+        tenant.store().await?;
+    }
+    warnings.push(String::from(
+        "whoever still uses an old password can lock the account at Mailu for up to a day: bring \
+         the new one to every consumer soon.",
+    ));
+    done(&tenant, version, event, joined, warnings)
+}
+
+fn done(
+    tenant: &LockedTenant,
+    number: u64,
+    event: Event,
+    repeated: bool,
+    warnings: Vec<String>,
+) -> Result<Outcome, Error> {
+    let credential = tenant.require_credential()?;
+    let version: &Version = credential
+        .version(number)
+        .ok_or(Error::Defect("a reset without its version"))?;
+    Ok(Outcome::Done(Box::new(Done {
+        username: credential.username.clone(),
+        password: tenant.open_password(number, &version.password)?,
+        webmail_url: credential.webmail_url.clone(),
+        version: number,
+        event,
+        tokens: credential.app_tokens.clone(),
+        repeated,
+        warnings,
+    })))
+}
+
+/// Tells a reset that waits for Mailu from one that failed.
+fn queued(tenant: &LockedTenant, order: &Reset, cause: Error) -> Result<Outcome, Error> {
+    let open = tenant.record.intent.as_ref().filter(|intent| {
+        intent.is_emergency() && intent.incident_id == order.change.incident_id
+    });
+    let Some(open) = open else {
+        return Err(cause);
+    };
+    let started = |event: &&Event| event.seq == open.started_seq;
+    Ok(Outcome::Queued(Queued {
+        version: open.version,
+        event: tenant.record.log.events().iter().find(started).cloned(),
+        cause,
+        next_attempt: tenant.record.open.settle_at,
+    }))
+}
+
+/// Lets `admin` hand the password out again; returns whether it was held.
+pub(in crate::engine) fn release(tenant: &mut LockedTenant) -> Result<bool, Error> {
+    tenant.require_credential()?;
+    let held = tenant
+        .record
+        .credential
+        .as_mut()
+        .is_some_and(|kept| kept.hold.take().is_some());
+    let waiting = tenant
+        .record
+        .intent
+        .as_mut()
+        .is_some_and(|intent| std::mem::take(&mut intent.hold));
+    Ok(held || waiting)
+}
+

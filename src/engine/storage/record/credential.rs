@@ -1,0 +1,210 @@
+//! The credential: its versions and what is known of them.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::audit::{Actor, RotationType};
+use crate::crypto::Sealed;
+
+/// The admin credential.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// The mail address; fixed.
+    pub username: String,
+    /// Where humans log in.
+    pub webmail_url: Option<String>,
+    /// Who gets notices.
+    pub admin_emails: Vec<String>,
+    /// When to rotate.
+    pub rotation_policy: RotationPolicy,
+    /// When the credential was created.
+    pub created_at: DateTime<Utc>,
+    /// When the current password became current (or, imported, was said to).
+    pub last_rotated: DateTime<Utc>,
+    /// When the schedule wants the next change; `None` = never (policy `manual`).
+    pub next_rotation: Option<DateTime<Utc>>,
+    /// The day under which the schedule finds the tenant; kept, because the pointer must be found
+    /// again when the settings it was computed from have changed.
+    pub due_day: Option<NaiveDate>,
+    /// When the notice for the coming change was sent.
+    pub notice_sent_at: Option<DateTime<Utc>>,
+    /// The number of the current version; `None` until the first was proven.
+    pub current: Option<u64>,
+    /// Every version kept, oldest first.
+    pub versions: Vec<Version>,
+    /// Mailu was found to hold something else.
+    pub drift: Option<Drift>,
+    /// An emergency reset asked not to hand the password out.
+    pub hold: Option<Hold>,
+    /// The end of a reveal after which the password is changed.
+    pub rotate_at: Option<DateTime<Utc>>,
+    /// The credential is softly deleted.
+    pub deleted: Option<Deletion>,
+    /// How far the deletion of Mailu's app tokens after a reset has come.
+    pub app_tokens: Option<AppTokenWork>,
+}
+
+/// When a tenant's password is changed by the schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RotationPolicy {
+    /// The mount's `rotation_period`.
+    Mount,
+    /// Never.
+    Manual,
+    /// Every so many seconds.
+    Every(u64),
+}
+
+/// One password, past or present.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Version {
+    /// Counts from 1, never reused.
+    pub number: u64,
+    /// The password, bound to tenant, version and endpoint.
+    pub password: Sealed,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// Who asked for it.
+    pub created_by: Actor,
+    /// Why; `None` for the first.
+    pub rotation_type: Option<RotationType>,
+    /// The incident of the emergency reset that made it.
+    pub incident_id: Option<String>,
+    /// The host's request that made it, so that a resent request is recognised.
+    pub request_id: String,
+    /// The version whose password this is again, by a rollback or because it was set again; since
+    /// schema 2.
+    #[serde(default)]
+    pub source: Option<u64>,
+    /// The attempt that sent it, as in Mailu's marker; empty if it was never sent.
+    pub attempt: String,
+    /// What is known of its being live.
+    pub proof: Proof,
+    /// When that was last established.
+    pub verified_at: Option<DateTime<Utc>>,
+    /// Hex SHA-256 of the hash text Mailu showed when it was last proven by hash.
+    pub hash_fingerprint: Option<String>,
+    /// When it was last sent; `None` if never.
+    pub last_sent_at: Option<DateTime<Utc>>,
+    /// One of its sends ended without a definite answer: it may still become live.
+    pub doubtful: bool,
+    /// SMTP AUTH was tried with it; never more than once.
+    pub login_tried: bool,
+    /// It was given up as a candidate.
+    pub abandoned: bool,
+    /// It must never be used again.
+    pub compromised: Option<Compromise>,
+}
+
+/// How well it is known that a version is live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Proof {
+    /// Nothing is known.
+    None,
+    /// Given by an operator and not checked yet.
+    Imported,
+    /// Mailu answered 200 and its hash could not be read.
+    Acknowledged,
+    /// SMTP AUTH accepted it.
+    Login,
+    /// Mailu's stored hash fits it.
+    Hash,
+}
+
+/// A version that must not be used again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compromise {
+    /// The incident.
+    pub incident_id: String,
+    /// Who reset.
+    pub reset_by: String,
+    /// When.
+    pub reset_at: DateTime<Utc>,
+}
+
+/// Mailu holds another password than the current one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drift {
+    /// Why: `foreign_password`, `older_version`, `stale_storage`, `account_missing`.
+    pub code: String,
+    /// The stored version that is live, if any.
+    pub live_version: Option<u64>,
+    /// When it was noticed.
+    pub since: DateTime<Utc>,
+    /// A compromised value was live and the current one was set again: done once only.
+    pub set_again: bool,
+}
+
+/// The password is not handed out until released.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hold {
+    /// The incident.
+    pub incident_id: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
+}
+
+/// A soft deletion.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deletion {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// By whom.
+    pub by: Actor,
+    /// When the passwords may be removed for good.
+    pub kept_until: DateTime<Utc>,
+}
+
+/// Deleting the account's app tokens after a reset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppTokenWork {
+    /// How many are gone.
+    pub revoked: u64,
+    /// How many are known to be left.
+    pub left: u64,
+    /// When to try the rest again.
+    pub next_attempt: Option<DateTime<Utc>>,
+    /// How many tries failed in a row.
+    pub failures: u32,
+}
+
+impl Version {
+    /// Reports whether the engine itself made it because a compromised value had become live.
+    #[must_use]
+    pub fn was_set_again(&self) -> bool {
+        self.rotation_type == Some(RotationType::Automated) && self.source.is_some()
+    }
+}
+
+impl Credential {
+    /// Returns the version with this number.
+    #[must_use]
+    pub fn version(&self, number: u64) -> Option<&Version> {
+        self.versions
+            .iter()
+            .find(|version| version.number == number)
+    }
+
+    /// Returns the current version.
+    #[must_use]
+    pub fn current_version(&self) -> Option<&Version> {
+        self.current.and_then(|number| self.version(number))
+    }
+
+    /// Returns the current version for changing.
+    pub fn current_version_mut(&mut self) -> Option<&mut Version> {
+        let number = self.current?;
+        self.versions
+            .iter_mut()
+            .find(|version| version.number == number)
+    }
+}

@@ -1,0 +1,183 @@
+//! The tenant's record: one storage entry that is the whole truth about one tenant.
+//!
+//! Vault has no transactions, so what must change together lies here together: server, versions,
+//! intent, schedule, latest events. An older format is upgraded when it is read and written back
+//! in this one with the next change; a newer one is refused.
+//!
+//! | schema | new in it |
+//! |---|---|
+//! | 1 | the first format |
+//! | 2 | `source` of a version and of an intent: whose password it has again |
+
+mod credential;
+mod work;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::audit::{Actor, EventLog};
+use crate::crypto::Sealed;
+
+pub use credential::{
+    AppTokenWork, Compromise, Credential, Deletion, Drift, Hold, Proof, RotationPolicy, Version,
+};
+pub use work::{Intent, OpenWork};
+
+/// The version of the stored format this build writes.
+pub const SCHEMA: u32 = 2;
+
+/// All the mount keeps of one tenant, under `tenant/<name>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantRecord {
+    /// The stored format: [`SCHEMA`].
+    pub schema: u32,
+    /// The tenant's name again: an entry moved to another key is refused.
+    pub tenant: String,
+    /// Random, new for each life of the tenant; part of every ciphertext's binding.
+    pub incarnation: String,
+    /// Random; names this chain of events and markers, new when storage went back in time.
+    pub lineage: String,
+    /// Grows by one with every stored change.
+    pub revision: u64,
+    /// Grows by one with every send to Mailu; written into Mailu's marker.
+    pub generation: u64,
+    /// The highest version number ever given; survives re-creation.
+    pub last_version: u64,
+    /// When the record was made.
+    pub created_at: DateTime<Utc>,
+    /// The Mailu server, once configured.
+    pub server: Option<Server>,
+    /// The credential, once created.
+    pub credential: Option<Credential>,
+    /// A change of the password that is announced or under way.
+    pub intent: Option<Intent>,
+    /// When automatic work is paused.
+    pub pause: Option<Pause>,
+    /// What the next ticks have to do before the next check.
+    pub open: OpenWork,
+    /// The last failure, until the next success.
+    pub last_error: Option<LastError>,
+    /// When somebody or something last tried to change the password.
+    pub last_attempt: Option<DateTime<Utc>>,
+    /// The latest events and the state of their chain.
+    pub log: EventLog,
+}
+
+/// A Mailu server and how to reach it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// The canonical URL, without trailing slash.
+    pub mailu_url: String,
+    /// PEM certificates that replace the public roots.
+    pub ca_cert: Option<String>,
+    /// The name the certificate must carry instead of the URL's host.
+    pub tls_server_name: Option<String>,
+    /// `host:port` for SMTP AUTH.
+    pub smtp_address: Option<String>,
+    /// The server-wide API token, bound to this endpoint.
+    pub api_token: Sealed,
+    /// Seconds for one call.
+    pub request_timeout_seconds: u64,
+    /// Whether a new password is also tried by SMTP AUTH.
+    pub verify_smtp: bool,
+    /// When this server was written.
+    pub written_at: DateTime<Utc>,
+}
+
+/// A pause of automatic rotation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pause {
+    /// When it ends by itself.
+    pub until: DateTime<Utc>,
+    /// Who paused.
+    pub by: Actor,
+    /// Why.
+    pub reason: String,
+}
+
+/// The last failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastError {
+    /// The stable code.
+    pub code: String,
+    /// Since when it fails.
+    pub since: DateTime<Utc>,
+    /// How often in a row.
+    pub attempts: u32,
+}
+
+impl TenantRecord {
+    /// Makes the empty record of a tenant that is not stored yet.
+    #[must_use]
+    pub fn new(tenant: &str, incarnation: String, lineage: String, now: DateTime<Utc>) -> Self {
+        Self {
+            schema: SCHEMA,
+            tenant: tenant.to_owned(),
+            incarnation,
+            lineage,
+            revision: 0,
+            generation: 0,
+            last_version: 0,
+            created_at: now,
+            server: None,
+            credential: None,
+            intent: None,
+            pause: None,
+            open: OpenWork::default(),
+            last_error: None,
+            last_attempt: None,
+            log: EventLog::default(),
+        }
+    }
+
+    /// Returns the credential unless there is none or it is softly deleted.
+    #[must_use]
+    pub fn live_credential(&self) -> Option<&Credential> {
+        self.credential
+            .as_ref()
+            .filter(|credential| credential.deleted.is_none())
+    }
+
+    /// Returns the intent if its candidate was ever sent.
+    #[must_use]
+    pub fn sent_intent(&self) -> Option<&Intent> {
+        self.intent.as_ref().filter(|intent| intent.sends > 0)
+    }
+
+    /// Returns the earliest instant at which a tick has something to do; `None` if nothing waits
+    /// for one.
+    #[must_use]
+    pub fn next_work(&self) -> Option<DateTime<Utc>> {
+        let settling = match &self.intent {
+            // Announced and never sent: what is left of it can go at once.
+            Some(intent) if intent.sends == 0 && !intent.is_emergency() => {
+                Some(intent.announced_at)
+            }
+            Some(_sent) => self.open.settle_at,
+            // A look settles nothing while a change is open, and settling looks anyway.
+            None => self.live_credential().and_then(|_| self.next_look()),
+        };
+        let tokens = self
+            .live_credential()
+            .and_then(|kept| kept.app_tokens.as_ref()?.next_attempt);
+        settling.into_iter().chain(tokens).min()
+    }
+
+    /// Returns when Mailu is to be looked at again, or the password to be changed by itself.
+    fn next_look(&self) -> Option<DateTime<Utc>> {
+        let confirmation = self.open.confirm_at.first().copied();
+        confirmation.into_iter().chain(self.rotate_at()).min()
+    }
+
+    /// Returns when the password is to be changed because somebody saw it.
+    #[must_use]
+    pub fn rotate_at(&self) -> Option<DateTime<Utc>> {
+        let at = self.live_credential()?.rotate_at?;
+        Some(self.open.retry_at.map_or(at, |retry| retry.max(at)))
+    }
+}
+

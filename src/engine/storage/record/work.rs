@@ -1,0 +1,130 @@
+//! A change of the password under way, and what the next ticks have to do.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{Proof, Server, Version};
+use crate::audit::{Actor, RotationType};
+use crate::crypto::Sealed;
+
+/// Looks at Mailu that may wait at once.
+const MOST_CONFIRMATIONS: usize = 8;
+
+/// A change of the password between announcement and commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Intent {
+    /// Random; names the attempt in Mailu's marker.
+    pub attempt: String,
+    /// The number the candidate will have.
+    pub version: u64,
+    /// The new password, bound to the attempt's version and the endpoint.
+    pub candidate: Sealed,
+    /// Why; `None` for the first password of a credential.
+    pub rotation_type: Option<RotationType>,
+    /// Who asked.
+    pub actor: Actor,
+    /// What they gave as reason.
+    pub reason: Option<String>,
+    /// The incident of an emergency reset.
+    pub incident_id: Option<String>,
+    /// The host's request.
+    pub request_id: String,
+    /// The version whose password the candidate has again; since schema 2.
+    #[serde(default)]
+    pub source: Option<u64>,
+    /// The account may have to be created first.
+    pub create_account: bool,
+    /// A move to another server: where the candidate is to be sent instead of the record's server.
+    pub target: Option<Server>,
+    /// An emergency reset asked not to hand the password out afterwards.
+    pub hold: bool,
+    /// An emergency reset asked to leave the account's app tokens alone.
+    pub keep_app_tokens: bool,
+    /// The number of its "started" event: an automatic change may have to wait until that event is
+    /// in an audit device.
+    pub started_seq: u64,
+    /// When it was announced.
+    pub announced_at: DateTime<Utc>,
+    /// How often the candidate was sent; 0 = announced only.
+    pub sends: u32,
+    /// When first.
+    pub first_sent_at: Option<DateTime<Utc>>,
+    /// When last.
+    pub last_sent_at: Option<DateTime<Utc>>,
+    /// How many sends were definitely refused, each refusal stored.
+    pub refusals: u32,
+    /// How many sends Mailu acknowledged.
+    pub acknowledgements: u32,
+}
+
+impl Intent {
+    /// Reports whether this is an emergency reset: it regards no older password, is not given up,
+    /// and its password is shown by nothing but its own answer and a reveal.
+    #[must_use]
+    pub fn is_emergency(&self) -> bool {
+        self.rotation_type == Some(RotationType::Emergency)
+    }
+
+    /// Reports whether a send ended without a definite answer (or its answer was not stored):
+    /// the candidate may become live at any time.
+    #[must_use]
+    pub const fn is_doubtful(&self) -> bool {
+        self.sends > self.refusals.saturating_add(self.acknowledgements)
+    }
+
+    /// Makes the candidate a version of which nothing is known yet.
+    #[must_use]
+    pub fn into_version(self) -> Version {
+        let doubtful = self.is_doubtful();
+        Version {
+            number: self.version,
+            password: self.candidate,
+            created_at: self.announced_at,
+            created_by: self.actor,
+            rotation_type: self.rotation_type,
+            incident_id: self.incident_id,
+            request_id: self.request_id,
+            source: self.source,
+            attempt: self.attempt,
+            proof: Proof::None,
+            verified_at: None,
+            hash_fingerprint: None,
+            last_sent_at: self.last_sent_at,
+            doubtful,
+            login_tried: false,
+            abandoned: false,
+            compromised: None,
+        }
+    }
+}
+
+/// What is to be done before the next daily check; each with its own earliest time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenWork {
+    /// Try to settle the intent again, not before.
+    pub settle_at: Option<DateTime<Utc>>,
+    /// How many tries of that failed in a row.
+    pub settle_failures: u32,
+    /// Look at Mailu again, not before: late writes show up here. Earliest first.
+    pub confirm_at: Vec<DateTime<Utc>>,
+    /// Try an automatic rotation again, not before.
+    pub retry_at: Option<DateTime<Utc>>,
+    /// How many automatic rotations failed in a row.
+    pub retry_failures: u32,
+}
+
+impl OpenWork {
+    /// Looks again in 2 and in 15 minutes: a hung server may apply an older send by then.
+    pub fn confirm_later(&mut self, now: DateTime<Utc>) {
+        self.confirm_at.retain(|at| *at > now);
+        self.confirm_at
+            .extend([2, 15].map(|minutes| now + TimeDelta::minutes(minutes)));
+        self.confirm_at.sort_unstable();
+        // Rotations in quick succession must not grow the record; the last look is what counts.
+        let excess = self.confirm_at.len().saturating_sub(MOST_CONFIRMATIONS);
+        self.confirm_at.drain(..excess);
+    }
+}
+
