@@ -50,9 +50,8 @@ pub(super) fn drop_oldest(credential: &mut Credential, now: DateTime<Utc>) -> bo
         .current_version()
         .and_then(|version| version.verified_at);
     let current = credential.current;
-    let droppable = |version: &Version| {
-        Some(version.number) != current && !is_needed(version, proven_at, now)
-    };
+    let droppable =
+        |version: &Version| Some(version.number) != current && !is_needed(version, proven_at, now);
     let oldest = credential.versions.iter().position(droppable);
     oldest.is_some_and(|index| {
         credential.versions.remove(index);

@@ -157,7 +157,11 @@ pub(super) async fn drive(mut announced: Announced) -> Result<Committed, Error> 
 
 /// Every send was refused. An emergency waits for what may be mended or pass, with its candidate.
 async fn refused(tenant: LockedTenant, refusal: Refusal) -> Error {
-    let emergency = tenant.record.intent.as_ref().is_some_and(Intent::is_emergency);
+    let emergency = tenant
+        .record
+        .intent
+        .as_ref()
+        .is_some_and(Intent::is_emergency);
     let passes = matches!(
         refusal,
         Refusal::Token | Refusal::RateLimited | Refusal::NoApi | Refusal::Redirect

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::faults::{Kind, Plan};
+use super::faults::{Fault, Kind, Plan};
 use super::mailu::standin::hash_password;
 use vault_plugin_secrets_smtp::crypto::Sensitive;
 use vault_plugin_secrets_smtp::provider::{
-    Account, Connector, EmailAddress, Login, MailProvider, ProviderConfig, ReadError, Refusal,
-    Sent, ServerVersion, StoredHash, Trouble,
+    Account, AppTokenId, Connector, EmailAddress, Login, MailProvider, ProviderConfig, ReadError,
+    Refusal, Sent, ServerVersion, StoredHash, Trouble,
 };
 
 /// The cheapest rounds of bcrypt.
@@ -43,7 +43,8 @@ pub(crate) struct Mailbox {
     pub(crate) hash: String,
     pub(crate) comment: String,
     pub(crate) enabled: bool,
-    pub(crate) app_tokens: usize,
+    /// Numbers of tokens that log in beside the password.
+    pub(crate) app_tokens: Vec<u64>,
 }
 
 impl Mailbox {
@@ -53,7 +54,7 @@ impl Mailbox {
             hash: hash_password(password, ROUNDS),
             comment: String::new(),
             enabled: true,
-            app_tokens: 0,
+            app_tokens: Vec::new(),
         }
     }
 }
@@ -223,17 +224,23 @@ impl Client {
             }
             refused
         };
-        let kind = fault.map(|fault| fault.kind);
-        match kind {
+        match fault.map(|fault| fault.kind) {
             None | Some(Kind::Hidden) => refused.map_or(Sent::Acknowledged, Sent::Refused),
-            Some(Kind::Lie) => Sent::Acknowledged,
-            Some(Kind::Token) => Sent::Refused(Refusal::Token),
-            Some(Kind::Refused | Kind::Unknown) => Sent::Unknown(Trouble::Broken),
-            Some(Kind::Late) => {
+            Some(kind) => self.answer(kind).await,
+        }
+    }
+
+    /// What a call that changes something answers in spite of its effect.
+    async fn answer(&self, kind: Kind) -> Sent {
+        match kind {
+            Kind::Lie => Sent::Acknowledged,
+            Kind::Token => Sent::Refused(Refusal::Token),
+            Kind::Refused | Kind::Unknown | Kind::Hidden => Sent::Unknown(Trouble::Broken),
+            Kind::Late => {
                 tokio::time::sleep(TIMEOUT).await;
                 Sent::Unknown(Trouble::Timeout)
             }
-            Some(Kind::Crash) => {
+            Kind::Crash => {
                 self.plan.die().await;
                 Sent::Unknown(Trouble::Broken)
             }
@@ -316,9 +323,37 @@ impl MailProvider for Client {
         }))
     }
 
-    async fn app_tokens(&self, account: &EmailAddress) -> Result<Option<usize>, ReadError> {
+    async fn app_tokens(
+        &self,
+        account: &EmailAddress,
+    ) -> Result<Option<Vec<AppTokenId>>, ReadError> {
         self.ask("app_tokens").await?;
-        Ok(self.mailbox(account).map(|mailbox| mailbox.app_tokens))
+        let mailbox = self.mailbox(account);
+        let mailbox = mailbox.ok_or(ReadError::Refused(Refusal::NoSuchAccount))?;
+        let id = |number: &u64| AppTokenId::parse(&number.to_string()).unwrap();
+        Ok(Some(mailbox.app_tokens.iter().map(id).collect()))
+    }
+
+    async fn delete_app_token(&self, token: &AppTokenId) -> Sent {
+        self.plan.alive().await;
+        let fault = self.plan.enter(String::from("mail delete_app_token"));
+        let lost = |fault: Fault| fault.kind.loses() || !fault.after && fault.kind != Kind::Hidden;
+        let mut existed = false;
+        if !fault.is_some_and(lost) {
+            let mut state = self.servers.lock();
+            for mailbox in state.servers.get_mut(&self.server).unwrap().values_mut() {
+                let before = mailbox.app_tokens.len();
+                mailbox
+                    .app_tokens
+                    .retain(|it| it.to_string() != token.as_str());
+                existed |= mailbox.app_tokens.len() < before;
+            }
+        }
+        match fault.map(|fault| fault.kind) {
+            None | Some(Kind::Hidden) if existed => Sent::Acknowledged,
+            None | Some(Kind::Hidden) => Sent::Refused(Refusal::NoSuchAppToken),
+            Some(kind) => self.answer(kind).await,
+        }
     }
 
     async fn server_version(&self) -> ServerVersion {

@@ -180,4 +180,3 @@ impl TenantRecord {
         Some(self.open.retry_at.map_or(at, |retry| retry.max(at)))
     }
 }
-

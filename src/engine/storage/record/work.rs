@@ -127,4 +127,3 @@ impl OpenWork {
         self.confirm_at.drain(..excess);
     }
 }
-
