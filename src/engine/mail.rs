@@ -106,10 +106,6 @@ impl Mail {
     }
 
     /// See [`MailProvider::delete_app_token`].
-    #[expect(
-        dead_code,
-        reason = "an emergency reset calls it, which is not built yet"
-    )]
     pub(super) async fn delete_app_token(&self, token: &AppTokenId) -> Sent {
         self.provider.delete_app_token(token).await
     }

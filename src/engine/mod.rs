@@ -74,6 +74,7 @@ pub struct Engine {
     config: Single<MountConfig>,
     records: Records,
     joined: joined::Joined,
+    runner: runner::Runner,
 }
 
 impl Engine {
@@ -90,6 +91,7 @@ impl Engine {
             config: Single::default(),
             records: Records::new(),
             joined: joined::Joined::default(),
+            runner: runner::Runner::default(),
         }
     }
 
@@ -155,6 +157,7 @@ impl Engine {
         // What holds for one role is not to be believed in the other. Unknown counts as standby.
         if self.role.note(active.is_ok()) {
             self.records.forget_all();
+            self.runner.forget();
             self.keyring.forget();
             self.config.forget();
         }

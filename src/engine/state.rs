@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::storage::record::{Credential, Proof, TenantRecord, Version};
+use super::storage::record::{Credential, Intent, Proof, TenantRecord, Version};
 use crate::crypto::Sealed;
 
 /// The state that reads answer.
@@ -51,13 +51,33 @@ const fn is_proven(version: &Version) -> bool {
     !matches!(version.proof, Proof::None | Proof::Imported)
 }
 
-/// Derives the state of a credential; `None` if no password is stored at all.
+/// Derives the state of a credential, as its consumers see it: the password of an open emergency
+/// reset is not for them. `None` if no password is stored at all.
 pub(super) fn read<'a>(
     record: &'a TenantRecord,
     credential: &'a Credential,
 ) -> Option<Reading<'a>> {
+    let shown = |intent: &&Intent| !intent.is_emergency();
+    derive(record, credential, record.sent_intent().filter(shown))
+}
+
+/// Like [`read`], for a human who may see everything, an open emergency reset included.
+pub(super) fn reveal<'a>(
+    record: &'a TenantRecord,
+    credential: &'a Credential,
+) -> Option<Reading<'a>> {
+    let shown = |intent: &&Intent| intent.sends > 0 || intent.is_emergency();
+    derive(record, credential, record.intent.as_ref().filter(shown))
+}
+
+/// `shown` is the open change whose candidate is answered as well.
+fn derive<'a>(
+    record: &'a TenantRecord,
+    credential: &'a Credential,
+    shown: Option<&'a Intent>,
+) -> Option<Reading<'a>> {
     let intent = record.sent_intent();
-    let sent = intent.map(|intent| Stored {
+    let sent = shown.map(|intent| Stored {
         number: intent.version,
         sealed: &intent.candidate,
         compromised: false,

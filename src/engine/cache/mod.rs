@@ -44,6 +44,11 @@ impl Role {
         self.active.swap(may_write, Ordering::Relaxed) != may_write
     }
 
+    /// Reports whether this node is known to write.
+    pub(super) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed)
+    }
+
     /// Notes whether the operator turned caches off.
     pub(super) fn note_caching_disabled(&self, disabled: bool) {
         self.caching_disabled.store(disabled, Ordering::Relaxed);

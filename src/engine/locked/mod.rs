@@ -33,7 +33,7 @@ use crate::logical::{Mount, Storage, StorageEntry, StorageError};
 /// still be on its way.
 const AFTER_BROKEN_CONNECTION: Duration = Duration::from_secs(10);
 
-pub(super) use sealing::open_password;
+pub(super) use sealing::{open_password, open_token};
 
 /// Room kept free in a record: two more versions and a full set of events with the longest texts.
 const RESERVE_BYTES: usize = 64 * 1024;
@@ -185,6 +185,13 @@ impl LockedTenant {
                 Err(error)
             }
         }
+    }
+
+    /// Removes the pointer to open work if the record, as stored, does not need it: somebody died
+    /// between two Puts.
+    pub(super) async fn remove_stale_work(&self) {
+        let key = storage::open_key(self.name.as_str());
+        self.remove_unneeded([key].iter()).await;
     }
 
     /// Goes back to what storage holds after a change that did not happen, pointers included.

@@ -83,6 +83,15 @@ impl LockedTenant {
     }
 }
 
+/// Decrypts the API token of a record that is only read.
+pub(in crate::engine) fn open_token(
+    keyring: &Keyring,
+    record: &TenantRecord,
+    sealed: &Sealed,
+) -> Result<Sensitive<String>, Error> {
+    open(keyring, record, "api_token", "", sealed)
+}
+
 /// Decrypts a password of a record that is only read.
 pub(in crate::engine) fn open_password(
     keyring: &Keyring,

@@ -10,7 +10,7 @@ use crate::crypto;
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::storage::record::{Deletion, OpenWork};
+use crate::engine::storage::record::{Deletion, Intent, OpenWork};
 use crate::logical::{Call, Endpoint, Field, Mount, Operation, Reply, Route};
 
 pub(super) fn routes() -> [Route<Engine>; 2] {
@@ -75,6 +75,7 @@ pub(super) async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Rep
         if credential.deleted.is_some() {
             return Ok(false);
         }
+        credential.rotate_at = None;
         credential.deleted = Some(Deletion {
             at: now,
             by: event.actor.clone(),
@@ -83,6 +84,9 @@ pub(super) async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Rep
         event.event = EventName::Deleted;
         event.severity = Severity::Warning;
         event.version = credential.current;
+        // Automatic work ends here; a change that was only announced was never sent.
+        locked.record.intent = None;
+        locked.record.open = OpenWork::default();
         Ok(true)
     })
     .await
@@ -174,7 +178,8 @@ where
 }
 
 fn refuse_unsettled(locked: &LockedTenant) -> Result<(), Error> {
-    if locked.record.sent_intent().is_none() {
+    let waits = |intent: &Intent| intent.sends > 0 || intent.is_emergency();
+    if !locked.record.intent.as_ref().is_some_and(waits) {
         return Ok(());
     }
     Err(Error::conflict(

@@ -4,6 +4,9 @@ mod admin;
 mod config;
 mod deletion;
 mod events;
+mod reset;
+mod reveal;
+mod rollback;
 mod rotate;
 mod status;
 mod tenant_config;
@@ -11,7 +14,9 @@ mod tenants;
 mod verify;
 mod versions;
 
-use chrono::{DateTime, Utc};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Engine;
 use super::error::Error;
@@ -42,11 +47,14 @@ pub(super) fn router() -> Router<Engine> {
         tenant_config::route(),
         admin::route(),
         rotate::route(),
+        rollback::route(),
+        reveal::route(),
         verify::route(),
         status::route(),
         events::route(),
     ]);
     routes.extend(versions::routes());
+    routes.extend(reset::routes());
     routes.extend(deletion::routes());
     Router::new(routes)
         .with_help(HELP)
@@ -102,6 +110,13 @@ const NEXT_ROTATION: Field = Field::instant(
 .example("2027-02-28T02:14:00Z")
 .nullable();
 
+/// A value that may be live.
+const CANDIDATE: &[Field] = &[
+    Field::integer("version", "Its version.").example("4"),
+    Field::secret("password", "A password that may be live."),
+    Field::boolean("compromised", "Whether it must not be used again.").example("false"),
+];
+
 /// Parses the path's tenant.
 fn tenant(call: &Call) -> Result<TenantName, Error> {
     TenantName::parse(call.capture("tenant"))
@@ -117,6 +132,13 @@ fn event_of(call: &Call, event: EventName, now: DateTime<Utc>) -> NewEvent {
     let mut event = NewEvent::new(event, actor(&call.request), now);
     event.request_id = call.request.id.as_str().to_owned();
     event
+}
+
+/// Returns when something that begins now and lasts `ttl` ends.
+fn end_of(ttl: Duration, now: DateTime<Utc>) -> DateTime<Utc> {
+    let ttl = TimeDelta::from_std(ttl).unwrap_or(TimeDelta::MAX);
+    now.checked_add_signed(ttl)
+        .unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
 /// Returns an optional text; empty and null count as not given.

@@ -17,7 +17,7 @@ use crate::logical::{
 
 const FIELDS: &[Field] = &[super::TENANT, super::REASON];
 
-const ANSWERS: &[Field] = &[
+pub(super) const ANSWERS: &[Field] = &[
     super::TENANT,
     Field::integer("version", "The new version.").example("4"),
     Field::integer("previous_version", "The version that was current before.")
@@ -92,7 +92,7 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     Ok(engine.join(&config, key, Kept::ForRepeats, work).await?)
 }
 
-fn answer(changed: Changed) -> Result<Option<Response>, Error> {
+pub(super) fn answer(changed: Changed) -> Result<Option<Response>, Error> {
     let output = Output {
         tenant: changed.tenant,
         version: changed.version,

@@ -82,10 +82,7 @@ fn must_set_again(tenant: &LockedTenant, live: u64) -> bool {
         .drift
         .as_ref()
         .is_none_or(|drift| drift.set_again);
-    live.compromised.is_some()
-        && current.compromised.is_none()
-        && !current.was_set_again()
-        && !done
+    live.compromised.is_some() && current.compromised.is_none() && !current.was_set_again() && !done
 }
 
 /// Sets the current password again, as a new version: a compromised one had become live.

@@ -2,11 +2,15 @@
 //!
 //! Read `steps` for the order of things, `settle` for what happens after a crash or a lost answer.
 
+mod app_tokens;
 mod change;
+mod confirm;
 mod notes;
+mod reset;
 mod retention;
 mod settle;
 mod steps;
+mod strangers;
 mod verify;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -14,14 +18,18 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::error::Error;
 use super::locked::LockedTenant;
 use super::storage::record::{TenantRecord, Version};
-use crate::audit::{Event, Outcome};
+use crate::audit::{Event, Outcome, RotationType};
 use crate::crypto::Sensitive;
 use crate::provider::{Account, EmailAddress};
+pub(super) use app_tokens::revoke_if_due as revoke_app_tokens_if_due;
 pub(super) use change::Change;
+pub(super) use confirm::confirm;
 pub(super) use notes::note_live;
+pub(super) use reset::{Done, Outcome as ResetOutcome, Queued, Reset, release, reset};
 pub(super) use settle::{InDrift, Settled, abandon, settle};
 use steps::Announced;
 pub(super) use steps::Committed;
+pub(super) use strangers::{mark_of_stranger, take_over};
 pub(super) use verify::{Verified, live_password, verify};
 
 /// A completed change, as requests answer it.
@@ -53,9 +61,89 @@ pub(super) async fn rotate(tenant: LockedTenant, change: Change) -> Result<Chang
         Settled::Committed(committed) => return changed(*committed),
     };
     check_interval(&tenant)?;
-    let password = new_password(&tenant).await?;
-    let announced = Announced::prepare(tenant, change, &password).await?;
+    let password = new_password(&tenant, Generated::Ordinary).await?;
+    let announced = Announced::prepare(tenant, &change, &password).await?;
     changed(settle::drive(announced).await?)
+}
+
+/// Changes the tenant's password by the engine's own decision. Nothing happens while Mailu holds
+/// something that a person has to look at.
+///
+/// # Errors
+///
+/// Whatever the change itself meets; the next try is in the record.
+pub(super) async fn rotate_automatically(
+    mut tenant: LockedTenant,
+    rotation_type: RotationType,
+    reason: &str,
+) -> Result<(), Error> {
+    let change = Change::automatic(rotation_type, reason);
+    if tenant.require_credential()?.drift.is_some() {
+        notes::retry_later(&mut tenant);
+        return tenant.store().await;
+    }
+    let password = new_password(&tenant, Generated::Ordinary).await?;
+    let announced = Announced::prepare(tenant, &change, &password).await?;
+    settle::drive(announced).await.map(|_committed| ())
+}
+
+/// Makes the password of an earlier version the current one again, as a new version. An open
+/// change is settled first.
+///
+/// # Errors
+///
+/// A 400 `unknown_version` or `version_compromised`, a 409 `already_current`, and whatever the
+/// change itself meets.
+pub(super) async fn roll_back(
+    tenant: LockedTenant,
+    mut change: Change,
+    number: u64,
+) -> Result<Changed, Error> {
+    tenant.require_credential()?;
+    if let Some(answered) = answered_before(&tenant, &change.request_id) {
+        return Ok(answered);
+    }
+    // What can be refused without asking Mailu is refused first.
+    wanted_version(&tenant, number)?;
+    let tenant = match settle(tenant, InDrift::SendAgain).await? {
+        Settled::Free(tenant) => tenant,
+        Settled::Committed(committed) => committed.tenant,
+    };
+    // It may be what was just settled, or compromised by it.
+    if let Some(answered) = answered_before(&tenant, &change.request_id) {
+        return Ok(answered);
+    }
+    let password = wanted_version(&tenant, number)?;
+    change.source = Some(number);
+    let announced = Announced::prepare(tenant, &change, &password).await?;
+    changed(settle::drive(announced).await?)
+}
+
+/// The password of the version to go back to.
+fn wanted_version(tenant: &LockedTenant, number: u64) -> Result<Sensitive<String>, Error> {
+    let credential = tenant.require_credential()?;
+    let version = credential.version(number).ok_or_else(|| {
+        Error::invalid(
+            "unknown_version",
+            "no such version is kept. List <tenant>/versions for those that are; an open change's \
+             candidate is none yet.",
+        )
+    })?;
+    if version.compromised.is_some() {
+        return Err(Error::invalid(
+            "version_compromised",
+            "this version was compromised and is never used again. Choose another, or write \
+             <tenant>/rotate.",
+        ));
+    }
+    let settled = credential.drift.is_none() && tenant.record.intent.is_none();
+    if credential.current == Some(number) && settled {
+        return Err(Error::conflict(
+            "already_current",
+            "this is the current version. Choose an earlier one.",
+        ));
+    }
+    tenant.open_password(number, &version.password)
 }
 
 /// Sets the first password of the credential that the caller put into the record, in memory.
@@ -63,8 +151,8 @@ pub(super) async fn first_password(
     tenant: LockedTenant,
     change: Change,
 ) -> Result<Committed, Error> {
-    let password = new_password(&tenant).await?;
-    let announced = Announced::prepare(tenant, change, &password).await?;
+    let password = new_password(&tenant, Generated::Ordinary).await?;
+    let announced = Announced::prepare(tenant, &change, &password).await?;
     settle::drive(announced).await
 }
 
@@ -170,15 +258,38 @@ fn check_interval(tenant: &LockedTenant) -> Result<(), Error> {
     ))
 }
 
+/// What a generated password is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Generated {
+    Ordinary,
+    Emergency,
+}
+
 /// Makes a new password by the mount's settings.
-async fn new_password(tenant: &LockedTenant) -> Result<Sensitive<String>, Error> {
-    let Some(policy) = &tenant.config.password_policy else {
-        return tenant
-            .config
-            .password_shape()?
-            .generate()
-            .map_err(|_rng| Error::Defect("the random number generator failed"));
+async fn new_password(
+    tenant: &LockedTenant,
+    generated: Generated,
+) -> Result<Sensitive<String>, Error> {
+    if let Some(policy) = &tenant.config.password_policy {
+        match by_policy(tenant, policy).await {
+            // An emergency does not wait until somebody has mended a policy.
+            Err(error) if generated == Generated::Emergency => {
+                tracing::warn!(tenant = %tenant.name, %error, "generating without the policy");
+            }
+            generated => return generated,
+        }
+    }
+    let shape = match generated {
+        Generated::Ordinary => tenant.config.password_shape()?,
+        Generated::Emergency => tenant.config.emergency_password_shape()?,
     };
+    shape
+        .generate()
+        .map_err(|_rng| Error::Defect("the random number generator failed"))
+}
+
+/// Makes a new password by a policy of the host.
+async fn by_policy(tenant: &LockedTenant, policy: &str) -> Result<Sensitive<String>, Error> {
     let unusable = |why: &str| {
         Error::invalid(
             "password_policy_unusable",

@@ -129,11 +129,7 @@ fn made_before(tenant: &LockedTenant, order: &Reset) -> Option<u64> {
 }
 
 /// Hands out a version once more: that is a reading by a human, and recorded as one.
-async fn repeat(
-    mut tenant: LockedTenant,
-    change: &Change,
-    number: u64,
-) -> Result<Outcome, Error> {
+async fn repeat(mut tenant: LockedTenant, change: &Change, number: u64) -> Result<Outcome, Error> {
     let now = tenant.engine.clock().now();
     let mut event = change.event(EventName::Revealed, now);
     event.version = Some(number);
@@ -223,11 +219,7 @@ pub(super) fn conclude(credential: &mut Credential, intent: &Intent, now: DateTi
     });
 }
 
-async fn finish(
-    committed: Committed,
-    order: &Reset,
-    joined: bool,
-) -> Result<Outcome, Error> {
+async fn finish(committed: Committed, order: &Reset, joined: bool) -> Result<Outcome, Error> {
     let Committed {
         mut tenant,
         mut event,
@@ -282,9 +274,10 @@ fn done(
 
 /// Tells a reset that waits for Mailu from one that failed.
 fn queued(tenant: &LockedTenant, order: &Reset, cause: Error) -> Result<Outcome, Error> {
-    let open = tenant.record.intent.as_ref().filter(|intent| {
-        intent.is_emergency() && intent.incident_id == order.change.incident_id
-    });
+    let open =
+        tenant.record.intent.as_ref().filter(|intent| {
+            intent.is_emergency() && intent.incident_id == order.change.incident_id
+        });
     let Some(open) = open else {
         return Err(cause);
     };
@@ -312,4 +305,3 @@ pub(in crate::engine) fn release(tenant: &mut LockedTenant) -> Result<bool, Erro
         .is_some_and(|intent| std::mem::take(&mut intent.hold));
     Ok(held || waiting)
 }
-

@@ -16,7 +16,10 @@ use crate::provider::{Account, Marker, marker};
 pub(super) const STALE_STORAGE: &str = "stale_storage";
 
 /// Returns the account's mark if this record cannot have left it.
-pub(super) fn mark_of_stranger(record: &TenantRecord, seen: Option<&Account>) -> Option<Marker> {
+pub(in crate::engine) fn mark_of_stranger(
+    record: &TenantRecord,
+    seen: Option<&Account>,
+) -> Option<Marker> {
     let found = marker::find(&seen?.comment)?;
     // Anybody in Mailu may edit the text: at the end of the range it says nothing any more.
     if record.generation == u64::MAX || found.generation < record.generation {
@@ -143,7 +146,10 @@ mod tests {
         record.generation = 0;
         let stranger = |comment| mark_of_stranger(&record, Some(&seen(comment))).is_some();
         assert!(!stranger("[smtp other 9 other]"));
-        assert!(stranger("[smtp L 1 other]"), "this record, in a later state");
+        assert!(
+            stranger("[smtp L 1 other]"),
+            "this record, in a later state"
+        );
         take_over(&mut record, Some(&seen("[smtp other 9 other]")));
         assert_eq!(record.generation, 10);
         assert!(mark_of_stranger(&record, Some(&seen("[smtp other 9 other]"))).is_none());

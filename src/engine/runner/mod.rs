@@ -1,17 +1,101 @@
 //! What the host's tick sets in motion.
 //!
 //! The host calls once a minute, on standbys too. The handler only asks for role and taint and
-//! starts the run, which does everything else on a tracked task: ticks do no network work, and a
-//! process that died is revived by the next one.
+//! starts the run, which does everything else on tracked tasks: ticks do no network work, have no
+//! timers, and a process that died is revived by the next one. What must stay true:
+//!
+//! - work waits for its own server only: each server has at most one worker, and all of them
+//!   together half of `max_parallel`;
+//! - a quiet tick costs one list of `open/`, whatever the number of tenants.
 
-use std::sync::Arc;
+mod open_work;
+mod sweep;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::Engine;
+use super::error::Error;
 use crate::logical::Mount;
 
+/// Names read from a folder at once.
+const PAGE: usize = 256;
+
+/// What the runs of one mount have under way. Everything in it can be found again in storage.
+#[derive(Debug, Default)]
+pub(super) struct Runner {
+    // A blocking mutex: held only for set operations.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// A run is listing the open work.
+    listing: bool,
+    /// Servers that have a worker, or will have one when a place is free.
+    busy: HashSet<String>,
+    /// Workers that have a place.
+    working: usize,
+    sweep: Sweep,
+}
+
+/// Where the daily look at every tenant stands.
+#[derive(Clone, Copy, Debug, Default)]
+enum Sweep {
+    /// None since this process became the active node.
+    #[default]
+    Never,
+    UnderWay,
+    /// The last one began then, monotonic.
+    Began(Duration),
+}
+
+impl Runner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another role, another knowledge: the next active tick sweeps.
+    pub(super) fn forget(&self) {
+        let mut state = self.state();
+        if !matches!(state.sweep, Sweep::UnderWay) {
+            state.sweep = Sweep::Never;
+        }
+    }
+}
+
 impl Engine {
-    /// Takes the host's tick. Returns within two questions to the host; never fails.
+    /// Takes the host's tick. Returns within a few questions to the host; never fails.
     pub(super) async fn tick(self: &Arc<Self>, mount: &Mount) {
         self.note_role(mount).await;
+        if !self.role.is_active() || self.tasks.is_stopping() {
+            return;
+        }
+        match mount.system.tainted().await {
+            Ok(false) => {}
+            Ok(true) => return,
+            Err(error) => {
+                tracing::warn!(%error, "the host does not say whether the mount is being removed");
+                return;
+            }
+        }
+        if std::mem::replace(&mut self.runner.state().listing, true) {
+            // The run of the last tick still waits for storage.
+            return;
+        }
+        let (engine, mount) = (Arc::clone(self), mount.clone());
+        self.tasks.spawn(async move {
+            let outcome = engine.run(&mount).await;
+            engine.runner.state().listing = false;
+            if let Err(error) = outcome {
+                tracing::warn!(%error, "this tick's work was not begun");
+            }
+        });
+    }
+
+    async fn run(self: &Arc<Self>, mount: &Mount) -> Result<(), Error> {
+        self.begin_open_work(mount).await?;
+        self.begin_sweep(mount).await
     }
 }

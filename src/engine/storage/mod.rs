@@ -38,6 +38,8 @@ pub(crate) const KEYRING: &str = "keyring";
 pub(crate) const KEYRING_COPY: &str = "keyring-copy";
 /// The folder of all records.
 pub(crate) const TENANTS: &str = "tenant/";
+/// The folder of all pointers to open work.
+pub(crate) const OPEN_WORK: &str = "open/";
 /// Prefixes the host shall wrap with its seal as well.
 pub(crate) const SEAL_WRAPPED: [&str; 2] = [KEYRING, KEYRING_COPY];
 /// A record longer than this is refused before Mailu hears anything.
@@ -53,7 +55,7 @@ pub(crate) fn tenant_key(tenant: &str) -> String {
 
 /// The key of the pointer to open work.
 pub(crate) fn open_key(tenant: &str) -> String {
-    format!("open/{tenant}")
+    format!("{OPEN_WORK}{tenant}")
 }
 
 /// The key of the pointer to a tenant's next due day.

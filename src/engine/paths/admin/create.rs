@@ -11,7 +11,7 @@ use crate::engine::locked::LockedTenant;
 use crate::engine::rotation::{self, Change};
 use crate::engine::storage::record::{Credential, Proof, RotationPolicy, Version};
 use crate::engine::{mail, schedule};
-use crate::provider::EmailAddress;
+use crate::provider::{Account, EmailAddress};
 
 pub(super) async fn create(
     mut locked: LockedTenant,
@@ -102,6 +102,8 @@ async fn import(
 pub(super) struct Checked {
     pub(super) proof: Proof,
     pub(super) fingerprint: Option<String>,
+    /// The account as Mailu showed it.
+    pub(super) seen: Option<Account>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -119,6 +121,7 @@ pub(super) async fn check(
     let unchecked = |why: &str| Checked {
         proof: Proof::Imported,
         fingerprint: None,
+        seen: None,
         warnings: vec![format!(
             "the password was stored without a check: {why}. Write <tenant>/verify to check it."
         )],
@@ -143,12 +146,14 @@ pub(super) async fn check(
         Some(true) => Ok(Checked {
             proof: Proof::Hash,
             fingerprint: account.hash.as_ref().map(|hash| hash.fingerprint()),
+            seen: Some(account),
             warnings: Vec::new(),
         }),
         Some(false) => Err(not_live()),
-        None => Ok(unchecked(
-            "Mailu shows no password hash that can be checked",
-        )),
+        None => Ok(Checked {
+            seen: Some(account),
+            ..unchecked("Mailu shows no password hash that can be checked")
+        }),
     }
 }
 
@@ -161,6 +166,7 @@ pub(super) fn add_version(
     change: Change,
 ) -> Result<impl FnOnce(EventName) -> NewEvent + use<>, Error> {
     let now = locked.engine.clock().now();
+    rotation::take_over(&mut locked.record, checked.seen.as_ref());
     let number = locked.record.last_version + 1;
     let sealed = locked.seal_password(number, password)?;
     locked.record.last_version = number;

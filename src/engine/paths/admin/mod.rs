@@ -96,18 +96,12 @@ const READ_ANSWERS: &[Field] = &[
         "candidates",
         "In doubt: every value that may be live, newest first.",
     )
-    .of(CANDIDATE),
+    .of(super::CANDIDATE),
     Field::integer(
         "live_version",
         "In drift: the stored version that is live, or null.",
     )
     .nullable(),
-];
-
-const CANDIDATE: &[Field] = &[
-    Field::integer("version", "Its version.").example("4"),
-    Field::secret("password", "A password that may be live."),
-    Field::boolean("compromised", "Whether it must not be used again.").example("false"),
 ];
 
 const WRITE_ANSWERS: &[Field] = &[
@@ -195,7 +189,8 @@ async fn answer(
     let Some(credential) = record.live_credential() else {
         return Ok(None);
     };
-    if credential.hold.is_some() {
+    let waiting = record.intent.as_ref();
+    if credential.hold.is_some() || waiting.is_some_and(|intent| intent.hold) {
         return Err(Error::OnHold);
     }
     let Some(reading) = state::read(&record, credential) else {

@@ -1,0 +1,255 @@
+//! `<tenant>/reset`: the emergency; `<tenant>/release`: the end of its hold.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::{actor, event_of, optional_text, tenant};
+use crate::audit::{EventName, RotationType};
+use crate::crypto::Sensitive;
+use crate::engine::Engine;
+use crate::engine::error::Error;
+use crate::engine::rotation::{self, Change, Done, Queued, Reset, ResetOutcome};
+use crate::engine::storage::record::AppTokenWork;
+use crate::logical::{
+    ActiveNode, Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, Wrap,
+    expose, instant,
+};
+
+const FIELDS: &[Field] = &[
+    super::TENANT,
+    Field::text("incident_id", "The incident this is done for.")
+        .required()
+        .max_bytes(128)
+        .example("INC-2026-0042"),
+    Field::text("reason", "Why this is done; kept in the event.")
+        .required()
+        .max_bytes(512)
+        .example("laptop stolen"),
+    Field::boolean(
+        "keep_app_tokens",
+        "Whether the account's Mailu app tokens are left alone; they log in beside the password.",
+    )
+    .default("false"),
+    Field::boolean(
+        "hold",
+        "Whether <tenant>/admin answers 403 on_hold until <tenant>/release.",
+    )
+    .default("false"),
+];
+
+const ANSWERS: &[Field] = &[
+    Field::text(
+        "state",
+        "done: the new password is live. queued: Mailu cannot be asked, ticks go on with it; \
+         <tenant>/reveal shows the password.",
+    )
+    .one_of(&["done", "queued"])
+    .example("done"),
+    Field::text("username", "Mail address of the account; only when done.")
+        .example("admin@acme.example"),
+    Field::secret(
+        "password",
+        "The new password; only when done, and then wrapped.",
+    ),
+    Field::text("webmail_url", "Where humans log in; only when done.")
+        .example("https://mail.acme.example/webmail"),
+    Field::integer("version", "The version of the new password.").example("4"),
+    Field::instant(
+        "expires_at",
+        "When the wrapping token ends; only when done.",
+    )
+    .example("2026-09-01T02:29:00Z"),
+    Field::integer("tokens_revoked", "App tokens deleted; only when done.").example("2"),
+    Field::integer("tokens_left", "App tokens not deleted yet; only when done.").example("0"),
+    Field::boolean(
+        "repeated",
+        "Whether the same version was made for an earlier request; only when done.",
+    ),
+    Field::instant("next_attempt", "When a tick tries again; only when queued.").nullable(),
+    Field::text("event", "The name of the event.").example("smtp_credentials_emergency_reset"),
+    super::EVENT_ID,
+    super::SEQ,
+];
+
+pub(super) fn routes() -> [Route<Engine>; 2] {
+    [
+        Route {
+            pattern: "{tenant}/reset",
+            synopsis: "Emergency: replace the password now, whatever else is open.",
+            description: "Sets a new, longer password without regard to the old one or to an open \
+                          change, marks every earlier version as compromised and deletes the \
+                          account's Mailu app tokens. The answer is always wrapped for the mount's \
+                          reveal_ttl: unwrap its token once to see the password. If Mailu cannot \
+                          be asked, the answer is not wrapped and says queued; the next ticks \
+                          finish it, and <tenant>/reveal shows the password. Repeating the same \
+                          incident_id joins a reset that is not finished; within 15 minutes the \
+                          same caller gets the same version again.
+
+    bao write smtp/acme/reset incident_id=INC-2026-0042 reason=\"laptop stolen\"
+    bao unwrap <wrapping_token>",
+            fields: FIELDS,
+            endpoints: vec![Endpoint {
+                operations: &[Operation::Create, Operation::Update],
+                summary: "Replace the password in an emergency.",
+                answers: ANSWERS,
+                handler: |engine, mount, call| Box::pin(reset(engine, mount, call)),
+            }],
+            existence: None,
+        },
+        Route {
+            pattern: "{tenant}/release",
+            synopsis: "Let <tenant>/admin hand the password out again after a reset with hold.",
+            description: "Ends the hold that an emergency reset asked for.
+
+    bao write smtp/acme/release reason=\"incident closed\"",
+            fields: &[super::TENANT, super::REASON],
+            endpoints: vec![Endpoint {
+                operations: &[Operation::Create, Operation::Update],
+                summary: "End the hold of an emergency reset.",
+                answers: &[],
+                handler: |engine, mount, call| Box::pin(release(engine, mount, call)),
+            }],
+            existence: None,
+        },
+    ]
+}
+
+#[derive(Serialize)]
+struct DoneOutput<'a> {
+    state: &'static str,
+    username: &'a str,
+    #[serde(serialize_with = "expose::serialize")]
+    password: Sensitive<String>,
+    webmail_url: &'a str,
+    version: u64,
+    #[serde(serialize_with = "instant::serialize")]
+    expires_at: DateTime<Utc>,
+    tokens_revoked: u64,
+    tokens_left: u64,
+    repeated: bool,
+    event: EventName,
+    event_id: &'a str,
+    seq: u64,
+}
+
+#[derive(Serialize)]
+struct QueuedOutput<'a> {
+    state: &'static str,
+    version: u64,
+    #[serde(serialize_with = "instant::serialize")]
+    next_attempt: Option<DateTime<Utc>>,
+    event: Option<EventName>,
+    event_id: Option<&'a str>,
+    seq: Option<u64>,
+}
+
+async fn reset(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    let name = tenant(&call)?;
+    let (Some(incident_id), Some(reason)) = (
+        optional_text(&call, "incident_id"),
+        optional_text(&call, "reason"),
+    ) else {
+        return Err(crate::logical::Error::user(
+            "missing_field",
+            "`incident_id` and `reason` are required and must not be empty.",
+        ));
+    };
+    let flag = |name: &str| call.fields.boolean(name).set().unwrap_or(false);
+    let order = Reset {
+        change: Change {
+            rotation_type: Some(RotationType::Emergency),
+            actor: actor(&call.request),
+            reason: Some(reason),
+            incident_id: Some(incident_id),
+            source: None,
+            request_id: call.request.id.as_str().to_owned(),
+        },
+        hold: flag("hold"),
+        keep_app_tokens: flag("keep_app_tokens"),
+        arrived: engine.clock().now(),
+    };
+    engine.require_active(&mount).await?;
+    let proof = mount.active_node().await?;
+    let config = engine.config(&mount).await?;
+    let worker = Arc::clone(&engine);
+    let work = async move {
+        let locked = worker.lock_tenant(&mount, &name).await?;
+        rotation::reset(locked, order).await
+    };
+    match engine.finish(&config, work).await? {
+        ResetOutcome::Done(done) => {
+            let ttl = Duration::from_secs(config.reveal_ttl);
+            wrapped(*done, &proof, ttl, engine.clock().now())
+        }
+        ResetOutcome::Queued(queued) => waiting(&queued),
+    }
+}
+
+fn wrapped(done: Done, proof: &ActiveNode, ttl: Duration, now: DateTime<Utc>) -> Reply {
+    let tokens = done.tokens.as_ref();
+    let output = DoneOutput {
+        state: "done",
+        username: &done.username,
+        password: done.password,
+        webmail_url: done.webmail_url.as_deref().unwrap_or_default(),
+        version: done.version,
+        expires_at: super::end_of(ttl, now),
+        tokens_revoked: tokens.map_or(0, |work: &AppTokenWork| work.revoked),
+        tokens_left: tokens.map_or(0, |work| work.left),
+        repeated: done.repeated,
+        event: done.event.event,
+        event_id: &done.event.event_id,
+        seq: done.event.seq,
+    };
+    Ok(Some(Response {
+        data: Some(Data::from_serialize(&output)?),
+        warnings: done.warnings,
+        wrap: Some(Wrap::new(proof, ttl)),
+        ..Response::default()
+    }))
+}
+
+fn waiting(queued: &Queued) -> Reply {
+    let event = queued.event.as_ref();
+    let output = QueuedOutput {
+        state: "queued",
+        version: queued.version,
+        next_attempt: queued.next_attempt,
+        event: event.map(|event| event.event),
+        event_id: event.map(|event| event.event_id.as_str()),
+        seq: event.map(|event| event.seq),
+    };
+    let (what, hint) = crate::engine::error::explain(queued.cause.code());
+    Ok(Some(Response {
+        data: Some(Data::from_serialize(&output)?),
+        warnings: vec![format!(
+            "the password is not changed yet: {what}. The engine goes on by itself; {hint}. Write \
+             <tenant>/reveal for the password when <tenant>/status says that it is settled."
+        )],
+        ..Response::default()
+    }))
+}
+
+async fn release(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    let name = tenant(&call)?;
+    let reason = optional_text(&call, "reason");
+    engine.require_active(&mount).await?;
+    let config = engine.config(&mount).await?;
+    let worker = Arc::clone(&engine);
+    let work = async move {
+        let mut locked = worker.lock_tenant(&mount, &name).await?;
+        if rotation::release(&mut locked)? {
+            let now = worker.clock().now();
+            let mut event = event_of(&call, EventName::TenantConfigChanged, now);
+            event.reason = reason;
+            locked.record_event(event)?;
+            locked.store().await?;
+        }
+        Ok::<(), Error>(())
+    };
+    engine.finish(&config, work).await?;
+    Ok(None)
+}

@@ -1,0 +1,170 @@
+//! Work that cannot wait for the next check: open changes, second looks, app tokens, the end of a
+//! reveal. Its pointers are in `open/`; when it is due is in the records.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tokio::sync::Semaphore;
+
+use super::PAGE;
+use crate::audit::RotationType;
+use crate::engine::Engine;
+use crate::engine::error::Error;
+use crate::engine::locked::LockedTenant;
+use crate::engine::mail::Purpose;
+use crate::engine::rotation::{self, InDrift, Settled};
+use crate::engine::storage;
+use crate::engine::storage::record::TenantRecord;
+use crate::engine::tenant::TenantName;
+use crate::logical::Mount;
+
+/// Due tenants by the server they have to wait for.
+type Due = BTreeMap<String, Vec<TenantName>>;
+
+impl Engine {
+    /// Starts a worker for every server with due work that has none.
+    pub(super) async fn begin_open_work(self: &Arc<Self>, mount: &Mount) -> Result<(), Error> {
+        let mut due = self.due_work(mount).await?;
+        let parallel = usize::try_from(self.config(mount).await?.max_parallel / 2).unwrap_or(1);
+        due.retain(|server, _| self.runner.state().busy.insert(server.clone()));
+        if due.is_empty() {
+            return Ok(());
+        }
+        // What earlier ticks began counts; one place is always left, or hanging servers take all.
+        let free = parallel.saturating_sub(self.runner.state().working).max(1);
+        let (engine, mount) = (Arc::clone(self), mount.clone());
+        self.tasks.spawn(async move {
+            let places = Semaphore::new(free);
+            let workers = due.into_iter().map(|(server, tenants)| {
+                let (engine, mount, places) = (&engine, &mount, &places);
+                async move {
+                    // The semaphore is never closed.
+                    let _place = places.acquire().await;
+                    engine.runner.state().working += 1;
+                    engine.work_at(mount, &tenants).await;
+                    let mut state = engine.runner.state();
+                    state.working -= 1;
+                    state.busy.remove(&server);
+                }
+            });
+            join_all(workers).await;
+        });
+        Ok(())
+    }
+
+    /// Follows the pointers; what is due is in the records.
+    async fn due_work(self: &Arc<Self>, mount: &Mount) -> Result<Due, Error> {
+        let mut due = Due::new();
+        let mut after = String::new();
+        loop {
+            let page = mount
+                .storage
+                .list_page(storage::OPEN_WORK, &after, PAGE)
+                .await?;
+            for name in &page {
+                let Ok(name) = TenantName::parse(name) else {
+                    continue;
+                };
+                match self.read_tenant(mount, &name).await {
+                    Ok(record) => {
+                        if self.is_due(record.as_deref()) {
+                            due.entry(server_of(record.as_deref()))
+                                .or_default()
+                                .push(name);
+                        }
+                    }
+                    Err(error) => tracing::warn!(tenant = %name, %error, "open work not read"),
+                }
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE => after.clone_from(last),
+                _ => return Ok(due),
+            }
+        }
+    }
+
+    /// A pointer without work behind it is due as well: to be removed.
+    fn is_due(&self, record: Option<&TenantRecord>) -> bool {
+        let Some(record) = record else { return true };
+        match record.next_work() {
+            Some(at) => at <= self.clock().now(),
+            None => record.intent.is_none(),
+        }
+    }
+
+    /// Does the due work of one server's tenants, one after the other.
+    async fn work_at(self: &Arc<Self>, mount: &Mount, tenants: &[TenantName]) {
+        for name in tenants {
+            if self.tasks.is_stopping() {
+                return;
+            }
+            match self.work_on(mount, name).await {
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::info!(tenant = %name, %error, "open work is left for later");
+                }
+            }
+        }
+    }
+
+    /// Does what is due of one tenant.
+    async fn work_on(self: &Arc<Self>, mount: &Mount, name: &TenantName) -> Result<(), Error> {
+        let mut tenant = self.lock_tenant(mount, name).await?;
+        tenant.purpose = Purpose::Automatic;
+        if !self.is_due(Some(&tenant.record)) {
+            return Ok(());
+        }
+        if tenant.record.next_work().is_none() {
+            tenant.remove_stale_work().await;
+            return Ok(());
+        }
+        let now = self.clock().now();
+        let settles = tenant.record.intent.as_ref().is_some_and(|intent| {
+            let waits = tenant.record.open.settle_at;
+            waits.map_or(intent.sends == 0, |at| at <= now)
+        });
+        if settles {
+            tenant = match rotation::settle(tenant, InDrift::Stop).await? {
+                Settled::Free(tenant) => tenant,
+                Settled::Committed(committed) => committed.tenant,
+            };
+        }
+        if tenant.record.live_credential().is_none() {
+            return Ok(());
+        }
+        rotation::revoke_app_tokens_if_due(&mut tenant).await?;
+        self.look_again(tenant).await
+    }
+
+    /// Confirms what was settled, or changes what somebody saw.
+    async fn look_again(self: &Arc<Self>, tenant: LockedTenant) -> Result<(), Error> {
+        let now = self.clock().now();
+        if tenant.record.intent.is_some() {
+            return Ok(());
+        }
+        let confirms = tenant.record.open.confirm_at.first();
+        if confirms.is_some_and(|at| *at <= now) {
+            // Its own rotation, if one is due as well, comes with the next tick.
+            return rotation::confirm(tenant).await;
+        }
+        let rests = tenant.config.paused_until.is_some_and(|until| until > now)
+            || tenant
+                .record
+                .pause
+                .as_ref()
+                .is_some_and(|it| it.until > now);
+        if !rests && tenant.record.rotate_at().is_some_and(|at| at <= now) {
+            let reason = "the password was revealed and its time is over";
+            return rotation::rotate_automatically(tenant, RotationType::Reveal, reason).await;
+        }
+        Ok(())
+    }
+}
+
+/// The server a tenant's work waits for; tenants without one wait for nobody.
+fn server_of(record: Option<&TenantRecord>) -> String {
+    record
+        .and_then(|record| record.server.as_ref())
+        .map_or_else(String::new, |server| server.mailu_url.clone())
+}
