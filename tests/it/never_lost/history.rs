@@ -55,6 +55,13 @@ pub(super) enum Request {
     Patch,
     Delete,
     Undelete,
+    Reset,
+    /// With `hold`.
+    ResetAndHold,
+    Release,
+    /// To the version before the current one.
+    RollBack,
+    Reveal,
 }
 
 /// What happens.
@@ -185,6 +192,7 @@ impl History {
         match step {
             Step::Ask(requests, faults) => self.ask(requests, faults).await,
             Step::Tick(faults) => {
+                self.world.later(60).await;
                 self.plan.arm(faults.iter().copied());
                 let ticked = survived(&self.plan, self.host.tick()).await;
                 if ticked.is_none() {
@@ -267,7 +275,10 @@ impl History {
             if requests.len() == 1 && answer.text.contains("Nothing was changed") {
                 assert_eq!(self.live(*who), before[*who as usize], "{what}");
             }
-            let looked = matches!(request, Request::Verify | Request::Rotate);
+            let looked = matches!(
+                request,
+                Request::Verify | Request::Rotate | Request::RollBack
+            );
             if looked && answer.status == 200 && faults.is_empty() {
                 self.known[*who as usize].disturbed = false;
             }
@@ -363,8 +374,10 @@ impl History {
         self.restart();
         let host = self.host.clone();
         for who in Who::ALL {
-            host.write(&format!("{}/undelete", who.tenant()), json!({}))
-                .await;
+            for path in ["undelete", "release"] {
+                let path = format!("{}/{path}", who.tenant());
+                host.write(&path, json!({})).await;
+            }
             self.world.quiet(&host, who.tenant()).await;
         }
         for who in Who::ALL {
@@ -428,7 +441,24 @@ async fn send(host: &Host, world: &World, who: Who, request: Request) -> Answer 
         }
         Request::Delete => host.delete(&path("admin")).await,
         Request::Undelete => host.write(&path("undelete"), json!({})).await,
+        Request::Reset => host.write(&path("reset"), incident(false)).await,
+        Request::ResetAndHold => host.write(&path("reset"), incident(true)).await,
+        Request::Release => host.write(&path("release"), json!({})).await,
+        Request::RollBack => {
+            let record = world.record(who.tenant()).await.unwrap();
+            let current = record.credential.and_then(|kept| kept.current).unwrap_or(2);
+            let body = json!({ "version": current.saturating_sub(1).max(1), "reason": "test" });
+            host.write(&path("rollback"), body).await
+        }
+        Request::Reveal => {
+            host.write(&path("reveal"), json!({ "reason": "test" }))
+                .await
+        }
     }
+}
+
+fn incident(hold: bool) -> Value {
+    json!({ "incident_id": "INC-1", "reason": "test", "hold": hold })
 }
 
 /// Waits for `work` unless the process is killed meanwhile.

@@ -20,6 +20,11 @@ fn request() -> impl Strategy<Value = Request> {
         1 => Just(Request::Patch),
         1 => Just(Request::Delete),
         1 => Just(Request::Undelete),
+        2 => Just(Request::Reset),
+        1 => Just(Request::ResetAndHold),
+        1 => Just(Request::Release),
+        2 => Just(Request::RollBack),
+        1 => Just(Request::Reveal),
     ]
 }
 

@@ -394,9 +394,16 @@ pub(crate) async fn pointers(
 ) -> (BTreeSet<String>, BTreeSet<String>) {
     let mut needed = BTreeSet::new();
     if let Some(record) = record(storage, tenant).await {
-        let open = &record.open;
-        let waits = open.settle_at.is_some() || open.retry_at.is_some();
-        if record.intent.is_some() || waits || !open.confirm_at.is_empty() {
+        let live = record.credential.as_ref();
+        let live = live.filter(|credential| credential.deleted.is_none());
+        // Looks at Mailu and the end of a reveal, and what a reset left of app tokens.
+        let waits = live.is_some_and(|credential| {
+            let tokens = credential.app_tokens.as_ref();
+            !record.open.confirm_at.is_empty()
+                || credential.rotate_at.is_some()
+                || tokens.is_some_and(|work| work.next_attempt.is_some())
+        });
+        if record.intent.is_some() || waits {
             needed.insert(format!("open/{tenant}"));
         }
         if let Some(credential) = &record.credential {

@@ -181,7 +181,8 @@ impl World {
     pub(crate) async fn quiet(&self, host: &Host, tenant: &str) -> usize {
         for ticks in 0..60 {
             let record = self.record(tenant).await;
-            if ticks > 0 && record.is_none_or(|it| it.intent.is_none() && it.open.is_empty()) {
+            if ticks > 0 && record.is_none_or(|it| it.intent.is_none() && it.next_work().is_none())
+            {
                 return ticks;
             }
             self.later(60).await;
