@@ -77,7 +77,7 @@ pub(crate) async fn nothing_is_lost(world: &World, host: &Host, before: &Before,
         }
         Said::Uncertain(candidates) => {
             let listed = live.is_some_and(|live| candidates.contains(&live));
-            let reset = open_reset(world).await;
+            let reset = open_reset(world, "acme").await;
             assert!(
                 listed || !kept || reset,
                 "{what}: what logs in is stored and not listed"
@@ -85,7 +85,7 @@ pub(crate) async fn nothing_is_lost(world: &World, host: &Host, before: &Before,
         }
         Said::Drift => {
             // What an emergency superseded may have landed before.
-            let found = before.drift || drifted_to(world).await == live;
+            let found = before.drift || drifted_to(world, "acme").await == live;
             assert!(found, "{what}: nobody else changed anything");
         }
     }
@@ -120,18 +120,18 @@ impl Before {
 }
 
 /// The password that the record says has become live.
-async fn drifted_to(world: &World) -> Option<String> {
-    let credential = world.record("acme").await?.credential?;
+async fn drifted_to(world: &World, tenant: &str) -> Option<String> {
+    let credential = world.record(tenant).await?.credential?;
     world
-        .stored("acme")
+        .stored(tenant)
         .await
         .remove(&credential.drift?.live_version?)
 }
 
 /// The candidate of an open emergency reset is not listed by reads.
-async fn open_reset(world: &World) -> bool {
+async fn open_reset(world: &World, tenant: &str) -> bool {
     use vault_plugin_secrets_smtp::audit::RotationType;
-    let record = world.record("acme").await;
+    let record = world.record(tenant).await;
     let intent = record.and_then(|record| record.intent);
     intent.is_some_and(|intent| intent.rotation_type == Some(RotationType::Emergency))
 }

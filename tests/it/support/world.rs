@@ -179,14 +179,13 @@ impl World {
 
     /// Ticks once a minute until nothing is open any more; returns how often.
     pub(crate) async fn quiet(&self, host: &Host, tenant: &str) -> usize {
-        for ticks in 0..60 {
-            let record = self.record(tenant).await;
-            if ticks > 0 && record.is_none_or(|it| it.intent.is_none() && it.next_work().is_none())
-            {
-                return ticks;
-            }
+        let pointer = format!("open/{tenant}");
+        for ticks in 1..60 {
             self.later(60).await;
             host.tick().await;
+            if self.storage.get(&pointer).await.unwrap().is_none() {
+                return ticks;
+            }
         }
         60
     }
