@@ -50,6 +50,12 @@ impl KeyedLock {
         holder
     }
 
+    /// Returns the keys that are held or waited for, in no order.
+    #[must_use]
+    pub fn held(&self) -> Vec<String> {
+        locked(&self.slots).keys().cloned().collect()
+    }
+
     /// Returns how many keys are held or waited for.
     #[must_use]
     pub fn in_use(&self) -> usize {
@@ -91,6 +97,9 @@ mod tests {
         drop(first);
         let second = waiting.await;
         assert_eq!(locks.in_use(), 2);
+        let mut held = locks.held();
+        held.sort();
+        assert_eq!(held, ["a", "b"]);
         drop(second);
         assert_eq!(locks.in_use(), 1);
     }

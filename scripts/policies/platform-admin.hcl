@@ -5,6 +5,14 @@ path "smtp/config" {
   capabilities = ["create", "read", "update", "patch"]
 }
 
+path "smtp/config/keyring" {
+  capabilities = ["read"]
+}
+
+path "smtp/config/keyring/+" {
+  capabilities = ["update"]
+}
+
 path "smtp/" {
   capabilities = ["list"]
 }

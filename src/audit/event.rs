@@ -94,6 +94,9 @@ pub enum EventName {
     /// The keyring got a new version.
     #[serde(rename = "smtp_keyring_rotated")]
     KeyringRotated,
+    /// Old versions of the keyring were removed.
+    #[serde(rename = "smtp_keyring_trimmed")]
+    KeyringTrimmed,
 }
 
 /// How urgent an event is.

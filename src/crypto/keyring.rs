@@ -26,6 +26,9 @@ const CHECKSUM_BYTES: usize = 32;
 /// Label of the key that makes audit hashes.
 const DETAIL_LABEL: &str = "vault-plugin-secrets-smtp/v1/detail-hash";
 
+/// Label of the keys that make hashes of API tokens.
+const TOKEN_LABEL: &str = "vault-plugin-secrets-smtp/v1/token-hash";
+
 /// Numbered master keys, newest last. At least one. `Debug` shows numbers and dates only.
 ///
 /// Version numbers are never used twice: the newest one cannot be removed.
@@ -34,6 +37,8 @@ pub struct Keyring {
     /// Never rotated or trimmed: hashes in old audit lines must stay checkable.
     audit_key: Sensitive<[u8; KEY_BYTES]>,
     versions: BTreeMap<u32, MasterKey>,
+    /// The version that seals. Not stored: it follows from what both stored copies have.
+    sealing: u32,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -75,6 +80,7 @@ impl Keyring {
         Ok(Self {
             audit_key: secret_bytes([0; KEY_BYTES])?,
             versions: BTreeMap::from([(1, MasterKey::generate(now)?)]),
+            sealing: 1,
         })
     }
 
@@ -87,21 +93,34 @@ impl Keyring {
     pub fn rotate(&self, now: DateTime<Utc>) -> Result<Self, RandomError> {
         let mut next = self.clone();
         // 2^32 rotations are out of reach; saturating would replace a key, so it must not wrap.
-        let version = self.latest().saturating_add(1);
+        let version = self.newest().saturating_add(1);
         next.versions
             .entry(version)
             .or_insert(MasterKey::generate(now)?);
+        next.sealing = version;
         Ok(next)
     }
 
     /// Returns this keyring without the versions `in_use` denies; the newest one always stays.
     #[must_use]
     pub fn trim(&self, in_use: impl Fn(u32) -> bool) -> Self {
-        let latest = self.latest();
+        let newest = self.newest();
         let mut next = self.clone();
         next.versions
-            .retain(|version, _| *version == latest || in_use(*version));
+            .retain(|version, _| *version == newest || in_use(*version));
+        next.sealing = newest;
         next
+    }
+
+    /// Returns this keyring sealing with `version` or, if it lacks that, with the next older one;
+    /// what newer versions sealed it still opens.
+    #[must_use]
+    pub fn sealing_with_at_most(mut self, version: u32) -> Self {
+        let older = self.versions.range(..=version).next_back();
+        if let Some((version, _)) = older {
+            self.sealing = *version;
+        }
+        self
     }
 
     /// Reports whether this keyring has every version of `older`, with the same keys: `older` is
@@ -115,9 +134,14 @@ impl Keyring {
                 .all(|(version, key)| self.versions.get(version) == Some(key))
     }
 
-    /// Returns the version that seals.
+    /// Returns the version that seals: the newest one, unless
+    /// [`Keyring::sealing_with_at_most`] chose.
     #[must_use]
-    pub fn latest(&self) -> u32 {
+    pub const fn latest(&self) -> u32 {
+        self.sealing
+    }
+
+    fn newest(&self) -> u32 {
         self.versions.last_key_value().map_or(0, |(v, _)| *v)
     }
 
@@ -129,7 +153,7 @@ impl Keyring {
         })
     }
 
-    /// Seals a secret with the newest version.
+    /// Seals a secret with the version [`Keyring::latest`].
     ///
     /// # Errors
     ///
@@ -139,8 +163,9 @@ impl Keyring {
         binding: &Binding<'_>,
         secret: &Sensitive<String>,
     ) -> Result<Sealed, SealError> {
-        let (version, master) = self.versions.last_key_value().ok_or(SealError::NoKey)?;
-        envelope::seal(&master.key, *version, binding, secret)
+        let version = self.sealing;
+        let master = self.versions.get(&version).ok_or(SealError::NoKey)?;
+        envelope::seal(&master.key, version, binding, secret)
     }
 
     /// Opens a secret sealed for an equal binding, by any version of the keyring.
@@ -168,6 +193,15 @@ impl Keyring {
     pub fn detail_hash(&self, details: &[u8]) -> [u8; 32] {
         let key = derive(&self.audit_key, &canonical(&[DETAIL_LABEL]));
         hmac_sha256(key.expose(), details)
+    }
+
+    /// Hashes a mail server's API token, so that it can be recognised without being kept:
+    /// HMAC-SHA256 under a key of its own. It says nothing about the token elsewhere: the server
+    /// is part of what is hashed.
+    #[must_use]
+    pub fn token_hash(&self, server: &str, token: &Sensitive<String>) -> [u8; 32] {
+        let key = derive(&self.audit_key, &canonical(&[TOKEN_LABEL, server]));
+        hmac_sha256(key.expose(), token.expose().as_bytes())
     }
 
     /// Returns the stored form: magic, schema, audit key, count, entries (version, milliseconds
@@ -232,6 +266,7 @@ impl Keyring {
         Ok(Self {
             audit_key,
             versions,
+            sealing: newest,
         })
     }
 }
@@ -322,6 +357,24 @@ mod tests {
         assert_eq!(left(|_| false), [3]);
         let next = keyring.trim(|_| false).rotate(now()).unwrap();
         assert_eq!(next.latest(), 4);
+    }
+
+    #[test]
+    fn an_older_version_can_be_told_to_seal() {
+        let first = Keyring::generate(now()).unwrap();
+        let third = first.rotate(now()).unwrap().rotate(now()).unwrap();
+        let older = third.clone().sealing_with_at_most(2);
+        assert_eq!((older.latest(), third.latest()), (2, 3));
+        let sealed = older.seal(&HERE, &secret()).unwrap();
+        assert_eq!(sealed.key_version(), 2);
+        // It opens whatever the whole keyring opens, and is stored as that.
+        let newest = third.seal(&HERE, &secret()).unwrap();
+        assert_eq!(older.open(&HERE, &newest), Ok(secret()));
+        assert_eq!(older.to_bytes(), third.to_bytes());
+        assert_eq!(older.rotate(now()).unwrap().latest(), 4);
+        let gap = third.trim(|version| version == 1).sealing_with_at_most(2);
+        assert_eq!(gap.latest(), 1);
+        assert_eq!(first.sealing_with_at_most(0).latest(), 1);
     }
 
     #[test]

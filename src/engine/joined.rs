@@ -16,7 +16,7 @@ use super::Engine;
 use super::config::MountConfig;
 use super::error::Error;
 use super::tenant::TenantName;
-use crate::audit::Actor;
+use crate::audit::{Actor, NewEvent};
 use crate::logical::Response;
 
 /// How long the outcome of work whose requests all left is kept for a repeat. Clients that repeat
@@ -56,6 +56,18 @@ impl WorkKey {
             user_id: caller.user_id.clone(),
             display_name: caller.display_name.clone(),
             detail,
+        }
+    }
+
+    /// The key of work that is about the mount and no tenant, by the event it begins with.
+    pub(super) fn of_mount(operation: &'static str, event: &NewEvent) -> Self {
+        Self {
+            operation,
+            // No tenant has an empty name.
+            tenant: String::new(),
+            user_id: event.actor.user_id.clone(),
+            display_name: event.actor.display_name.clone(),
+            detail: event.reason.clone().unwrap_or_default(),
         }
     }
 }

@@ -1,43 +1,145 @@
-//! The mount's keyring in storage: created once, copied twice, never guessed.
+//! The keyring in storage: created once, kept twice, never guessed.
 //!
 //! Two entries hold the same bytes. A keyring is created only after both are definitely absent
 //! *and* no tenant exists, under the mount's lock, and is used only after it was read back: a new
 //! keyring over old tenants would make every stored password unreadable for ever.
+//!
+//! Every change replaces one entry, reads it back, and then does the other, so that each crash
+//! leaves a state that [`load`] understands:
+//!
+//! - a rotation writes `keyring` first: it may have a version that `keyring-copy` lacks. Such a
+//!   version opens and does not seal, so nothing depends on it before both have it;
+//! - a trim writes `keyring-copy` first: it may lack old versions, of which a scan has shown that
+//!   nothing was sealed by them. [`load`] takes these states either way round, because a write
+//!   that was given up may still land.
+//!
+//! Whoever writes next makes both entries what the larger one is.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 
 use super::error::Error;
 use super::storage::{KEYRING, KEYRING_COPY, TENANTS};
 use crate::clock::Clock;
-use crate::crypto::{Keyring, KeyringError, Sensitive};
-use crate::logical::{Storage, StorageEntry};
+use crate::crypto::{Keyring, KeyringError, RandomError, Sensitive};
+use crate::logical::{Storage, StorageEntry, StorageError};
+
+/// How long to wait before asking a storage whose connection broke what it holds: a write may
+/// still be on its way.
+const AFTER_BROKEN_CONNECTION: Duration = Duration::from_secs(10);
 
 /// A keyring as it was found.
 #[derive(Debug)]
 pub(crate) struct Found {
+    /// Opens whatever was sealed; seals with a version that no whole copy lacks.
     pub(crate) keyring: Keyring,
-    /// The copy that was absent, as a crash during the creation leaves it.
-    missing: Option<&'static str>,
+    /// The larger of the two copies, sealing with its newest version.
+    whole: Keyring,
+    first: Copy,
+    second: Copy,
+}
+
+/// What an entry holds.
+#[derive(Debug)]
+enum Copy {
+    Absent,
+    Damaged,
+    Good(Keyring),
+}
+
+impl Found {
+    /// One whole copy serves alone.
+    fn one(keyring: Keyring, first: Copy, second: Copy) -> Self {
+        Self {
+            whole: keyring.clone(),
+            keyring,
+            first,
+            second,
+        }
+    }
+
+    /// Two equal copies.
+    fn both(keyring: Keyring) -> Self {
+        let (first, second) = (keyring.clone(), keyring.clone());
+        Self::one(keyring, Copy::Good(first), Copy::Good(second))
+    }
+
+    /// Two whole copies: equal, or as an interrupted change leaves them.
+    fn two(first: Keyring, second: Keyring) -> Result<Self, Error> {
+        let (larger, smaller) = if first.extends(&second) {
+            (&first, &second)
+        } else if second.extends(&first) && second.latest() == first.latest() {
+            (&second, &first)
+        } else {
+            return Err(Error::Keyring(
+                "the keyring and its copy contradict each other",
+            ));
+        };
+        Ok(Self {
+            keyring: larger.clone().sealing_with_at_most(smaller.latest()),
+            whole: larger.clone(),
+            first: Copy::Good(first),
+            second: Copy::Good(second),
+        })
+    }
+
+    /// Returns the keyring after a rotation: with one version more, or with the one that an
+    /// interrupted rotation left, which nothing was sealed by.
+    pub(crate) fn rotated(&self, now: DateTime<Utc>) -> Result<Keyring, RandomError> {
+        if self.whole.latest() > self.keyring.latest() {
+            return Ok(self.whole.clone());
+        }
+        self.whole.rotate(now)
+    }
+
+    /// Returns the keyring after a trim: without the versions below `oldest`.
+    pub(crate) fn trimmed(&self, oldest: u32) -> Keyring {
+        self.whole.trim(|version| version >= oldest)
+    }
+
+    /// Returns the entry that is not there.
+    const fn missing(&self) -> Option<&'static str> {
+        match (&self.first, &self.second) {
+            (Copy::Absent, _) => Some(KEYRING),
+            (_, Copy::Absent) => Some(KEYRING_COPY),
+            (Copy::Damaged | Copy::Good(_), Copy::Damaged | Copy::Good(_)) => None,
+        }
+    }
+
+    /// Refuses to build on a keyring of which only one copy is whole.
+    fn require_undamaged(&self) -> Result<(), Error> {
+        let key = match (&self.first, &self.second) {
+            (Copy::Damaged, _) => KEYRING,
+            (_, Copy::Damaged) => KEYRING_COPY,
+            (Copy::Absent | Copy::Good(_), Copy::Absent | Copy::Good(_)) => return Ok(()),
+        };
+        Err(Error::conflict(
+            "keyring_damaged",
+            format!(
+                "the stored entry {key} is damaged; the other copy of the keyring serves alone. \
+                 Nothing was changed. Restore the mount's storage from a snapshot, or remove the \
+                 damaged entry through sys/raw: the next write makes it anew."
+            ),
+        ))
+    }
 }
 
 /// Loads the keyring; `None` if the mount never had one.
 pub(crate) async fn load(storage: &dyn Storage) -> Result<Option<Found>, Error> {
-    let whole = |keyring, missing| Ok(Some(Found { keyring, missing }));
-    let first = read_copy(storage, KEYRING).await?;
+    // Against the order in which a rotation writes them: one that happens in between shows as
+    // unfinished, and not as a copy that has more than the first.
     let second = read_copy(storage, KEYRING_COPY).await?;
+    let first = read_copy(storage, KEYRING).await?;
     match (first, second) {
-        (Copy::Good(keyring), Copy::Absent) => whole(keyring, Some(KEYRING_COPY)),
-        (Copy::Absent, Copy::Good(keyring)) => whole(keyring, Some(KEYRING)),
-        (Copy::Good(keyring), Copy::Damaged) | (Copy::Damaged, Copy::Good(keyring)) => {
-            whole(keyring, None)
+        (Copy::Good(first), Copy::Good(second)) => Found::two(first, second).map(Some),
+        (Copy::Good(keyring), other) => {
+            let first = Copy::Good(keyring.clone());
+            Ok(Some(Found::one(keyring, first, other)))
         }
-        (Copy::Good(first), Copy::Good(second)) => {
-            // The copy is written second: it may lack the newest version, never have more.
-            if first.extends(&second) {
-                whole(first, None)
-            } else {
-                Err(Error::Keyring(
-                    "the keyring and its copy contradict each other",
-                ))
-            }
+        (other, Copy::Good(keyring)) => {
+            let second = Copy::Good(keyring.clone());
+            Ok(Some(Found::one(keyring, other, second)))
         }
         (Copy::Absent, Copy::Absent) => {
             if storage.list_page(TENANTS, "", 1).await?.is_empty() {
@@ -54,33 +156,85 @@ pub(crate) async fn load(storage: &dyn Storage) -> Result<Option<Found>, Error> 
     }
 }
 
-/// Writes the copy that is missing, if one is. A damaged one is left to be looked at. The caller
-/// holds the mount's lock and is on the active node.
+/// Writes what an interrupted change left out, and returns the keyring to work with. A damaged
+/// copy is left to be looked at. The caller holds the mount's lock and is on the active node.
 pub(crate) async fn complete(storage: &dyn Storage, found: Found) -> Keyring {
-    if let Some(missing) = found.missing {
-        let bytes = found.keyring.to_bytes();
-        // The keyring itself is whole: the next write tries again.
-        if let Err(error) = write_and_read_back(storage, missing, &bytes).await {
-            tracing::warn!(key = missing, %error, "a missing copy of the keyring was not written");
+    for (key, holds) in [(KEYRING, &found.first), (KEYRING_COPY, &found.second)] {
+        if matches!(holds, Copy::Damaged) {
+            continue;
+        }
+        // What was found is enough to work with: the next write tries again.
+        if let Err(error) = write(storage, key, holds, &found.whole).await {
+            tracing::warn!(key, %error, "a copy of the keyring was not completed");
+            return found.keyring;
         }
     }
-    found.keyring
+    found.whole
 }
 
 /// Creates the first keyring. The caller holds the mount's lock, is on the active node, and
 /// [`load`] just said `None`.
 pub(crate) async fn create(storage: &dyn Storage, clock: &dyn Clock) -> Result<Keyring, Error> {
     let keyring = Keyring::generate(clock.now())?;
-    let bytes = keyring.to_bytes();
-    write_and_read_back(storage, KEYRING, &bytes).await?;
-    write_and_read_back(storage, KEYRING_COPY, &bytes).await?;
+    for key in [KEYRING, KEYRING_COPY] {
+        write(storage, key, &Copy::Absent, &keyring).await?;
+    }
     Ok(keyring)
 }
 
-enum Copy {
-    Absent,
-    Damaged,
-    Good(Keyring),
+/// Loads the keyring to change it, creating the first one, with both copies in place. The caller
+/// holds the mount's lock and is on the active node.
+///
+/// # Errors
+///
+/// A 409 `keyring_damaged` if one copy is damaged, else as [`load`].
+pub(crate) async fn load_to_change(
+    storage: &dyn Storage,
+    clock: &dyn Clock,
+) -> Result<Found, Error> {
+    let Some(found) = load(storage).await? else {
+        return Ok(Found::both(create(storage, clock).await?));
+    };
+    found.require_undamaged()?;
+    match found.missing() {
+        None => Ok(found),
+        Some(key) => {
+            write(storage, key, &Copy::Absent, &found.whole).await?;
+            Ok(Found::both(found.whole))
+        }
+    }
+}
+
+/// Stores a [`Found::rotated`] keyring; it may seal when this returned. The caller holds the
+/// mount's lock and is on the active node.
+///
+/// # Errors
+///
+/// On an error the change may be done by half: what [`load`] finds next is to be used.
+pub(crate) async fn store_rotated(
+    storage: &dyn Storage,
+    found: &Found,
+    next: &Keyring,
+) -> Result<(), Error> {
+    write(storage, KEYRING, &found.first, next).await?;
+    write(storage, KEYRING_COPY, &found.second, next).await?;
+    require_stored(storage, KEYRING, next).await
+}
+
+/// Stores a [`Found::trimmed`] keyring. The caller holds the mount's lock, is on the active node
+/// and has seen that nothing was sealed by what is removed.
+///
+/// # Errors
+///
+/// As for [`store_rotated`].
+pub(crate) async fn store_trimmed(
+    storage: &dyn Storage,
+    found: &Found,
+    next: &Keyring,
+) -> Result<(), Error> {
+    write(storage, KEYRING_COPY, &found.second, next).await?;
+    write(storage, KEYRING, &found.first, next).await?;
+    require_stored(storage, KEYRING_COPY, next).await
 }
 
 async fn read_copy(storage: &dyn Storage, key: &str) -> Result<Copy, Error> {
@@ -97,24 +251,52 @@ async fn read_copy(storage: &dyn Storage, key: &str) -> Result<Copy, Error> {
     }
 }
 
-async fn write_and_read_back(
+/// Replaces what `key` holds by `next` and reads it back; nothing is written if it holds that.
+async fn write(
     storage: &dyn Storage,
     key: &'static str,
-    bytes: &Sensitive<Vec<u8>>,
+    holds: &Copy,
+    next: &Keyring,
 ) -> Result<(), Error> {
+    let bytes = next.to_bytes();
+    // One keyring has one stored form, so these are the bytes that are there.
+    let before = match holds {
+        Copy::Absent => None,
+        Copy::Good(keyring) => Some(keyring.to_bytes()),
+        Copy::Damaged => return Err(Error::Defect("a damaged copy was about to be replaced")),
+    };
+    if before.as_ref() == Some(&bytes) {
+        return Ok(());
+    }
     let entry = StorageEntry {
         key: key.to_owned(),
         value: bytes.expose().clone(),
         seal_wrap: true,
     };
-    // An error here may hide a write that took effect: what is read back decides.
-    // Only where nothing is: a write of an earlier attempt that lands late must not replace it.
-    let written = storage.compare_and_put(entry, None).await;
+    // Only over what was there: a write of an earlier attempt that lands late must not replace it.
+    let before = before.as_ref().map(|bytes| bytes.expose().as_slice());
+    let written = storage.compare_and_put(entry, before).await;
+    if matches!(written, Err(StorageError::Unknown(_))) {
+        tokio::time::sleep(AFTER_BROKEN_CONNECTION).await;
+    }
+    // An error may hide a write that took effect: what is read back decides.
+    match require_stored(storage, key, next).await {
+        Ok(()) => Ok(()),
+        Err(not_there) => Err(written.err().map_or(not_there, Error::from)),
+    }
+}
+
+/// Reads back.
+async fn require_stored(
+    storage: &dyn Storage,
+    key: &'static str,
+    wanted: &Keyring,
+) -> Result<(), Error> {
+    let bytes: Sensitive<Vec<u8>> = wanted.to_bytes();
     let stored = storage.get(key).await?;
     if stored.is_some_and(|entry| &entry.value == bytes.expose()) {
         return Ok(());
     }
-    written?;
     Err(Error::Keyring(
         "the new keyring did not read back as it was written",
     ))

@@ -7,6 +7,7 @@ mod cache;
 mod config;
 mod error;
 mod joined;
+mod keyring;
 mod keys;
 mod lifecycle;
 mod locked;
@@ -32,6 +33,7 @@ use crate::tasks::Tasks;
 use cache::{Records, Role, Single};
 use config::MountConfig;
 use error::Error;
+use runner::Rewrap;
 
 pub use lifecycle::SmtpBackend;
 
@@ -71,8 +73,10 @@ pub struct Engine {
     mount_lock: KeyedLock,
     role: Role,
     keyring: Single<Keyring>,
+    rewrap: Rewrap,
     config: Single<MountConfig>,
     records: Records,
+    servers: mail::Servers,
     joined: joined::Joined,
     runner: runner::Runner,
 }
@@ -88,8 +92,10 @@ impl Engine {
             mount_lock: KeyedLock::new(),
             role: Role::default(),
             keyring: Single::default(),
+            rewrap: Rewrap::default(),
             config: Single::default(),
             records: Records::new(),
+            servers: mail::Servers::default(),
             joined: joined::Joined::default(),
             runner: runner::Runner::default(),
         }
@@ -141,13 +147,29 @@ impl Engine {
         }
         let _mount_guard = self.mount_lock.lock("keyring").await;
         let before = self.keyring.before_get(self.clock());
-        let keyring = match keys::load(&*mount.storage).await? {
-            Some(found) => keys::complete(&*mount.storage, found).await,
-            None => keys::create(&*mount.storage, self.clock()).await?,
+        let Some(found) = keys::load(&*mount.storage).await? else {
+            let keyring = keys::create(&*mount.storage, self.clock()).await?;
+            let keyring = Arc::new(keyring);
+            self.keyring.fill(&keyring, before);
+            return Ok(keyring);
         };
-        let keyring = Arc::new(keyring);
-        self.keyring.fill(&keyring, before);
+        let sealed_with = found.keyring.latest();
+        let keyring = Arc::new(keys::complete(&*mount.storage, found).await);
+        if keyring.latest() == sealed_with {
+            self.keyring.fill(&keyring, before);
+        } else {
+            self.replace_keyring(&keyring);
+        }
         Ok(keyring)
+    }
+
+    /// Puts a keyring into memory that was just stored and read back, for good: a read under way
+    /// may have begun before. The caller holds the keyring's lock.
+    fn replace_keyring(&self, keyring: &Arc<Keyring>) {
+        self.keyring.forget();
+        let before = self.keyring.before_get(self.clock());
+        self.keyring.fill(keyring, before);
+        self.rewrap.want();
     }
 
     /// Refuses on nodes that may not write, with the error by which the host forwards the request
@@ -158,8 +180,10 @@ impl Engine {
         if self.role.note(active.is_ok()) {
             self.records.forget_all();
             self.runner.forget();
+            self.servers.forget_all();
             self.keyring.forget();
             self.config.forget();
+            self.rewrap.want();
         }
         match active {
             Ok(_proof) => Ok(()),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Engine;
 use super::error::Error;
 use super::storage::{self, MOUNT_LOG, TrailEntry};
-use crate::audit::{Actor, EventLog, EventName, NewEvent, Outcome};
+use crate::audit::{Actor, Event, EventLog, EventName, NewEvent, Outcome};
 use crate::crypto::{self, Keyring};
 use crate::logical::{Mount, Request, StorageEntry};
 
@@ -53,7 +53,7 @@ impl Engine {
         mount: &Mount,
         keyring: &Keyring,
         event: &NewEvent,
-    ) -> Result<(), Error> {
+    ) -> Result<Event, Error> {
         let _guard = self.mount_lock.lock("mountlog").await;
         let mut log = match mount.storage.get(MOUNT_LOG).await? {
             Some(entry) => MountLog::decode(&entry.value)?,
@@ -63,7 +63,8 @@ impl Engine {
                 log: EventLog::default(),
             },
         };
-        log.log
+        let told = log
+            .log
             .append(MOUNT, &log.lineage, keyring, event.clone())?;
         for event in log.log.overflow() {
             let key = storage::trail_key(MOUNT, event.seq);
@@ -80,6 +81,6 @@ impl Engine {
             .storage
             .put(StorageEntry::new(MOUNT_LOG, storage::encode(&log)?))
             .await?;
-        Ok(())
+        Ok(told)
     }
 }

@@ -19,8 +19,10 @@
 mod endpoints;
 mod handshake;
 mod hostile_peers;
+mod keyring_faults;
 mod layering;
 mod lifecycle;
+mod limiter;
 mod manual;
 mod never_lost;
 mod readme;

@@ -1,8 +1,11 @@
 //! Encrypting and decrypting a record's secrets, each bound to tenant, life, field and endpoint.
 
+use std::sync::Arc;
+
 use super::LockedTenant;
 use crate::crypto::{self, Binding, Keyring, Sealed, Sensitive};
 use crate::engine::error::Error;
+use crate::engine::storage;
 use crate::engine::storage::record::{Server, TenantRecord};
 
 impl LockedTenant {
@@ -83,6 +86,70 @@ impl LockedTenant {
     }
 }
 
+impl LockedTenant {
+    /// Encrypts with the newest key whatever an older one encrypted, and stores the record;
+    /// returns whether there was anything to do.
+    ///
+    /// # Errors
+    ///
+    /// On an error nothing was stored.
+    pub(in crate::engine) async fn rewrap(&mut self) -> Result<bool, Error> {
+        let latest = self.keyring.latest();
+        let is_new = |bytes: &[u8]| storage::sealed_by(bytes).iter().all(|it| *it == latest);
+        // Without an entry there is nothing, and nothing is to be made of it.
+        if self.stored.as_deref().is_none_or(is_new) {
+            return Ok(false);
+        }
+        let before = (*self.record).clone();
+        self.seal_anew(&before)?;
+        if !is_new(&storage::encode(&self.record)?) {
+            *self.record = before;
+            return Err(Error::Entry {
+                key: storage::tenant_key(self.name.as_str()),
+                why: "the stored entry has a ciphertext in a place where none belongs",
+            });
+        }
+        self.store().await?;
+        Ok(true)
+    }
+
+    /// Encrypts anew every secret of the record, which is equal to `before`.
+    fn seal_anew(&mut self, before: &TenantRecord) -> Result<(), Error> {
+        let keyring = Arc::clone(&self.keyring);
+        let mut changed = before.clone();
+        let renew = |secret: &mut Sealed, server: Option<&Server>, field, id: &str| {
+            if secret.key_version() == keyring.latest() {
+                return Ok(());
+            }
+            let opened = open_at(&keyring, before, server, field, id, secret)?;
+            *secret = seal_at(&keyring, before, server, field, id, &opened)?;
+            Ok::<_, Error>(())
+        };
+        let here = before.server.as_ref();
+        if let Some(server) = &mut changed.server {
+            renew(&mut server.api_token, here, "api_token", "")?;
+        }
+        for version in changed
+            .credential
+            .iter_mut()
+            .flat_map(|it| &mut it.versions)
+        {
+            let id = version.number.to_string();
+            renew(&mut version.password, here, "password", &id)?;
+        }
+        if let Some(intent) = &mut changed.intent {
+            let id = intent.version.to_string();
+            renew(&mut intent.candidate, here, "password", &id)?;
+            if let Some(target) = &mut intent.target {
+                let there = target.clone();
+                renew(&mut target.api_token, Some(&there), "api_token", "")?;
+            }
+        }
+        *self.record = changed;
+        Ok(())
+    }
+}
+
 /// Decrypts the API token of a record that is only read.
 pub(in crate::engine) fn open_token(
     keyring: &Keyring,
@@ -109,17 +176,7 @@ fn seal(
     id: &str,
     secret: &Sensitive<String>,
 ) -> Result<Sealed, Error> {
-    let endpoint = endpoint_binding(record.server.as_ref());
-    let binding = Binding {
-        tenant: &record.tenant,
-        incarnation: &record.incarnation,
-        field,
-        id,
-        endpoint: &endpoint,
-    };
-    keyring
-        .seal(&binding, secret)
-        .map_err(|_rng| Error::Defect("encryption failed"))
+    seal_at(keyring, record, record.server.as_ref(), field, id, secret)
 }
 
 fn open(
@@ -129,15 +186,52 @@ fn open(
     id: &str,
     sealed: &Sealed,
 ) -> Result<Sensitive<String>, Error> {
-    let endpoint = endpoint_binding(record.server.as_ref());
-    let binding = Binding {
-        tenant: &record.tenant,
-        incarnation: &record.incarnation,
+    open_at(keyring, record, record.server.as_ref(), field, id, sealed)
+}
+
+/// Encrypts a secret that may be sent to `server`.
+fn seal_at(
+    keyring: &Keyring,
+    record: &TenantRecord,
+    server: Option<&Server>,
+    field: &str,
+    id: &str,
+    secret: &Sensitive<String>,
+) -> Result<Sealed, Error> {
+    let endpoint = endpoint_binding(server);
+    keyring
+        .seal(&binding(record, &endpoint, field, id), secret)
+        .map_err(|_rng| Error::Defect("encryption failed"))
+}
+
+/// Decrypts a secret that may be sent to `server`.
+fn open_at(
+    keyring: &Keyring,
+    record: &TenantRecord,
+    server: Option<&Server>,
+    field: &str,
+    id: &str,
+    sealed: &Sealed,
+) -> Result<Sensitive<String>, Error> {
+    let endpoint = endpoint_binding(server);
+    keyring
+        .open(&binding(record, &endpoint, field, id), sealed)
+        .map_err(Error::Unopenable)
+}
+
+const fn binding<'a>(
+    record: &'a TenantRecord,
+    endpoint: &'a str,
+    field: &'a str,
+    id: &'a str,
+) -> Binding<'a> {
+    Binding {
+        tenant: record.tenant.as_str(),
+        incarnation: record.incarnation.as_str(),
         field,
         id,
-        endpoint: &endpoint,
-    };
-    keyring.open(&binding, sealed).map_err(Error::Unopenable)
+        endpoint,
+    }
 }
 
 /// The endpoint as part of every ciphertext's associated data: where the secret may be sent.

@@ -182,7 +182,7 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
     };
     let told = engine.announce_mount_event(mount, &keyring, &entry).await;
     put?;
-    told
+    told.map(drop)
 }
 
 /// Puts what the request names into `config`; ranges are checked afterwards.

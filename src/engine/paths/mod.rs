@@ -4,6 +4,7 @@ mod admin;
 mod config;
 mod deletion;
 mod events;
+mod keyring;
 mod reset;
 mod reveal;
 mod rollback;
@@ -42,6 +43,7 @@ Examples, for a mount at smtp/ and a tenant acme:
 /// Every path of the engine. The README's table is checked against it.
 pub(super) fn router() -> Router<Engine> {
     let mut routes = vec![config::route()];
+    routes.extend(keyring::routes());
     routes.extend(tenants::routes());
     routes.extend([
         tenant_config::route(),

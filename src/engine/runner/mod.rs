@@ -9,6 +9,7 @@
 //! - a quiet tick costs one list of `open/`, whatever the number of tenants.
 
 mod open_work;
+mod rewrap;
 mod sweep;
 
 use std::collections::HashSet;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use super::Engine;
 use super::error::Error;
 use crate::logical::Mount;
+pub(super) use rewrap::{Rewrap, RewrapProgress};
 
 /// Names read from a folder at once.
 const PAGE: usize = 256;
@@ -95,6 +97,7 @@ impl Engine {
     }
 
     async fn run(self: &Arc<Self>, mount: &Mount) -> Result<(), Error> {
+        self.begin_rewrap(mount);
         self.begin_open_work(mount).await?;
         self.begin_sweep(mount).await
     }

@@ -7,7 +7,7 @@ use vault_plugin_secrets_smtp::logical::{
 
 use crate::support::engine::{EMAIL, Rig};
 
-const WRITES: [(Operation, &str); 13] = [
+const WRITES: [(Operation, &str); 15] = [
     (Operation::Update, "config"),
     (Operation::Patch, "config"),
     (Operation::Update, "acme/config"),
@@ -21,6 +21,8 @@ const WRITES: [(Operation, &str); 13] = [
     (Operation::Update, "acme/verify"),
     (Operation::Update, "acme/undelete"),
     (Operation::Update, "acme/destroy"),
+    (Operation::Update, "config/keyring/rotate"),
+    (Operation::Update, "config/keyring/trim"),
 ];
 
 fn body(rig: &Rig) -> serde_json::Value {
@@ -48,7 +50,7 @@ async fn a_standby_answers_reads_and_forwards_the_rest_before_anything_is_touche
             answer.fails(0, "read_only");
         }
         // What may lag behind the active node is asked there.
-        for path in ["acme/status", "acme/events"] {
+        for path in ["acme/status", "acme/events", "config/keyring"] {
             standby.read(path).await.fails(0, "read_only");
         }
         assert_eq!(rig.storage.snapshot(), before);
@@ -73,7 +75,7 @@ async fn a_node_that_steps_down_forwards() {
     for (operation, path) in WRITES {
         let answer = rig.send(operation, path, body(&rig)).await;
         // Nothing there to undo, or nothing to change.
-        if path == "acme/undelete" {
+        if matches!(path, "acme/undelete" | "config/keyring/trim") {
             continue;
         }
         if (operation, path) == (Operation::Delete, "acme/config") {

@@ -295,6 +295,18 @@ async fn answers_are_what_the_openapi_document_says() {
         .call(&rig, "post", "/{tenant}/verify", none())
         .await;
     rig.later(3600);
+    let back = json!({"version": 1, "reason": "a test"});
+    document
+        .call(&rig, "post", "/{tenant}/rollback", back)
+        .await;
+    let reset = json!({"incident_id": "INC-1", "reason": "a test"});
+    document.call(&rig, "post", "/{tenant}/reset", reset).await;
+    for path in ["/{tenant}/reveal", "/{tenant}/release"] {
+        document
+            .call(&rig, "post", path, json!({"reason": "a test"}))
+            .await;
+    }
+    rig.later(3600);
     answers_in_doubt(&mut document, &rig).await;
 
     document.call(&rig, "get", "/", none()).await;
@@ -317,7 +329,25 @@ async fn answers_are_what_the_openapi_document_says() {
     document.call(&rig, "get", "/{tenant}/events", none()).await;
     document.call(&rig, "delete", config, none()).await;
 
+    answers_about_keys(&mut document, &rig).await;
     document.assert_all_seen();
+}
+
+async fn answers_about_keys(document: &mut Document, rig: &Rig) {
+    let none = || json!({});
+    let (keyring, trim) = ("/config/keyring", "/config/keyring/trim");
+    document.call(rig, "get", keyring, none()).await;
+    document.call(rig, "post", trim, none()).await;
+    rig.configure("acme").await;
+    let rotate = "/config/keyring/rotate";
+    document.call(rig, "post", rotate, none()).await;
+    for _ in 0..2 {
+        let read = document.call(rig, "get", keyring, json!({"limit": 1}));
+        assert_eq!(read.await.get("next"), "acme");
+        rig.tick().await;
+    }
+    let trimmed = document.call(rig, "post", trim, none()).await;
+    assert_eq!(trimmed.get("removed"), &json!([{"version": 1}]));
 }
 
 /// A change whose outcome is open, and a password that somebody else set.

@@ -15,7 +15,7 @@ use vault_plugin_secrets_smtp::logical::Snapshot;
 use super::{Said, drifted_to, open_reset};
 use crate::support::engine::{Answer, Host};
 use crate::support::faults::{Fault, Plan};
-use crate::support::mailbox::{MailServers, Mailbox, State};
+use crate::support::mailbox::{Mailbox, State};
 use crate::support::world::{Left, SERVER, World, every_start_has_its_end, server, simulate};
 
 /// One of the two tenants.
@@ -138,8 +138,6 @@ struct Known {
     ever_disturbed: bool,
     /// The password of each version.
     versions: BTreeMap<u64, String>,
-    /// Values that the mail server took.
-    before: Option<String>,
 }
 
 struct History {
@@ -153,6 +151,7 @@ struct History {
     mail: Option<State>,
     lies: usize,
     foreign: usize,
+    mail_restored: bool,
 }
 
 impl History {
@@ -170,6 +169,7 @@ impl History {
             storage: None,
             mail: None,
             foreign: 0,
+            mail_restored: false,
         };
         for who in Who::ALL {
             let stored = history.world.stored(who.tenant()).await;
@@ -199,13 +199,7 @@ impl History {
                     self.restart();
                 }
             }
-            Step::Quarter => {
-                self.plan.arm(None);
-                for _ in 0..16 {
-                    self.world.later(60).await;
-                    self.host.tick().await;
-                }
-            }
+            Step::Quarter => self.quarter().await,
             Step::Later(seconds) => self.world.later(u64::from(*seconds)).await,
             Step::Jump(minutes) => {
                 self.world
@@ -246,6 +240,26 @@ impl History {
             for who in Who::ALL {
                 self.disturb(who);
             }
+        }
+    }
+
+    /// A quarter of an hour without faults: whatever was to be looked at again was looked at.
+    async fn quarter(&mut self) {
+        self.plan.arm(None);
+        let mut looked_at = Vec::new();
+        for who in Who::ALL {
+            let record = self.world.record(who.tenant()).await.unwrap();
+            let looks = record.live_credential().is_some() && !record.open.confirm_at.is_empty();
+            if looks && record.intent.is_none() {
+                looked_at.push(who);
+            }
+        }
+        for _ in 0..17 {
+            self.world.later(60).await;
+            self.host.tick().await;
+        }
+        for who in looked_at {
+            self.known[who as usize].disturbed = false;
         }
     }
 
@@ -313,6 +327,7 @@ impl History {
             return;
         };
         self.world.mail.restore(&mail);
+        self.mail_restored = true;
         for who in Who::ALL {
             let stored = self.world.stored(who.tenant()).await;
             let live = self.live(who);
@@ -376,7 +391,8 @@ impl History {
         }
     }
 
-    /// No more faults: everything settles or says drift, and then a person decides.
+    /// No more faults: with the next ticks everything settles or says drift. What then lands late
+    /// is noticed within a day. In drift a person decides.
     async fn end(mut self) {
         self.restart();
         let host = self.host.clone();
@@ -385,29 +401,72 @@ impl History {
                 let path = format!("{}/{path}", who.tenant());
                 host.write(&path, json!({})).await;
             }
-            self.world.quiet(&host, who.tenant()).await;
         }
+        self.quiet(&host).await;
         for who in Who::ALL {
-            host.write(&format!("{}/verify", who.tenant()), json!({}))
-                .await;
+            self.is_settled_or_drifts(&host, who, "at the end").await;
         }
-        for who in Who::ALL {
-            let what = format!("{who:?} at the end");
-            let live = self.live(who);
-            match Said::of(&host, who.tenant(), &what).await {
-                Said::Settled(password) => assert_eq!(password, live, "{what}"),
-                Said::Drift => {
-                    assert!(self.known[who as usize].ever_disturbed, "{what}");
-                    self.decide(&host, who, &what).await;
-                }
-                said => panic!("{what}: {said:?}"),
+        if self.world.mail.late() > 0 {
+            while self.world.mail.late() > 0 {
+                self.step(&Step::Land).await;
             }
-            let (tenant, world) = (who.tenant(), &self.world);
-            world.check_pointers(tenant, false, &what).await;
-            every_start_has_its_end(&host.events(tenant).await, &what);
+            self.world.later(25 * 3600).await;
+            self.quiet(&host).await;
+            for who in Who::ALL {
+                self.is_settled_or_drifts(&host, who, "a day after a late landing")
+                    .await;
+            }
+        }
+        for who in Who::ALL {
+            let what = format!("{who:?} after the end");
+            if Said::of(&host, who.tenant(), &what).await == Said::Drift {
+                self.decide(&host, who, &what).await;
+            }
+            self.everything_is_told(&host, who, &what).await;
         }
         self.restart();
         self.nothing_leaked();
+    }
+
+    async fn quiet(&self, host: &Host) {
+        for who in Who::ALL {
+            self.world.quiet(host, who.tenant()).await;
+        }
+    }
+
+    async fn is_settled_or_drifts(&self, host: &Host, who: Who, when: &str) {
+        let what = format!("{who:?} {when}");
+        let live = self.live(who);
+        let record = self.world.record(who.tenant()).await.unwrap();
+        let credential = record.credential.as_ref().unwrap();
+        match Said::of(host, who.tenant(), &what).await {
+            Said::Settled(password) => {
+                assert_eq!(password, live, "{what}: settled is a lie");
+                let current = credential.current_version().unwrap();
+                assert_eq!(current.compromised, None, "{what}");
+            }
+            Said::Drift => assert!(self.known[who as usize].ever_disturbed, "{what}: {record:#?}"),
+            said => panic!("{what}: {said:?} {record:#?}"),
+        }
+        let tokens = credential.app_tokens.as_ref();
+        if tokens.is_some_and(|work| work.next_attempt.is_none()) && !self.mail_restored {
+            let mailbox = self.world.mail.mailbox(SERVER, who.account()).unwrap();
+            assert_eq!(mailbox.app_tokens, [0; 0], "{what}: tokens outlived a reset");
+        }
+    }
+
+    /// The events say how the current version came to be, and the pointers lead to the tenant.
+    async fn everything_is_told(&self, host: &Host, who: Who, what: &str) {
+        let (tenant, world) = (who.tenant(), &self.world);
+        world.check_pointers(tenant, false, what).await;
+        let events = host.events(tenant).await;
+        every_start_has_its_end(&events, what);
+        let record = world.record(tenant).await.unwrap();
+        let current = record.credential.and_then(|kept| kept.current);
+        let told = events
+            .iter()
+            .any(|event| event["outcome"] == "success" && event["version"] == json!(current));
+        assert!(told, "{what}: no event tells of version {current:?}");
     }
 
     async fn decide(&self, host: &Host, who: Who, what: &str) {

@@ -70,7 +70,7 @@ fn histories(cases: u32) {
         ..Config::default()
     };
     let mut runner = proptest::test_runner::TestRunner::new(config);
-    let outcome = runner.run(&vec(step(), 1..14), |steps| {
+    let outcome = runner.run(&vec(step(), 1..11), |steps| {
         run(&steps);
         Ok(())
     });

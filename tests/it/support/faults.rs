@@ -55,6 +55,8 @@ pub(crate) struct Plan(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     crashed: Notify,
+    holding: Notify,
+    released: Notify,
 }
 
 #[derive(Default)]
@@ -65,6 +67,8 @@ struct State {
     simulated: bool,
     paused: bool,
     dead: bool,
+    /// The call that waits, before its effect.
+    held: Option<String>,
 }
 
 impl fmt::Debug for Plan {
@@ -98,6 +102,31 @@ impl Plan {
         self.0.crashed.notified().await;
     }
 
+    /// Lets the next call of this name wait, before its effect, until it is released.
+    pub(crate) fn hold(&self, name: &str) {
+        self.0.state.lock().unwrap().held = Some(name.to_owned());
+    }
+
+    /// Returns when the call of [`Plan::hold`] waits.
+    pub(crate) async fn holds(&self) {
+        self.0.holding.notified().await;
+    }
+
+    pub(crate) fn release(&self) {
+        self.0.released.notify_one();
+    }
+
+    async fn wait_if_held(&self, name: &str) {
+        let held = {
+            let mut state = self.0.state.lock().unwrap();
+            state.held.take_if(|held| held == name).is_some()
+        };
+        if held {
+            self.0.holding.notify_one();
+            self.0.released.notified().await;
+        }
+    }
+
     /// Counts a call in; returns how it fails.
     pub(crate) fn enter(&self, name: String) -> Option<Fault> {
         let mut state = self.0.state.lock().unwrap();
@@ -106,7 +135,7 @@ impl Plan {
             tokio::time::resume();
         }
         let number = state.calls.len();
-        let record = name.starts_with("cas tenant/");
+        let record = name.starts_with("cas tenant/") || name.starts_with("cas keyring");
         state.calls.push(name);
         let fault = state.faults.iter().find(|fault| fault.at == number);
         let fault = fault.copied();
@@ -142,6 +171,7 @@ impl Plan {
         effect: impl Future<Output = Result<T, StorageError>>,
     ) -> Result<T, StorageError> {
         self.alive().await;
+        self.wait_if_held(&name).await;
         let Some(fault) = self.enter(name) else {
             return effect.await;
         };

@@ -177,17 +177,22 @@ impl World {
         );
     }
 
-    /// Ticks once a minute until nothing is open any more; returns how often.
-    pub(crate) async fn quiet(&self, host: &Host, tenant: &str) -> usize {
+    /// Ticks once a minute until nothing is open any more, or a person has to decide.
+    pub(crate) async fn quiet(&self, host: &Host, tenant: &str) {
+        const MOST_MINUTES: usize = 90;
         let pointer = format!("open/{tenant}");
-        for ticks in 1..60 {
+        for minute in 0..MOST_MINUTES {
             self.later(60).await;
             host.tick().await;
             if self.storage.get(&pointer).await.unwrap().is_none() {
-                return ticks;
+                return;
+            }
+            let stopped = |record: TenantRecord| record.next_work().is_none();
+            if minute % 8 == 0 && self.record(tenant).await.is_some_and(stopped) {
+                return;
             }
         }
-        60
+        panic!("there is still work for {tenant}: {:?}", self.record(tenant).await);
     }
 
     pub(crate) async fn configure(&self, host: &Host, tenant: &str) {

@@ -1,0 +1,246 @@
+//! Changes of the keyring, and where its versions are in use.
+//!
+//! A version is removed only after a scan that nothing can slip past. Every record is read under
+//! its tenant's lock; whoever has that lock later seals with the newest version, which is in memory
+//! since before the scan began. Tenants that are about to be stored for the first time are not
+//! listed yet: they are found by the locks they hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::Engine;
+use super::error::Error;
+use super::keys;
+use super::storage::{self, TENANTS};
+use super::tenant::TenantName;
+use crate::audit::{Event, NewEvent, Outcome};
+use crate::crypto::{Keyring, KeyringVersion};
+use crate::logical::Mount;
+
+/// How many tenants are listed at once.
+const PAGE: usize = 200;
+
+/// Where the versions are in use, as far as was looked.
+#[derive(Debug, Default)]
+pub(super) struct Usage {
+    /// How many of the tenants looked at depend on each version.
+    pub(super) tenants: BTreeMap<u32, u64>,
+    /// How many were looked at.
+    pub(super) scanned: u64,
+    /// Those that could not be read.
+    pub(super) unreadable: Vec<String>,
+    /// The last one looked at, unless it is the last there is.
+    pub(super) next: Option<String>,
+}
+
+/// What a trim did.
+#[derive(Debug)]
+pub(super) struct Trimmed {
+    pub(super) removed: Vec<u32>,
+    pub(super) left: Vec<KeyringVersion>,
+    /// `None` if there was nothing to remove.
+    pub(super) event: Option<Event>,
+}
+
+impl Engine {
+    /// Adds a version to the keyring; everything is sealed by it from then on.
+    ///
+    /// # Cancel safety
+    ///
+    /// None: run on a tracked task.
+    pub(super) async fn rotate_keyring(
+        &self,
+        mount: &Mount,
+        mut event: NewEvent,
+    ) -> Result<(Arc<Keyring>, Event), Error> {
+        let _guard = self.mount_lock.lock("keyring").await;
+        self.require_active(mount).await?;
+        let found = keys::load_to_change(&*mount.storage, self.clock()).await?;
+        let next = found.rotated(self.clock().now())?;
+        event.version = Some(next.latest().into());
+        event.previous_version = Some(found.keyring.latest().into());
+        self.announce_mount_event(mount, &next, &event).await?;
+        let stored = keys::store_rotated(&*mount.storage, &found, &next).await;
+        let next = Arc::new(next);
+        let told = self.tell_change(mount, &next, event, &stored).await;
+        stored?;
+        Ok((next, told?))
+    }
+
+    /// Removes every version but the newest, after a scan of all records.
+    ///
+    /// # Errors
+    ///
+    /// A 409 if an older version is in use or that cannot be told; nothing was removed then.
+    ///
+    /// # Cancel safety
+    ///
+    /// None: run on a tracked task.
+    pub(super) async fn trim_keyring(
+        &self,
+        mount: &Mount,
+        mut event: NewEvent,
+    ) -> Result<Trimmed, Error> {
+        self.require_active(mount).await?;
+        let keyring = self.keyring_for_writing(mount).await?;
+        let latest = keyring.latest();
+        if keyring.versions().all(|it| it.version >= latest) {
+            return Ok(Trimmed {
+                removed: Vec::new(),
+                left: keyring.versions().collect(),
+                event: None,
+            });
+        }
+        self.require_rewrapped(mount, latest).await?;
+        self.require_unused(mount, latest).await?;
+
+        let _guard = self.mount_lock.lock("keyring").await;
+        self.require_active(mount).await?;
+        let found = keys::load_to_change(&*mount.storage, self.clock()).await?;
+        // A rotation during the scan added a version; what the scan found holds all the same.
+        let next = found.trimmed(latest);
+        let left: Vec<KeyringVersion> = next.versions().collect();
+        let stays = |version| left.iter().any(|it| it.version == version);
+        let before = found.keyring.versions().map(|it| it.version);
+        let removed = before.filter(|version| !stays(*version)).collect();
+        event.version = Some(latest.into());
+        self.announce_mount_event(mount, &next, &event).await?;
+        let stored = keys::store_trimmed(&*mount.storage, &found, &next).await;
+        let told = self
+            .tell_change(mount, &Arc::new(next), event, &stored)
+            .await;
+        stored?;
+        Ok(Trimmed {
+            removed,
+            left,
+            event: Some(told?),
+        })
+    }
+
+    /// Looks at up to `limit` tenants behind `after` for the versions they depend on.
+    pub(super) async fn keyring_usage(
+        &self,
+        mount: &Mount,
+        after: &str,
+        limit: usize,
+    ) -> Result<Usage, Error> {
+        let names = mount.storage.list_page(TENANTS, after, limit).await?;
+        let mut usage = Usage::default();
+        for name in &names {
+            usage.scanned += 1;
+            match self.sealed_by(mount, name).await {
+                Ok(versions) => {
+                    for version in versions {
+                        *usage.tenants.entry(version).or_default() += 1;
+                    }
+                }
+                Err(Error::Entry { .. }) => usage.unreadable.push(name.clone()),
+                Err(error) => return Err(error),
+            }
+        }
+        if names.len() == limit {
+            usage.next = names.into_iter().next_back();
+        }
+        Ok(usage)
+    }
+
+    /// Puts the changed keyring into memory and stores the event of its end.
+    async fn tell_change(
+        &self,
+        mount: &Mount,
+        next: &Arc<Keyring>,
+        mut event: NewEvent,
+        stored: &Result<(), Error>,
+    ) -> Result<Event, Error> {
+        if let Err(error) = stored {
+            // Done by half, perhaps: the next request looks.
+            self.keyring.forget();
+            event.outcome = Outcome::Failure;
+            event.error_code = Some(error.code().to_owned());
+        } else {
+            self.replace_keyring(next);
+            event.outcome = Outcome::Success;
+        }
+        self.announce_mount_event(mount, next, &event).await
+    }
+
+    /// Refuses while the rewrap is under way.
+    async fn require_rewrapped(&self, mount: &Mount, latest: u32) -> Result<(), Error> {
+        let progress = self.rewrap_progress(mount).await?;
+        let finished = progress.is_some_and(|it| it.version == latest && it.finished_at.is_some());
+        if finished {
+            return Ok(());
+        }
+        Err(Error::conflict(
+            "rewrap_unfinished",
+            "the stored secrets are being encrypted with the newest key, 200 tenants a minute. \
+             Nothing was removed. Read config/keyring for the progress and repeat the request \
+             when `rewrap.finished_at` is set.",
+        ))
+    }
+
+    /// Refuses unless every stored secret is sealed by `latest` or a newer version.
+    async fn require_unused(&self, mount: &Mount, latest: u32) -> Result<(), Error> {
+        // In this order: a tenant that is not listed yet and was not held has the newest keyring.
+        for name in self.tenant_locks.held() {
+            self.require_unused_by(mount, &name, latest).await?;
+        }
+        let mut after = String::new();
+        loop {
+            let names = mount.storage.list_page(TENANTS, &after, PAGE).await?;
+            for name in &names {
+                self.require_unused_by(mount, name, latest).await?;
+            }
+            match names.into_iter().next_back() {
+                Some(last) => after = last,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn require_unused_by(&self, mount: &Mount, name: &str, latest: u32) -> Result<(), Error> {
+        let guard = self.tenant_locks.lock(name).await;
+        let versions = self.sealed_by(mount, name).await;
+        drop(guard);
+        match versions {
+            Ok(versions) if versions.iter().all(|version| *version >= latest) => Ok(()),
+            Ok(_) => {
+                self.restart_rewrap(mount, latest).await?;
+                Err(Error::conflict(
+                    "rewrap_unfinished",
+                    format!(
+                        "a secret of the tenant {name} is still encrypted with an older key. \
+                         Nothing was removed. All tenants are looked at again: repeat the request \
+                         when `rewrap.finished_at` of config/keyring is set. If it names the \
+                         tenant as unreadable, its secrets have to be written anew."
+                    ),
+                ))
+            }
+            Err(Error::Entry { key, why }) => Err(Error::conflict(
+                "tenant_unreadable",
+                format!(
+                    "{key}: {why}. It may need any of the keys, so nothing was removed. Restore \
+                     the entry from a snapshot, or remove it through sys/raw, and repeat the \
+                     request."
+                ),
+            )),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the versions that a tenant's record depends on.
+    async fn sealed_by(&self, mount: &Mount, name: &str) -> Result<BTreeSet<u32>, Error> {
+        let key = storage::tenant_key(name);
+        let Some(entry) = mount.storage.get(&key).await? else {
+            return Ok(BTreeSet::new());
+        };
+        if TenantName::parse(name).is_err() {
+            return Err(Error::Entry {
+                key,
+                why: "no tenant has such a name",
+            });
+        }
+        storage::decode_tenant(&key, &entry.value)?;
+        Ok(storage::sealed_by(&entry.value))
+    }
+}
