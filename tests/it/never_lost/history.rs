@@ -152,6 +152,8 @@ struct History {
     lies: usize,
     foreign: usize,
     mail_restored: bool,
+    /// Minutes by which the wall clock was set back.
+    back: u32,
 }
 
 impl History {
@@ -170,6 +172,7 @@ impl History {
             mail: None,
             foreign: 0,
             mail_restored: false,
+            back: 0,
         };
         for who in Who::ALL {
             let stored = history.world.stored(who.tenant()).await;
@@ -201,11 +204,7 @@ impl History {
             }
             Step::Quarter => self.quarter().await,
             Step::Later(seconds) => self.world.later(u64::from(*seconds)).await,
-            Step::Jump(minutes) => {
-                self.world
-                    .clock
-                    .jump(TimeDelta::minutes(i64::from(*minutes)));
-            }
+            Step::Jump(minutes) => self.jump(*minutes),
             Step::Restart => self.restart(),
             Step::Land => {
                 if self.world.mail.late() > 0 {
@@ -241,6 +240,13 @@ impl History {
                 self.disturb(who);
             }
         }
+    }
+
+    fn jump(&mut self, minutes: i32) {
+        self.back += minutes.min(0).unsigned_abs();
+        self.world
+            .clock
+            .jump(TimeDelta::minutes(i64::from(minutes)));
     }
 
     /// A quarter of an hour without faults: whatever was to be looked at again was looked at.
@@ -395,6 +401,8 @@ impl History {
     /// is noticed within a day. In drift a person decides.
     async fn end(mut self) {
         self.restart();
+        // What was put off until an instant of a clock that was ahead comes when that is reached.
+        self.world.later(u64::from(self.back) * 60).await;
         let host = self.host.clone();
         for who in Who::ALL {
             for path in ["undelete", "release"] {
@@ -402,6 +410,9 @@ impl History {
                 host.write(&path, json!({})).await;
             }
         }
+        self.quiet(&host).await;
+        // A server that was not to be asked when the new process looked is asked a day later.
+        self.world.later(25 * 3600).await;
         self.quiet(&host).await;
         for who in Who::ALL {
             self.is_settled_or_drifts(&host, who, "at the end").await;
@@ -445,13 +456,19 @@ impl History {
                 let current = credential.current_version().unwrap();
                 assert_eq!(current.compromised, None, "{what}");
             }
-            Said::Drift => assert!(self.known[who as usize].ever_disturbed, "{what}: {record:#?}"),
+            Said::Drift => assert!(
+                self.known[who as usize].ever_disturbed,
+                "{what}: {record:#?}"
+            ),
             said => panic!("{what}: {said:?} {record:#?}"),
         }
         let tokens = credential.app_tokens.as_ref();
         if tokens.is_some_and(|work| work.next_attempt.is_none()) && !self.mail_restored {
             let mailbox = self.world.mail.mailbox(SERVER, who.account()).unwrap();
-            assert_eq!(mailbox.app_tokens, [0; 0], "{what}: tokens outlived a reset");
+            assert_eq!(
+                mailbox.app_tokens, [0; 0],
+                "{what}: tokens outlived a reset"
+            );
         }
     }
 

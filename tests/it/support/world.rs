@@ -192,7 +192,10 @@ impl World {
                 return;
             }
         }
-        panic!("there is still work for {tenant}: {:?}", self.record(tenant).await);
+        panic!(
+            "there is still work for {tenant}: {:?}",
+            self.record(tenant).await
+        );
     }
 
     pub(crate) async fn configure(&self, host: &Host, tenant: &str) {
