@@ -17,6 +17,7 @@ mod handover;
 mod help;
 mod openapi;
 mod process;
+mod reset;
 mod rig;
 mod sdk;
 mod server;
