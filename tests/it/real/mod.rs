@@ -20,6 +20,7 @@ mod process;
 mod rig;
 mod sdk;
 mod server;
+mod soak;
 mod standby;
 mod story;
 mod taint;
