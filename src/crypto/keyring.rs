@@ -26,6 +26,9 @@ const CHECKSUM_BYTES: usize = 32;
 /// Label of the key that makes audit hashes.
 const DETAIL_LABEL: &str = "vault-plugin-secrets-smtp/v1/detail-hash";
 
+/// Label of the keys that make hashes of API tokens.
+const TOKEN_LABEL: &str = "vault-plugin-secrets-smtp/v1/token-hash";
+
 /// Numbered master keys, newest last. At least one. `Debug` shows numbers and dates only.
 ///
 /// Version numbers are never used twice: the newest one cannot be removed.
@@ -190,6 +193,15 @@ impl Keyring {
     pub fn detail_hash(&self, details: &[u8]) -> [u8; 32] {
         let key = derive(&self.audit_key, &canonical(&[DETAIL_LABEL]));
         hmac_sha256(key.expose(), details)
+    }
+
+    /// Hashes a mail server's API token, so that it can be recognised without being kept:
+    /// HMAC-SHA256 under a key of its own. It says nothing about the token elsewhere: the server
+    /// is part of what is hashed.
+    #[must_use]
+    pub fn token_hash(&self, server: &str, token: &Sensitive<String>) -> [u8; 32] {
+        let key = derive(&self.audit_key, &canonical(&[TOKEN_LABEL, server]));
+        hmac_sha256(key.expose(), token.expose().as_bytes())
     }
 
     /// Returns the stored form: magic, schema, audit key, count, entries (version, milliseconds

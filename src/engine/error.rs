@@ -38,6 +38,10 @@ pub(crate) enum Error {
     /// Mailu could not be asked and nothing was sent.
     #[error("{0}")]
     Unreachable(Trouble),
+    /// The server gave no answer several times in a row: automatic work leaves it alone for some
+    /// minutes. Nothing was sent, and nobody waited.
+    #[error("the server gave no answer several times in a row and is left alone")]
+    BreakerOpen,
     /// A password was sent and its outcome is open.
     #[error("the outcome of the change at Mailu is not known yet")]
     Unsettled,
@@ -115,7 +119,7 @@ impl Error {
             Self::Invalid { code, .. } | Self::Conflict { code, .. } => code,
             Self::Refused(refusal) => refusal_code(*refusal),
             Self::Unreachable(trouble) => trouble_code(*trouble),
-            Self::Unsettled => "mailu_unreachable",
+            Self::BreakerOpen | Self::Unsettled => "mailu_unreachable",
             Self::InProgress => "in_progress",
             Self::NoCredential => "unknown_tenant",
             Self::Deleted => "deleted",
@@ -169,11 +173,15 @@ pub(crate) const fn refusal_hint(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::Token => {
             "Mailu refused the API token (401 or 403). Check API_TOKEN on the Mailu server and \
-             write it to <tenant>/config; do not retry with the same token"
+             write it to <tenant>/config: another token is tried at once. The refused one is tried \
+             again once an hour (by an emergency reset after 15 minutes); until then no call is \
+             made with it"
         }
         Refusal::RateLimited => {
-            "Mailu refuses calls from this network for up to an hour (rate limit). Wait, or add \
-             the Vault servers to AUTH_RATELIMIT_EXEMPTION on the Mailu server"
+            "Mailu refuses calls from this network for up to an hour (rate limit), or would do so \
+             after more wrong API tokens: this mount allows itself 3 refused calls per server and \
+             hour. Wait for up to an hour (an emergency reset tries after 15 minutes), and add the \
+             Vault servers to AUTH_RATELIMIT_EXEMPTION on the Mailu server"
         }
         Refusal::NoSuchAccount => {
             "Mailu has no such account. Check the username, or create the account in Mailu"
@@ -335,6 +343,7 @@ impl From<Error> for logical::Error {
             Error::Deleted => Self::status(409, code, DELETED),
             Error::OnHold => Self::status(403, code, ON_HOLD),
             Error::UnknownTenant => Self::status(404, code, UNKNOWN_TENANT),
+            Error::BreakerOpen => Self::status(503, code, BREAKER_OPEN),
             Error::Unsettled => Self::status(503, code, UNSETTLED),
             Error::InProgress => Self::status(503, code, IN_PROGRESS),
             Error::Tainted => Self::status(409, code, TAINTED),
@@ -350,6 +359,8 @@ const DELETED: &str = "the credential was deleted and is still kept. Bring it ba
                        <tenant>/undelete, or remove it for good with <tenant>/destroy.";
 const ON_HOLD: &str = "an emergency reset holds this credential back. Ask a platform administrator \
                        to release it.";
+const BREAKER_OPEN: &str = "the Mailu server gave no answer several times in a row. It is tried \
+                            again within 10 minutes. Nothing was changed.";
 const UNSETTLED: &str = "the password was sent and Mailu's answer is open; both passwords are \
                          kept. Repeat the request to settle it, or read <tenant>/status.";
 const IN_PROGRESS: &str = "the work goes on in the background. Repeat the request to join it.";

@@ -76,6 +76,7 @@ pub struct Engine {
     rewrap: Rewrap,
     config: Single<MountConfig>,
     records: Records,
+    servers: mail::Servers,
     joined: joined::Joined,
     runner: runner::Runner,
 }
@@ -94,6 +95,7 @@ impl Engine {
             rewrap: Rewrap::default(),
             config: Single::default(),
             records: Records::new(),
+            servers: mail::Servers::default(),
             joined: joined::Joined::default(),
             runner: runner::Runner::default(),
         }
@@ -178,6 +180,7 @@ impl Engine {
         if self.role.note(active.is_ok()) {
             self.records.forget_all();
             self.runner.forget();
+            self.servers.forget_all();
             self.keyring.forget();
             self.config.forget();
             self.rewrap.want();

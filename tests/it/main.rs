@@ -22,6 +22,7 @@ mod hostile_peers;
 mod keyring_faults;
 mod layering;
 mod lifecycle;
+mod limiter;
 mod manual;
 mod readme;
 mod real;

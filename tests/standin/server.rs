@@ -17,7 +17,7 @@ use super::login::{ELSEWHERE, LoginAnswer, login};
 use super::shared::{Shared, lock};
 use super::smtp;
 use super::tls::Authority;
-use super::tokens::AppToken;
+use super::tokens::{self, AppToken};
 use super::users::User;
 
 /// A running stand-in; dropping it stops it and forgets what it holds.
@@ -242,6 +242,13 @@ impl MailuStandin {
 
     pub fn comment(&self, email: &str) -> Option<String> {
         self.user(email).map(|user| user.comment())
+    }
+
+    /// Gives a user another app token, as its owner does in the web pages.
+    pub fn add_token(&self, email: &str) {
+        let mut tables = lock(&self.shared.tables);
+        let body = serde_json::Map::new();
+        tokens::create(&mut tables, &body, Some(email), "2026-11-21");
     }
 
     /// Returns the user's app tokens with their ids, oldest first.

@@ -46,6 +46,26 @@ const ANSWERS: &[Field] = &[
             ]
         })
         .nullable(),
+    Field::object("hold", "The emergency reset that holds the password back.")
+        .of(const {
+            &[
+                Field::text("incident_id", "The incident.").example("INC-2026-0042"),
+                Field::instant("since", "Since when."),
+            ]
+        })
+        .nullable(),
+    Field::object(
+        "app_tokens",
+        "How far the deletion of the account's app tokens after a reset has come.",
+    )
+    .of(const {
+        &[
+            Field::integer("revoked", "How many were deleted.").example("2"),
+            Field::integer("left", "How many are known to be left.").example("0"),
+            Field::instant("next_attempt", "When the rest is tried again.").nullable(),
+        ]
+    })
+    .nullable(),
     Field::instant("last_attempt", "When a change was last tried.").nullable(),
     Field::object("last_error", "The last failure and what to do about it.")
         .of(const {
@@ -90,6 +110,8 @@ struct Output<'a> {
     notice_sent_at: Option<DateTime<Utc>>,
     drift: Option<DriftOutput<'a>>,
     open_work: Option<OpenWorkOutput>,
+    hold: Option<HoldOutput<'a>>,
+    app_tokens: Option<AppTokensOutput>,
     #[serde(serialize_with = "instant::serialize")]
     last_attempt: Option<DateTime<Utc>>,
     last_error: Option<LastErrorOutput<'a>>,
@@ -109,6 +131,21 @@ struct OpenWorkOutput {
     sends: u32,
     #[serde(serialize_with = "instant::serialize")]
     since: DateTime<Utc>,
+}
+
+#[derive(Serialize)]
+struct HoldOutput<'a> {
+    incident_id: &'a str,
+    #[serde(serialize_with = "instant::serialize")]
+    since: DateTime<Utc>,
+}
+
+#[derive(Serialize)]
+struct AppTokensOutput {
+    revoked: u64,
+    left: u64,
+    #[serde(serialize_with = "instant::serialize")]
+    next_attempt: Option<DateTime<Utc>>,
 }
 
 #[derive(Serialize)]
@@ -154,6 +191,19 @@ fn output(record: &TenantRecord) -> Output<'_> {
             sends: intent.sends,
             since: intent.announced_at,
         }),
+        hold: credential
+            .and_then(|kept| kept.hold.as_ref())
+            .map(|hold| HoldOutput {
+                incident_id: &hold.incident_id,
+                since: hold.since,
+            }),
+        app_tokens: credential
+            .and_then(|kept| kept.app_tokens.as_ref())
+            .map(|work| AppTokensOutput {
+                revoked: work.revoked,
+                left: work.left,
+                next_attempt: work.next_attempt,
+            }),
         last_attempt: record.last_attempt,
         last_error: record.last_error.as_ref().map(|failed| {
             let (message, hint) = error::explain(&failed.code);

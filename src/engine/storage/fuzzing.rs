@@ -4,6 +4,7 @@ use super::{TrailEntry, decode_tenant, encode, tenant_key};
 use crate::crypto::Keyring;
 use crate::engine::config::MountConfig;
 use crate::engine::error::Error;
+use crate::engine::mail::stops::Stops;
 use crate::engine::mount_log::MountLog;
 
 /// The kinds of stored entries.
@@ -17,6 +18,8 @@ pub enum Kind {
     MountLog,
     /// An event that left its record.
     Trail,
+    /// What is held back from a mail server.
+    Stops,
     /// The keys.
     Keyring,
 }
@@ -32,6 +35,7 @@ pub fn recode(kind: Kind, bytes: &[u8]) -> Result<Vec<u8>, String> {
         Kind::Config => MountConfig::decode(Some(bytes)).and_then(|entry| encode(&entry)),
         Kind::MountLog => MountLog::decode(bytes).and_then(|entry| encode(&entry)),
         Kind::Trail => TrailEntry::decode("trail/acme/1", bytes).and_then(|entry| encode(&entry)),
+        Kind::Stops => Stops::decode("server/x", bytes).and_then(|entry| encode(&entry)),
         Kind::Keyring => {
             return Keyring::from_bytes(bytes)
                 .map(|keyring| keyring.to_bytes().expose().clone())

@@ -7,6 +7,7 @@
 //! | `due/<yyyymmdd>/<tenant>` | pointer: the UTC day of the next rotation or notice |
 //! | `account/<hash>` | pointer: which tenant owns a mail account |
 //! | `trail/<tenant>/<seq>` | events that left the record |
+//! | `server/<hash>` | what is held back from a mail server: refused tokens, limiter, breaker |
 //! | `config` | the mount's settings |
 //! | `mountlog` | the mount's own events |
 //! | `keyring`, `keyring-copy` | the keys, seal-wrapped |
@@ -74,6 +75,14 @@ pub(crate) fn account_key(server: &str, folded_username: &str) -> String {
     format!("account/{}", crypto::sha256_hex(text.as_bytes()))
 }
 
+/// The folder of all servers' stops.
+pub(crate) const SERVERS: &str = "server/";
+
+/// The key of a mail server's stops; `server` is its scheme, host and port.
+pub(crate) fn server_key(server: &str) -> String {
+    format!("{SERVERS}{}", crypto::sha256_hex(server.as_bytes()))
+}
+
 /// Tells the pointers of mail accounts from the others.
 pub(crate) fn is_account_key(key: &str) -> bool {
     key.starts_with("account/")
@@ -127,7 +136,8 @@ pub(crate) fn decode<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, 
     serde_json::from_slice(bytes).map_err(|_not_shown| damaged(key))
 }
 
-fn damaged(key: &str) -> Error {
+/// The error of an entry that cannot have been written by any release.
+pub(crate) fn damaged(key: &str) -> Error {
     Error::Entry {
         key: key.to_owned(),
         why: "the stored entry is damaged or of an unknown format",
@@ -290,6 +300,8 @@ mod tests {
             "due/20260921/acme"
         );
         assert_eq!(trail_key("acme", 7), "trail/acme/00000000000000000007");
+        let server = server_key("https://mail.acme.example:443");
+        assert_eq!(server.len(), "server/".len() + 64);
         let one = account_key("https://mail.acme.example", "admin@acme.example");
         let other = account_key("https://mail.acme.exampl", "eadmin@acme.example");
         assert_ne!(one, other);

@@ -66,7 +66,16 @@ struct Ring {
     cut: u8,
 }
 
-const KINDS: [Kind; 4] = [Kind::Tenant, Kind::Config, Kind::MountLog, Kind::Trail];
+const KINDS: [Kind; 5] = [
+    Kind::Tenant,
+    Kind::Config,
+    Kind::MountLog,
+    Kind::Trail,
+    Kind::Stops,
+];
+
+/// The SHA-256 of `https://mail.acme.example:443`, the server of the bases.
+const STOPS: &str = "server/265720de8914522f4bcb929f7734f7530b0647c0e044f7c1ae076a33ffa129b4";
 
 fn key(kind: Kind) -> &'static str {
     match kind {
@@ -74,6 +83,7 @@ fn key(kind: Kind) -> &'static str {
         Kind::Config => "config",
         Kind::MountLog => "mountlog",
         Kind::Trail => "trail/acme/00000000000000000001",
+        Kind::Stops => STOPS,
         Kind::Keyring => "keyring",
     }
 }
@@ -218,6 +228,14 @@ fn original(base: &Base, kind: Kind) -> Value {
                 "event": record["log"]["events"][0],
             })
         }
+        Kind::Stops => json!({
+            "schema": 1,
+            "refused": ["2026-09-21T14:13:20Z", "2026-09-21T14:13:20.500Z"],
+            "tokens": [{ "token": "00", "tried_at": "2026-09-21T14:13:20Z" }],
+            "accepted": "01",
+            "limited": { "tried_at": "2026-09-21T14:13:20Z", "times": 1 },
+            "breaker": { "opened_at": "2026-09-21T14:13:20Z", "times": 3 },
+        }),
         other => stored(key(other)).unwrap(),
     }
 }
@@ -466,6 +484,7 @@ fn engine(base: &Base, kind: Kind, bytes: &[u8], requests: &[u8], faults: &[u8])
             "config" => Kind::Config,
             "mountlog" => Kind::MountLog,
             "keyring" | "keyring-copy" => Kind::Keyring,
+            server if server.starts_with("server/") => Kind::Stops,
             _ => continue,
         };
         if entry.value != bytes {
@@ -550,7 +569,7 @@ fuzz_target!(|input: Input| {
                 engine(base, kind, &text, asked, faults);
             }
         }
-        Input::Raw(4, bytes) => {
+        Input::Raw(5, bytes) => {
             if let Ok(written) = recode(Kind::Keyring, bytes) {
                 assert_eq!(&written, bytes);
             }

@@ -146,7 +146,7 @@ async fn a_hung_server_leaves_both_passwords_in_sight_until_it_is_settled() {
         for settle in ["rotate", "verify", "admin"] {
             let rig = Rig::created().await;
             let mut server = rig.server();
-            server["request_timeout"] = json!(1);
+            server["request_timeout"] = json!(2);
             rig.write("acme/config", server).await.ok();
             let old = rig.settled().await;
             rig.mailu.fault(Rule::new(fault.clone()).method("PATCH"));
@@ -180,7 +180,7 @@ async fn a_hung_server_leaves_both_passwords_in_sight_until_it_is_settled() {
 async fn a_write_held_by_a_frozen_server_is_recognised_when_it_lands() {
     let rig = Rig::created().await;
     let mut server = rig.server();
-    server["request_timeout"] = json!(1);
+    server["request_timeout"] = json!(2);
     rig.write("acme/config", server).await.ok();
     let old = rig.settled().await;
     rig.mailu
@@ -249,6 +249,11 @@ async fn a_rate_limited_server_is_a_conflict_and_not_asked_again() {
     assert_eq!(rig.mailu.journal().last().unwrap().status, Some(429));
     rig.mailu.forgive();
     rig.mailu.set_limits(5, 50);
+    let calls = rig.mailu.journal().len();
+    rig.later(299);
+    rotate(&rig).await.fails(409, "mailu_rate_limited");
+    assert_eq!(rig.mailu.journal().len(), calls, "not asked again");
+    rig.later(1);
     assert_eq!(rig.settled().await, old);
     rotate(&rig).await.ok();
     rig.settled().await;
@@ -286,6 +291,9 @@ async fn a_token_refused_after_an_unknown_outcome_is_said_and_not_tried_again() 
     assert_eq!(rig.mailu.journal().len(), calls + 1, "one refused call");
     let candidates = uncertain(&rig.read("acme/admin").await, &old);
     rig.mailu.set_token(rig.mailu.token());
+    rotate(&rig).await.fails(400, "mailu_token_refused");
+    assert_eq!(rig.mailu.journal().len(), calls + 1, "it is known");
+    rig.later(3600);
     rotate(&rig).await.ok();
     assert_eq!(rig.settled().await, candidates[0]);
 }

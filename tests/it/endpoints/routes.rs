@@ -295,6 +295,18 @@ async fn answers_are_what_the_openapi_document_says() {
         .call(&rig, "post", "/{tenant}/verify", none())
         .await;
     rig.later(3600);
+    let back = json!({"version": 1, "reason": "a test"});
+    document
+        .call(&rig, "post", "/{tenant}/rollback", back)
+        .await;
+    let reset = json!({"incident_id": "INC-1", "reason": "a test"});
+    document.call(&rig, "post", "/{tenant}/reset", reset).await;
+    for path in ["/{tenant}/reveal", "/{tenant}/release"] {
+        document
+            .call(&rig, "post", path, json!({"reason": "a test"}))
+            .await;
+    }
+    rig.later(3600);
     answers_in_doubt(&mut document, &rig).await;
 
     document.call(&rig, "get", "/", none()).await;

@@ -16,7 +16,7 @@ use vault_plugin_secrets_smtp::engine::storage::record::TenantRecord;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, Error, MemoryStorage, Mount, Operation, Reply, Request, RequestId,
-    StaticSystemView, Storage,
+    StaticSystemView, Storage, Wrap,
 };
 use vault_plugin_secrets_smtp::provider::{Connector, HashPool, connector};
 
@@ -36,6 +36,8 @@ pub(crate) struct Answer {
     pub(crate) text: String,
     pub(crate) data: Value,
     pub(crate) warnings: Vec<String>,
+    /// For how long the host wraps the answer; `None` if it does not.
+    pub(crate) wrap: Option<Duration>,
 }
 
 impl Answer {
@@ -46,6 +48,7 @@ impl Answer {
             text: String::new(),
             data: Value::Null,
             warnings: Vec::new(),
+            wrap: None,
         };
         match reply {
             Ok(Some(response)) => {
@@ -53,6 +56,7 @@ impl Answer {
                     answer.data = Value::Object(data.as_map().clone());
                 }
                 answer.warnings = response.warnings;
+                answer.wrap = response.wrap.map(Wrap::ttl);
             }
             Ok(None) => {
                 let reads = matches!(operation, Operation::Read | Operation::List);
@@ -394,9 +398,14 @@ pub(crate) async fn pointers(
 ) -> (BTreeSet<String>, BTreeSet<String>) {
     let mut needed = BTreeSet::new();
     if let Some(record) = record(storage, tenant).await {
-        let open = &record.open;
-        let waits = open.settle_at.is_some() || open.retry_at.is_some();
-        if record.intent.is_some() || waits || !open.confirm_at.is_empty() {
+        let kept = record.credential.as_ref();
+        let kept = kept.filter(|kept| kept.deleted.is_none());
+        let looks = !record.open.confirm_at.is_empty();
+        let waits = kept.is_some_and(|kept| {
+            let tokens = kept.app_tokens.as_ref();
+            looks || kept.rotate_at.is_some() || tokens.is_some_and(|it| it.next_attempt.is_some())
+        });
+        if record.intent.is_some() || waits {
             needed.insert(format!("open/{tenant}"));
         }
         if let Some(credential) = &record.credential {

@@ -1,6 +1,14 @@
 //! From a record to its Mailu server: the client, the server's lock, the hash checks.
+//!
+//! Every call of a mail server's API goes through [`Mail`], and every answer is taken down in the
+//! server's `stops`: no caller can forget it.
+
+mod heard;
+pub(super) mod stops;
+mod turn;
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +16,7 @@ use super::Engine;
 use super::config::MountConfig;
 use super::error::Error;
 use super::locked::LockedTenant;
+use super::storage;
 use super::storage::record::{Credential, Server, Version};
 use crate::crypto::Sensitive;
 use crate::keyed_lock::KeyGuard;
@@ -17,10 +26,17 @@ use crate::provider::{
     ProviderConfig, ReadError, Sent, ServerVersion, SmtpAddress, StoredHash,
 };
 
+use heard::Heard;
+use turn::{Place, Turn, Waiting};
+
+pub(super) use turn::Servers;
+
 /// A tenant's mail server, held exclusively: one call per server at a time.
 pub(super) struct Mail {
     provider: Arc<dyn MailProvider>,
     pub(super) verify_smtp: bool,
+    // Held across a call: the next one may go out only when the answer to it is taken down.
+    turn: tokio::sync::Mutex<Turn>,
     server: Option<KeyGuard>,
 }
 
@@ -67,12 +83,39 @@ impl Live {
 }
 
 impl Mail {
+    /// Makes a call that reads, or answers what the server is known to answer.
+    async fn read<T>(
+        &self,
+        heard: impl FnOnce(&Result<T, ReadError>) -> Heard,
+        call: impl Future<Output = Result<T, ReadError>>,
+    ) -> Result<T, ReadError> {
+        let mut turn = self.turn.lock().await;
+        if let Some(refusal) = turn.closed() {
+            return Err(ReadError::Refused(refusal));
+        }
+        let answer = call.await;
+        turn.hear(heard(&answer)).await;
+        answer
+    }
+
+    /// Makes a call that changes something, or answers what the server is known to answer.
+    async fn change(&self, call: impl Future<Output = Sent>) -> Sent {
+        let mut turn = self.turn.lock().await;
+        if let Some(refusal) = turn.closed() {
+            return Sent::Refused(refusal);
+        }
+        let sent = call.await;
+        turn.hear(Heard::of_sent(&sent)).await;
+        sent
+    }
+
     /// See [`MailProvider::account`].
     pub(super) async fn account(
         &self,
         account: &EmailAddress,
     ) -> Result<Option<Account>, ReadError> {
-        self.provider.account(account).await
+        self.read(Heard::of_read, self.provider.account(account))
+            .await
     }
 
     /// See [`MailProvider::set_password`].
@@ -82,7 +125,8 @@ impl Mail {
         password: &Sensitive<String>,
         comment: Option<&str>,
     ) -> Sent {
-        self.provider.set_password(account, password, comment).await
+        self.change(self.provider.set_password(account, password, comment))
+            .await
     }
 
     /// See [`MailProvider::create_account`].
@@ -92,8 +136,7 @@ impl Mail {
         password: &Sensitive<String>,
         comment: Option<&str>,
     ) -> Sent {
-        self.provider
-            .create_account(account, password, comment)
+        self.change(self.provider.create_account(account, password, comment))
             .await
     }
 
@@ -102,15 +145,21 @@ impl Mail {
         &self,
         account: &EmailAddress,
     ) -> Result<Option<Vec<AppTokenId>>, ReadError> {
-        self.provider.app_tokens(account).await
+        let heard = |answer: &Result<Option<_>, _>| match answer {
+            // The path is not known: nobody looked at the token.
+            Ok(None) => Heard::Other,
+            Ok(Some(_)) | Err(_) => Heard::of_read(answer),
+        };
+        self.read(heard, self.provider.app_tokens(account)).await
     }
 
     /// See [`MailProvider::delete_app_token`].
     pub(super) async fn delete_app_token(&self, token: &AppTokenId) -> Sent {
-        self.provider.delete_app_token(token).await
+        self.change(self.provider.delete_app_token(token)).await
     }
 
-    /// See [`MailProvider::server_version`].
+    /// See [`MailProvider::server_version`]. Asked without a token and not telling why it fails:
+    /// nothing is taken down of it.
     pub(super) async fn server_version(&self) -> ServerVersion {
         self.provider.server_version().await
     }
@@ -132,6 +181,11 @@ impl Mail {
 
 impl Engine {
     /// Builds a client for `server` and waits for its turn at that server.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] without a call if the server's stops say so; for [`Purpose::Automatic`]
+    /// also [`Error::BreakerOpen`], before the turn is waited for wherever that can be known.
     pub(super) async fn connect(
         &self,
         mount: &Mount,
@@ -140,7 +194,6 @@ impl Engine {
         api_token: Sensitive<String>,
         purpose: Purpose,
     ) -> Result<Mail, Error> {
-        let _what_a_stop_would_hold_back = (mount, purpose);
         let policy = self.network_policy(config)?;
         // Syntax only: the connector checks the address rules, which may have changed since.
         let url = EndpointUrl::parse_stored(&server.mailu_url)
@@ -151,6 +204,9 @@ impl Engine {
             .map(SmtpAddress::parse)
             .transpose()
             .map_err(|_checked| Error::Defect("a stored smtp_address does not parse"))?;
+        let origin = format!("{}://{}:{}", url.scheme().as_str(), url.host(), url.port());
+        let keyring = self.keyring(mount).await?;
+        let token = hex::encode(keyring.token_hash(&origin, &api_token));
         let provider = ProviderConfig::Mailu(MailuConfig {
             url,
             ca_cert: server.ca_cert.clone(),
@@ -165,10 +221,20 @@ impl Engine {
                 format!("{error}. Write <tenant>/config again."),
             )
         })?;
-        let guard = self.server_locks.lock(&server.mailu_url).await;
+        let place = Place {
+            storage: Arc::clone(&mount.storage),
+            clock: Arc::clone(&self.parts.clock),
+            servers: self.servers.clone(),
+            key: storage::server_key(&origin),
+            server: origin.clone(),
+        };
+        let waiting = Waiting::begin(place, token, purpose).await?;
+        let guard = self.server_locks.lock(&origin).await;
+        let turn = waiting.admit().await?;
         Ok(Mail {
             provider,
             verify_smtp: server.verify_smtp,
+            turn: tokio::sync::Mutex::new(turn),
             server: Some(guard),
         })
     }

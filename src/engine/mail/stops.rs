@@ -1,0 +1,722 @@
+//! The rules by which a mail server is left alone: refused tokens, its limiter, its breaker.
+//!
+//! Mailu locks its API for a whole network, the right token included, after five wrong ones in an
+//! hour. So this mount allows itself three refused calls per server in any hour, whatever its
+//! tenants write and however often the process starts again. The limiter counts for the server and
+//! not for a token, and so does this: one entry for each server (scheme, host, port) keeps its
+//! refused tokens together. An entry for each pair of server and token could not hold back a
+//! tenant that writes a new wrong token every minute.
+//!
+//! The three calls are shared so that nobody waits for the wrong tokens of others:
+//!
+//! - the token that the server accepted last may always call; while there is one, other tokens
+//!   together may be refused twice, which leaves the third refusal to it;
+//! - a refused token is tried again as a probe, once an hour (by an emergency reset, once per
+//!   15 minutes), and only if that leaves a call to a token that was not refused yet: a corrected
+//!   token works at once.
+//!
+//! A call that may be refused while one was within the hour is counted in storage before it goes
+//! out and taken back when it was not refused: no crash forgets it. Only the first refusal of an
+//! hour, of a token that nothing speaks against, is counted after it: counting before would cost
+//! every healthy call a Put.
+//!
+//! Everything here is a function of the stored entry and the time it is given.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::Purpose;
+use super::heard::Heard;
+use crate::engine::error::Error;
+use crate::engine::storage;
+use crate::provider::Refusal;
+
+/// How long a refused call counts: an hour, and what a slow call takes from being counted to
+/// arriving, at most.
+const COUNTED: TimeDelta = TimeDelta::minutes(62);
+/// Refused calls in that time.
+const MOST_REFUSED: usize = 3;
+/// Instants an entry may hold: more than are ever counted.
+const MOST_KEPT: usize = 2 * MOST_REFUSED;
+/// How long a refused token rests.
+const PROBE: TimeDelta = TimeDelta::hours(1);
+/// How long an emergency reset waits instead, for a refused token and for the limiter.
+const RESET_PROBE: TimeDelta = TimeDelta::minutes(15);
+/// Minutes without a call after the first, second, ... 429 in a row.
+const LIMITED_MINUTES: [i64; 4] = [5, 15, 30, 60];
+/// This many calls in a row without any answer trip the breaker.
+const TRIPS_AT: u32 = 3;
+/// Minutes the breaker stays open, the first time, the second time in a row, ...
+const OPEN_MINUTES: [i64; 5] = [1, 2, 4, 8, 10];
+/// Refused tokens remembered; the one that was tried longest ago is forgotten first. A forgotten
+/// one counts as new: it is still among the refused calls of its hour.
+const MOST_TOKENS: usize = 16;
+/// A refused token that nobody tried for so long is not remembered any more.
+const REMEMBERED: TimeDelta = TimeDelta::days(30);
+
+/// What is stored of one server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::engine) struct Stops {
+    schema: u32,
+    /// When calls were refused, or may have been: those of the last hour.
+    refused: Vec<DateTime<Utc>>,
+    /// The refused tokens.
+    tokens: Vec<StoppedToken>,
+    /// Keyed hash of the token that was accepted last, as far as that matters here.
+    accepted: Option<String>,
+    /// Set while the server's limiter refuses every token.
+    limited: Option<Limited>,
+    /// Set while the server gives no answers.
+    breaker: Option<Breaker>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoppedToken {
+    /// Keyed hash of server and token.
+    token: String,
+    tried_at: DateTime<Utc>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limited {
+    tried_at: DateTime<Utc>,
+    /// Answers of this kind in a row.
+    times: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Breaker {
+    opened_at: DateTime<Utc>,
+    /// How often it tripped without an answer in between.
+    times: u32,
+}
+
+/// What is held back, in short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Holding {
+    /// Refused tokens.
+    pub(super) tokens: usize,
+    /// Whether the server's limiter refuses every token.
+    pub(super) limited: bool,
+    /// Whether the breaker tripped.
+    pub(super) breaker: bool,
+}
+
+/// Whether a call may go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// As if nothing were stored.
+    Free,
+    /// Only after [`Stops::announce`] was stored.
+    Announced,
+    /// Not now: what the server would answer, or answered.
+    Held(Refusal),
+    /// The breaker is open.
+    Open,
+}
+
+impl Default for Stops {
+    fn default() -> Self {
+        Self {
+            schema: Self::SCHEMA,
+            refused: Vec::new(),
+            tokens: Vec::new(),
+            accepted: None,
+            limited: None,
+            breaker: None,
+        }
+    }
+}
+
+impl Stops {
+    const SCHEMA: u32 = 1;
+
+    /// Reads the stored entry.
+    pub(in crate::engine) fn decode(key: &str, bytes: &[u8]) -> Result<Self, Error> {
+        storage::check_schema(key, bytes, Self::SCHEMA)?;
+        let stops: Self = storage::decode(key, bytes)?;
+        if stops.tokens.len() > MOST_TOKENS || stops.refused.len() > MOST_KEPT {
+            return Err(storage::damaged(key));
+        }
+        Ok(stops)
+    }
+
+    /// What stands for an entry that cannot be read, which may be neither obeyed nor ignored: one
+    /// call was refused just now. That stops no token, and has every uncertain call counted.
+    pub(super) fn careful(now: DateTime<Utc>) -> Self {
+        Self {
+            refused: vec![now],
+            ..Self::default()
+        }
+    }
+
+    /// Reports whether nothing is held back: such an entry need not be stored.
+    pub(super) const fn is_quiet(&self) -> bool {
+        self.refused.is_empty()
+            && self.tokens.is_empty()
+            && self.limited.is_none()
+            && self.breaker.is_none()
+    }
+
+    /// Returns what an operator is told of.
+    pub(super) const fn holding(&self) -> Holding {
+        Holding {
+            tokens: self.tokens.len(),
+            limited: self.limited.is_some(),
+            breaker: self.breaker.is_some(),
+        }
+    }
+
+    /// Takes up what this process remembers better than the entry.
+    pub(super) fn remember_accepted(&mut self, token: Option<String>) {
+        if token.is_some() {
+            self.accepted = token;
+        }
+    }
+
+    /// Returns the token that was accepted last.
+    pub(super) fn accepted(&self) -> Option<&str> {
+        self.accepted.as_deref()
+    }
+
+    /// Decides on a call with `token`, which is its keyed hash.
+    pub(super) fn admission(&self, token: &str, purpose: Purpose, now: DateTime<Utc>) -> Admission {
+        if purpose == Purpose::Automatic && self.is_open(now) {
+            return Admission::Open;
+        }
+        let probing = match &self.limited {
+            Some(limited) if !limited.may_try(purpose, now) => {
+                return Admission::Held(Refusal::RateLimited);
+            }
+            limited => limited.is_some(),
+        };
+        let refused = self.refused_within_the_hour(now);
+        let good = self.accepted.as_deref();
+        // What the accepted token may need is nobody else's.
+        let most = MOST_REFUSED - usize::from(good.is_some());
+        if good == Some(token) {
+            if probing {
+                Admission::Announced
+            } else {
+                Admission::Free
+            }
+        } else if let Some(stopped) = self.tokens.iter().find(|it| it.token == token) {
+            // One call stays for a token that was not refused yet.
+            if rested(stopped.tried_at, probe_interval(purpose), now) && refused + 1 < most {
+                Admission::Announced
+            } else {
+                Admission::Held(Refusal::Token)
+            }
+        } else if refused >= most {
+            Admission::Held(Refusal::RateLimited)
+        } else if refused == 0 && !probing {
+            Admission::Free
+        } else {
+            Admission::Announced
+        }
+    }
+
+    /// Counts a call that goes out as soon as this is stored. Returns by what it is found again.
+    pub(super) fn announce(&mut self, token: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.prune(now);
+        if let Some(limited) = &mut self.limited {
+            limited.tried_at = now;
+        }
+        if let Some(stopped) = self.tokens.iter_mut().find(|it| it.token == token) {
+            stopped.tried_at = now;
+        }
+        if self.accepted.as_deref() == Some(token) {
+            return None;
+        }
+        self.refused.push(now);
+        Some(now)
+    }
+
+    /// Takes up what a call came to. `announced` is what [`Stops::announce`] returned for it,
+    /// `silent` how many calls in a row, this one included, had no answer.
+    pub(super) fn hear(
+        &mut self,
+        heard: Heard,
+        token: &str,
+        announced: Option<DateTime<Utc>>,
+        silent: u32,
+        now: DateTime<Utc>,
+    ) {
+        self.prune(now);
+        match heard {
+            Heard::Accepted => {
+                self.take_back(announced);
+                self.tokens.retain(|it| it.token != token);
+                self.accepted = Some(token.to_owned());
+                self.limited = None;
+                self.breaker = None;
+            }
+            Heard::Refused => {
+                if announced.is_none() {
+                    self.refused.push(now);
+                }
+                self.stop(token, announced.unwrap_or(now));
+                // The limiter would have answered before the token was looked at.
+                self.limited = None;
+                self.breaker = None;
+            }
+            Heard::Limited => {
+                // Mailu does not count what it refuses in this way.
+                self.take_back(announced);
+                let times = self.limited.as_ref().map_or(0, |limited| limited.times);
+                self.limited = Some(Limited {
+                    tried_at: now,
+                    times: times.saturating_add(1),
+                });
+                self.breaker = None;
+            }
+            Heard::Other => {
+                self.take_back(announced);
+                self.breaker = None;
+            }
+            Heard::Nothing(trouble) => {
+                // Anything else may have been refused with the answer lost.
+                if trouble.before_sending() {
+                    self.take_back(announced);
+                }
+                if heard.is_silence() {
+                    self.hear_silence(silent, now);
+                }
+            }
+        }
+    }
+
+    fn hear_silence(&mut self, silent: u32, now: DateTime<Utc>) {
+        let times = match &self.breaker {
+            // A request that tried all the same.
+            Some(breaker) if breaker.is_open(now) => return,
+            Some(breaker) => breaker.times.saturating_add(1),
+            None if silent >= TRIPS_AT => 1,
+            None => return,
+        };
+        self.breaker = Some(Breaker {
+            opened_at: now,
+            times,
+        });
+    }
+
+    /// Reports whether the breaker is open.
+    fn is_open(&self, now: DateTime<Utc>) -> bool {
+        self.breaker.as_ref().is_some_and(|it| it.is_open(now))
+    }
+
+    fn stop(&mut self, token: &str, tried_at: DateTime<Utc>) {
+        if self.accepted.as_deref() == Some(token) {
+            self.accepted = None;
+        }
+        self.tokens.retain(|it| it.token != token);
+        self.tokens.push(StoppedToken {
+            token: token.to_owned(),
+            tried_at,
+        });
+        self.bound();
+    }
+
+    fn take_back(&mut self, announced: Option<DateTime<Utc>>) {
+        let found = self.refused.iter().position(|at| Some(*at) == announced);
+        if let Some(place) = found {
+            self.refused.remove(place);
+        }
+    }
+
+    fn refused_within_the_hour(&self, now: DateTime<Utc>) -> usize {
+        let recent = |at: &&DateTime<Utc>| !rested(**at, COUNTED, now);
+        self.refused.iter().filter(recent).count()
+    }
+
+    /// Drops what has no effect any more.
+    fn prune(&mut self, now: DateTime<Utc>) {
+        self.refused.retain(|at| !rested(*at, COUNTED, now));
+        self.tokens
+            .retain(|it| !rested(it.tried_at, REMEMBERED, now));
+    }
+
+    fn bound(&mut self) {
+        self.tokens.sort_by_key(|it| it.tried_at);
+        let surplus = self.tokens.len().saturating_sub(MOST_TOKENS);
+        self.tokens.drain(..surplus);
+        self.refused.sort();
+        let surplus = self.refused.len().saturating_sub(MOST_KEPT);
+        self.refused.drain(..surplus);
+    }
+}
+
+impl Limited {
+    fn may_try(&self, purpose: Purpose, now: DateTime<Utc>) -> bool {
+        let step = usize::try_from(self.times.saturating_sub(1)).unwrap_or(usize::MAX);
+        let minutes = LIMITED_MINUTES.get(step).or(LIMITED_MINUTES.last());
+        let wait = TimeDelta::minutes(minutes.copied().unwrap_or(60));
+        let wait = match purpose {
+            Purpose::Reset => wait.min(RESET_PROBE),
+            Purpose::Automatic | Purpose::Request => wait,
+        };
+        rested(self.tried_at, wait, now)
+    }
+}
+
+impl Breaker {
+    fn is_open(&self, now: DateTime<Utc>) -> bool {
+        let step = usize::try_from(self.times.saturating_sub(1)).unwrap_or(usize::MAX);
+        let minutes = OPEN_MINUTES.get(step).or(OPEN_MINUTES.last());
+        let open = TimeDelta::minutes(minutes.copied().unwrap_or(10));
+        !rested(self.opened_at, open, now)
+    }
+}
+
+/// Reports whether `wait` has passed since `at`. So it has for an instant that far in the future:
+/// a clock that was put right must not hold anything back for long.
+fn rested(at: DateTime<Utc>, wait: TimeDelta, now: DateTime<Utc>) -> bool {
+    (now - at).abs() >= wait
+}
+
+const fn probe_interval(purpose: Purpose) -> TimeDelta {
+    match purpose {
+        Purpose::Reset => RESET_PROBE,
+        Purpose::Automatic | Purpose::Request => PROBE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::Trouble;
+
+    const HOUR: i64 = 60;
+
+    /// One server, its time in minutes.
+    #[derive(Clone, Default)]
+    struct Bench {
+        stops: Stops,
+        silent: u32,
+    }
+
+    fn at(minute: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_790_000_000 + minute * 60, 0).unwrap()
+    }
+
+    impl Bench {
+        fn admission(&self, token: &str, purpose: Purpose, minute: i64) -> Admission {
+            self.stops.admission(token, purpose, at(minute))
+        }
+
+        /// Makes a call if it may be made; returns whether it was.
+        fn call(&mut self, token: &str, purpose: Purpose, minute: i64, heard: Heard) -> bool {
+            let now = at(minute);
+            let announced = match self.stops.admission(token, purpose, now) {
+                Admission::Free => None,
+                Admission::Announced => self.stops.announce(token, now),
+                Admission::Held(_) | Admission::Open => return false,
+            };
+            self.silent = if heard.is_silence() {
+                self.silent + 1
+            } else {
+                0
+            };
+            let silent = self.silent;
+            self.stops.hear(heard, token, announced, silent, now);
+            // What is stored is what it was.
+            let bytes = storage::encode(&self.stops).unwrap();
+            assert_eq!(Stops::decode("server/x", &bytes).unwrap(), self.stops);
+            assert!(bytes.len() < 3_000, "{}", bytes.len());
+            true
+        }
+    }
+
+    #[test]
+    fn a_healthy_server_leaves_nothing_to_store() {
+        let mut bench = Bench::default();
+        for minute in 0..3 {
+            assert_eq!(
+                bench.admission("good", Purpose::Automatic, minute),
+                Admission::Free
+            );
+            assert!(bench.call("good", Purpose::Request, minute, Heard::Accepted));
+            assert!(bench.stops.is_quiet());
+        }
+        bench.call("good", Purpose::Request, 3, Heard::Other);
+        bench.call(
+            "good",
+            Purpose::Request,
+            3,
+            Heard::Nothing(Trouble::Timeout),
+        );
+        assert!(bench.stops.is_quiet());
+    }
+
+    #[test]
+    fn a_refused_token_is_tried_again_once_an_hour_and_by_a_reset_after_15_minutes() {
+        use Admission::{Announced, Held};
+        let mut bench = Bench::default();
+        assert!(bench.call("stale", Purpose::Request, 0, Heard::Refused));
+        for (purpose, minute, admission) in [
+            (Purpose::Request, 0, Held(Refusal::Token)),
+            (Purpose::Automatic, 59, Held(Refusal::Token)),
+            (Purpose::Automatic, 60, Announced),
+            (Purpose::Request, 60, Announced),
+            (Purpose::Reset, 14, Held(Refusal::Token)),
+            (Purpose::Reset, 15, Announced),
+        ] {
+            let found = bench.admission("stale", purpose, minute);
+            assert_eq!(found, admission, "{purpose:?} {minute}");
+        }
+        let mut probed = bench.clone();
+        assert!(probed.call("stale", Purpose::Request, 60, Heard::Refused));
+        assert!(!probed.call("stale", Purpose::Request, 61, Heard::Refused));
+        assert!(bench.call("stale", Purpose::Request, 60, Heard::Accepted));
+        assert_eq!(
+            bench.admission("stale", Purpose::Automatic, 61),
+            Admission::Free
+        );
+    }
+
+    #[test]
+    fn a_corrected_token_works_at_once_whatever_the_stale_one_was_used_for() {
+        let mut bench = Bench::default();
+        for minute in 0..24 * HOUR {
+            for purpose in [Purpose::Reset, Purpose::Request, Purpose::Automatic] {
+                bench.call("stale", purpose, minute, Heard::Refused);
+            }
+            let mut corrected = bench.clone();
+            assert!(
+                corrected.call("right", Purpose::Request, minute, Heard::Accepted),
+                "minute {minute}"
+            );
+            assert_eq!(
+                corrected.admission("right", Purpose::Automatic, minute),
+                Admission::Free
+            );
+        }
+    }
+
+    /// Every mixture of callers, over a day: the rule of the module's first paragraph.
+    #[test]
+    fn three_refused_calls_an_hour_and_never_a_fourth() {
+        const PURPOSES: [Purpose; 3] = [Purpose::Automatic, Purpose::Request, Purpose::Reset];
+        for (tokens, good_until, forgets) in [
+            (1, 0, false),
+            (5, 0, false),
+            (5, 300, false),
+            (5, 300, true),
+            (10_000, 0, false),
+            (10_000, 300, false),
+            (10_000, 300, true),
+        ] {
+            let mut bench = Bench::default();
+            let mut refused = Vec::new();
+            for minute in 0..24 * HOUR {
+                // Mailu's token changes once; until then one tenant has the right one.
+                let good = if minute < good_until {
+                    Heard::Accepted
+                } else {
+                    Heard::Refused
+                };
+                let accepted = bench.call("good", Purpose::Automatic, minute, good);
+                assert!(accepted || minute >= good_until, "held at {minute}");
+                if accepted && good == Heard::Refused {
+                    refused.push(minute);
+                }
+                let token = format!("wrong-{}", minute % tokens);
+                let turn = usize::try_from(minute).unwrap();
+                if bench.call(&token, PURPOSES[turn % 3], minute, Heard::Refused) {
+                    refused.push(minute);
+                }
+                if forgets {
+                    // As many tokens as can be, that nobody uses any more.
+                    bench.stops.stop(&format!("old-{minute}"), at(minute));
+                }
+            }
+            for first in &refused {
+                let hour = *first..first + HOUR;
+                let within = refused.iter().filter(|minute| hour.contains(minute));
+                assert!(within.count() <= 3, "{tokens} {refused:?}");
+            }
+            assert!(refused.len() >= 23, "probes go on: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_token_waits_only_for_refused_calls() {
+        let mut bench = Bench::default();
+        for token in ["a", "b", "c"] {
+            assert!(bench.call(token, Purpose::Request, 0, Heard::Refused));
+        }
+        let held = Admission::Held(Refusal::RateLimited);
+        assert_eq!(bench.admission("right", Purpose::Reset, 61), held);
+        assert_eq!(
+            bench.admission("right", Purpose::Request, 62),
+            Admission::Free
+        );
+        // What was not refused is taken back, and what may have been is not.
+        let mut bench = Bench::default();
+        bench.call("a", Purpose::Request, 0, Heard::Refused);
+        for heard in [
+            Heard::Accepted,
+            Heard::Limited,
+            Heard::Other,
+            Heard::Nothing(Trouble::Unreachable),
+        ] {
+            let mut bench = bench.clone();
+            assert!(bench.call("b", Purpose::Request, 1, heard));
+            assert_eq!(bench.stops.refused.len(), 1, "{heard:?}");
+        }
+        bench.call("b", Purpose::Request, 1, Heard::Nothing(Trouble::Timeout));
+        assert_eq!(bench.stops.refused.len(), 2);
+    }
+
+    #[test]
+    fn the_servers_limiter_holds_every_token_back_with_growing_pauses() {
+        let held = Admission::Held(Refusal::RateLimited);
+        let mut bench = Bench::default();
+        bench.call("good", Purpose::Request, 0, Heard::Accepted);
+        let mut minute = 0;
+        for pause in [5, 15, 30, 60, 60] {
+            assert!(bench.call("good", Purpose::Automatic, minute, Heard::Limited));
+            assert!(bench.stops.refused.is_empty(), "Mailu does not count it");
+            for token in ["good", "other"] {
+                let early = bench.admission(token, Purpose::Request, minute + pause - 1);
+                assert_eq!(early, held);
+                let due = bench.admission(token, Purpose::Automatic, minute + pause);
+                assert_eq!(due, Admission::Announced, "counted before it goes out");
+            }
+            let reset = bench.admission("good", Purpose::Reset, minute + pause.min(15));
+            assert_eq!(reset, Admission::Announced);
+            minute += pause;
+        }
+        // A try that a crash forgot the answer of was a try.
+        let mut crashed = bench.clone();
+        assert_eq!(crashed.stops.announce("good", at(minute)), None);
+        assert_eq!(
+            crashed.admission("good", Purpose::Request, minute + 59),
+            held
+        );
+        assert!(bench.call("good", Purpose::Request, minute, Heard::Accepted));
+        assert!(bench.stops.is_quiet());
+    }
+
+    #[test]
+    fn the_breaker_holds_back_automatic_work_only_and_any_answer_closes_it() {
+        let silence = Heard::Nothing(Trouble::Timeout);
+        let mut bench = Bench::default();
+        for _ in 0..2 {
+            bench.call("good", Purpose::Automatic, 0, silence);
+            assert!(bench.stops.is_quiet());
+        }
+        let mut minute = 0;
+        for open in [1, 2, 4, 8, 10, 10] {
+            assert!(bench.call("good", Purpose::Automatic, minute, silence));
+            let tripped = bench.stops.clone();
+            assert!(bench.call("good", Purpose::Request, minute, silence));
+            assert_eq!(bench.stops, tripped, "no Put for each call");
+            for (purpose, admission) in [
+                (Purpose::Automatic, Admission::Open),
+                (Purpose::Request, Admission::Free),
+                (Purpose::Reset, Admission::Free),
+            ] {
+                // A second before its end: in seconds, minutes are too coarse.
+                let now = at(minute + open) - TimeDelta::seconds(1);
+                assert_eq!(bench.stops.admission("good", purpose, now), admission);
+            }
+            minute += open;
+            let now = bench.admission("good", Purpose::Automatic, minute);
+            assert_eq!(now, Admission::Free, "one after {open} minutes");
+        }
+        for heard in [
+            Heard::Accepted,
+            Heard::Other,
+            Heard::Refused,
+            Heard::Limited,
+        ] {
+            let mut bench = bench.clone();
+            bench.call("good", Purpose::Automatic, minute, heard);
+            assert_eq!(bench.stops.breaker, None, "{heard:?}");
+        }
+        // What a tenant's own settings or the mount's rules decide says nothing of the server.
+        let mut bench = Bench::default();
+        for trouble in [Trouble::Tls, Trouble::AddressRefused] {
+            for _ in 0..5 {
+                bench.call("good", Purpose::Automatic, 0, Heard::Nothing(trouble));
+            }
+        }
+        assert!(bench.stops.is_quiet());
+    }
+
+    #[test]
+    fn a_clock_that_was_put_right_holds_nothing_back_for_long() {
+        let silence = Heard::Nothing(Trouble::Timeout);
+        let mut bench = Bench::default();
+        let future = 10 * 365 * 24 * HOUR;
+        for token in ["a", "b", "c"] {
+            bench.call(token, Purpose::Request, future, Heard::Refused);
+        }
+        for _ in 0..3 {
+            bench.call("d", Purpose::Request, future + 62, silence);
+        }
+        bench.stops.limited = Some(Limited {
+            tried_at: at(future),
+            times: u32::MAX,
+        });
+        assert_eq!(
+            bench.admission("d", Purpose::Automatic, 0),
+            Admission::Announced
+        );
+        assert_eq!(
+            bench.admission("a", Purpose::Request, 0),
+            Admission::Announced
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_stops_nobody_and_has_calls_counted() {
+        for bytes in [
+            "",
+            "{}",
+            r#"{"schema":0}"#,
+            r#"{"schema":2,"refused":[],"tokens":[],"accepted":null,"limited":null,"breaker":null}"#,
+            r#"{"schema":1,"refused":[],"tokens":[],"accepted":null,"limited":null,"breaker":null,"x":1}"#,
+            r#"{"schema":1,"refused":["soon"],"tokens":[],"accepted":null,"limited":null,"breaker":null}"#,
+        ] {
+            assert!(
+                Stops::decode("server/x", bytes.as_bytes()).is_err(),
+                "{bytes}"
+            );
+        }
+        let careful = Stops::careful(at(0));
+        assert_eq!(
+            careful.admission("any", Purpose::Automatic, at(0)),
+            Admission::Announced
+        );
+        let larger_than_any = Stops {
+            refused: vec![at(0); 7],
+            ..Stops::default()
+        };
+        let bytes = storage::encode(&larger_than_any).unwrap();
+        assert!(Stops::decode("server/x", &bytes).is_err());
+    }
+
+    #[test]
+    fn the_tokens_tried_last_are_remembered_and_none_for_ever() {
+        let mut bench = Bench::default();
+        for minute in 0..1_000 {
+            bench.stops.stop(&format!("token-{minute}"), at(minute));
+        }
+        assert_eq!(bench.stops.tokens.len(), 16);
+        let held = Admission::Held(Refusal::Token);
+        assert_eq!(bench.admission("token-984", Purpose::Request, 1_000), held);
+        assert_eq!(
+            bench.admission("token-983", Purpose::Request, 1_000),
+            Admission::Free
+        );
+        let much_later = 1_000 + 31 * 24 * HOUR;
+        bench.call("good", Purpose::Request, much_later, Heard::Accepted);
+        assert!(bench.stops.is_quiet());
+    }
+}

@@ -1,0 +1,517 @@
+//! One turn at a mail server: its stops are read before it, and told of every answer.
+//!
+//! Only the active node has turns, and a turn holds the server's lock, so this process is the only
+//! writer of the entry. What it keeps in memory beside it may be lost at any time: the token that
+//! was accepted last, how many calls in a row had no answer, and an entry that could not be stored.
+//! It is dropped when another node writes the entry, and when this node's role changes.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, Utc};
+use lru::LruCache;
+
+use super::Purpose;
+use super::heard::Heard;
+use super::stops::{Admission, Stops};
+use crate::clock::Clock;
+use crate::engine::error::Error;
+use crate::engine::storage;
+use crate::logical::{Storage, StorageEntry, StorageError};
+use crate::provider::Refusal;
+
+/// Servers of which something is kept in memory, those called last; each takes some 300 bytes.
+const MOST_SERVERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4_095);
+
+/// What this process knows of servers beside what is stored. Clones share it.
+#[derive(Clone, Debug)]
+pub(in crate::engine) struct Servers {
+    // A blocking mutex: held for map operations only.
+    shelf: Arc<Mutex<Shelf>>,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    known: LruCache<String, Known>,
+    /// Counts what makes an earlier Get of an entry worthless.
+    epoch: u64,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    accepted: Option<String>,
+    /// Calls in a row without an answer.
+    silent: u32,
+    /// What storage did not take.
+    unsaved: Option<Stops>,
+}
+
+impl Default for Servers {
+    fn default() -> Self {
+        Self {
+            shelf: Arc::new(Mutex::new(Shelf {
+                known: LruCache::new(MOST_SERVERS),
+                epoch: 0,
+            })),
+        }
+    }
+}
+
+impl Servers {
+    /// Another node changed the entry with this key.
+    pub(in crate::engine) fn forget(&self, key: &str) {
+        let mut shelf = self.shelf();
+        shelf.known.pop(key);
+        shelf.epoch += 1;
+    }
+
+    /// This node's role changed.
+    pub(in crate::engine) fn forget_all(&self) {
+        let mut shelf = self.shelf();
+        shelf.known.clear();
+        shelf.epoch += 1;
+    }
+
+    fn with<T>(&self, key: &str, change: impl FnOnce(&mut Known) -> T) -> T {
+        let mut shelf = self.shelf();
+        let known = shelf
+            .known
+            .get_or_insert_mut(key.to_owned(), Known::default);
+        change(known)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.shelf().epoch
+    }
+
+    fn written(&self) {
+        self.shelf().epoch += 1;
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        // Every change is a map operation or a sum: none of them panics half-way.
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where the stops of one server are kept.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) servers: Servers,
+    pub(super) key: String,
+    /// Scheme, host and port, for the log.
+    pub(super) server: String,
+}
+
+/// The stops of one server as they were read.
+#[derive(Debug)]
+struct Seen {
+    stops: Stops,
+    /// Whether an entry exists.
+    exists: bool,
+    /// Whether storage holds something else than `stops`.
+    differs: bool,
+    epoch: u64,
+}
+
+impl Place {
+    async fn read(&self) -> Result<Seen, StorageError> {
+        let epoch = self.servers.epoch();
+        let (accepted, unsaved) = self
+            .servers
+            .with(&self.key, |it| (it.accepted.clone(), it.unsaved.clone()));
+        if let Some(stops) = unsaved {
+            return Ok(Seen {
+                stops,
+                exists: true,
+                differs: true,
+                epoch,
+            });
+        }
+        let entry = self.storage.get(&self.key).await?;
+        let exists = entry.is_some();
+        let decoded = entry.map(|entry| Stops::decode(&self.key, &entry.value));
+        let (mut stops, differs) = match decoded.transpose() {
+            Ok(stops) => (stops.unwrap_or_default(), false),
+            Err(error) => {
+                tracing::warn!(server = %self.server, %error, "stops of a server are not readable");
+                (Stops::careful(self.clock.now()), true)
+            }
+        };
+        stops.remember_accepted(accepted);
+        Ok(Seen {
+            stops,
+            exists,
+            differs,
+            epoch,
+        })
+    }
+}
+
+/// What of a server's stops is known before its turn comes.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    place: Place,
+    token: String,
+    purpose: Purpose,
+    seen: Seen,
+}
+
+impl Waiting {
+    /// Reads the stops; refuses at once what need not wait for the server's lock.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] for a stop, [`Error::BreakerOpen`], or that storage failed.
+    pub(super) async fn begin(
+        place: Place,
+        token: String,
+        purpose: Purpose,
+    ) -> Result<Self, Error> {
+        let seen = place.read().await?;
+        let waiting = Self {
+            place,
+            token,
+            purpose,
+            seen,
+        };
+        waiting.admission().map(|_announce| waiting)
+    }
+
+    /// To be called under the server's lock: decides, and counts a call that may be refused.
+    ///
+    /// # Errors
+    ///
+    /// As [`Waiting::begin`]. A call that could not be counted does not go out.
+    pub(super) async fn admit(mut self) -> Result<Turn, Error> {
+        // As long as nobody wrote meanwhile, the entry still is what it was.
+        if self.seen.epoch != self.place.servers.epoch() {
+            self.seen = self.place.read().await?;
+        }
+        let announce = self.admission()?;
+        let mut turn = Turn {
+            place: self.place,
+            token: self.token,
+            seen: self.seen,
+            announced: None,
+            closed: None,
+        };
+        if announce {
+            let now = turn.now();
+            turn.announced = turn.seen.stops.announce(&turn.token, now);
+            turn.write().await?;
+        }
+        Ok(turn)
+    }
+
+    /// Reports whether the call has to be counted before it goes out.
+    fn admission(&self) -> Result<bool, Error> {
+        let now = self.place.clock.now();
+        match self.seen.stops.admission(&self.token, self.purpose, now) {
+            Admission::Free => Ok(false),
+            Admission::Announced => Ok(true),
+            Admission::Held(refusal) => Err(Error::Refused(refusal)),
+            Admission::Open => Err(Error::BreakerOpen),
+        }
+    }
+}
+
+/// A turn at a server, held together with its lock.
+#[derive(Debug)]
+pub(super) struct Turn {
+    place: Place,
+    /// Keyed hash of server and token.
+    token: String,
+    seen: Seen,
+    /// A call that was counted before it went out, until its answer is known.
+    announced: Option<DateTime<Utc>>,
+    /// Why no further call goes out in this turn.
+    closed: Option<Refusal>,
+}
+
+impl Turn {
+    fn now(&self) -> DateTime<Utc> {
+        self.place.clock.now()
+    }
+
+    /// Returns what a further call is answered instead of being made.
+    pub(super) const fn closed(&self) -> Option<Refusal> {
+        self.closed
+    }
+
+    /// Takes up what a call came to, and stores what follows from it.
+    pub(super) async fn hear(&mut self, heard: Heard) {
+        let now = self.now();
+        let before = self.seen.stops.clone();
+        let announced = self.announced.take();
+        let silent = self.place.servers.with(&self.place.key, |known| {
+            known.silent = match heard {
+                heard if heard.is_silence() => known.silent.saturating_add(1),
+                Heard::Nothing(_) => known.silent,
+                Heard::Accepted | Heard::Refused | Heard::Limited | Heard::Other => 0,
+            };
+            known.silent
+        });
+        let stops = &mut self.seen.stops;
+        stops.hear(heard, &self.token, announced, silent, now);
+        self.closed = match heard {
+            Heard::Refused => Some(Refusal::Token),
+            Heard::Limited => Some(Refusal::RateLimited),
+            // The one call that was counted is used up, and whether it was refused is open.
+            Heard::Nothing(_) if announced.is_some() => Some(Refusal::RateLimited),
+            Heard::Nothing(_) | Heard::Accepted | Heard::Other => None,
+        };
+        let accepted = stops.accepted().map(str::to_owned);
+        self.place
+            .servers
+            .with(&self.place.key, |known| known.accepted = accepted);
+        // Which token is accepted matters only beside something that is held back.
+        let quiet = self.seen.stops.is_quiet() && !self.seen.exists;
+        if !quiet && (self.seen.stops != before || self.seen.differs) {
+            self.note_change(&before);
+            if let Err(error) = self.write().await {
+                let server = &self.place.server;
+                tracing::warn!(%server, %error, "stops of a server are not stored yet");
+                let unsaved = Some(self.seen.stops.clone());
+                self.place
+                    .servers
+                    .with(&self.place.key, |known| known.unsaved = unsaved);
+            }
+        }
+    }
+
+    async fn write(&mut self) -> Result<(), Error> {
+        let Place {
+            storage,
+            servers,
+            key,
+            ..
+        } = &self.place;
+        let quiet = self.seen.stops.is_quiet();
+        let written = if quiet {
+            storage.delete(key).await
+        } else {
+            let entry = StorageEntry {
+                key: key.clone(),
+                value: storage::encode(&self.seen.stops)?,
+                seal_wrap: false,
+            };
+            storage.put(entry).await
+        };
+        servers.written();
+        // After an error storage may hold either state: it is written again with the next change.
+        self.seen.differs = written.is_err();
+        self.seen.exists = !quiet || written.is_err();
+        written?;
+        servers.with(key, |known| known.unsaved = None);
+        Ok(())
+    }
+
+    /// Tells the operator what begins and ends here.
+    fn note_change(&self, before: &Stops) {
+        let after = self.seen.stops.holding();
+        if before.holding() == after {
+            return;
+        }
+        let server = &self.place.server;
+        tracing::info!(
+            %server,
+            refused_tokens = after.tokens,
+            rate_limited = after.limited,
+            breaker_open = after.breaker,
+            "a server's stops changed"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::logical::MemoryStorage;
+    use crate::provider::Trouble;
+
+    struct Bench {
+        storage: Arc<MemoryStorage>,
+        clock: Arc<ManualClock>,
+        place: Place,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let storage = Arc::new(MemoryStorage::new());
+            let start = DateTime::from_timestamp(1_790_000_000, 0).unwrap();
+            let clock = Arc::new(ManualClock::starting_at(start));
+            let place = Place {
+                storage: Arc::clone(&storage) as _,
+                clock: Arc::clone(&clock) as _,
+                servers: Servers::default(),
+                key: storage::server_key("https://mail.acme.example:443"),
+                server: String::from("https://mail.acme.example:443"),
+            };
+            Self {
+                storage,
+                clock,
+                place,
+            }
+        }
+
+        async fn begin(&self, token: &str, purpose: Purpose) -> Result<Waiting, Error> {
+            Waiting::begin(self.place.clone(), token.to_owned(), purpose).await
+        }
+
+        async fn turn(&self, token: &str) -> Result<Turn, Error> {
+            self.begin(token, Purpose::Request).await?.admit().await
+        }
+
+        async fn stored(&self) -> Option<Stops> {
+            let entry = self.storage.get(&self.place.key).await.unwrap()?;
+            Some(Stops::decode(&self.place.key, &entry.value).unwrap())
+        }
+
+        fn minutes(&self, minutes: u64) {
+            self.clock.advance(Duration::from_secs(minutes * 60));
+        }
+    }
+
+    #[track_caller]
+    fn held<T: std::fmt::Debug>(outcome: Result<T, Error>, refusal: Refusal) {
+        let error = outcome.unwrap_err();
+        assert!(
+            matches!(error, Error::Refused(found) if found == refusal),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_turn_ends_with_its_first_refusal_and_the_stop_outlives_the_process() {
+        let mut bench = Bench::new();
+        let mut turn = bench.turn("stale").await.unwrap();
+        assert_eq!(turn.closed(), None);
+        turn.hear(Heard::Refused).await;
+        assert_eq!(turn.closed(), Some(Refusal::Token));
+        drop(turn);
+        bench.place.servers = Servers::default();
+        held(bench.turn("stale").await, Refusal::Token);
+        bench.minutes(60);
+        // Counted in storage before the call: whether it went out is nothing a crash can hide.
+        let turn = bench.turn("stale").await.unwrap();
+        assert_ne!(turn.announced, None);
+        drop(turn);
+        bench.place.servers = Servers::default();
+        held(bench.turn("stale").await, Refusal::Token);
+        let mut turn = bench.turn("right").await.unwrap();
+        turn.hear(Heard::Accepted).await;
+        assert_eq!(bench.stored().await.unwrap().accepted(), Some("right"));
+    }
+
+    #[tokio::test]
+    async fn a_server_in_order_costs_no_put_and_a_cleared_one_leaves_no_entry() {
+        let bench = Bench::new();
+        for heard in [
+            Heard::Accepted,
+            Heard::Other,
+            Heard::Nothing(Trouble::Timeout),
+        ] {
+            bench.turn("good").await.unwrap().hear(heard).await;
+            assert_eq!(bench.stored().await, None);
+        }
+        bench
+            .turn("stale")
+            .await
+            .unwrap()
+            .hear(Heard::Refused)
+            .await;
+        bench.minutes(62);
+        bench
+            .turn("stale")
+            .await
+            .unwrap()
+            .hear(Heard::Accepted)
+            .await;
+        assert_eq!(bench.stored().await, None);
+    }
+
+    #[tokio::test]
+    async fn what_storage_did_not_take_holds_in_memory_and_is_written_later() {
+        let bench = Bench::new();
+        let mut turn = bench.turn("stale").await.unwrap();
+        bench.storage.set_read_only(true);
+        turn.hear(Heard::Refused).await;
+        drop(turn);
+        held(bench.turn("stale").await, Refusal::Token);
+        // A call that cannot be counted does not go out, and does not count.
+        for _ in 0..5 {
+            let error = bench.turn("other").await.unwrap_err();
+            assert!(matches!(error, Error::Storage(_)), "{error}");
+        }
+        bench.storage.set_read_only(false);
+        assert_eq!(bench.stored().await, None);
+        bench
+            .turn("other")
+            .await
+            .unwrap()
+            .hear(Heard::Accepted)
+            .await;
+        let stored = bench.stored().await.unwrap();
+        assert_eq!(
+            (stored.holding().tokens, stored.accepted()),
+            (1, Some("other"))
+        );
+        held(bench.turn("stale").await, Refusal::Token);
+        // Another node acts now: what it stored is what counts.
+        bench.storage.delete(&bench.place.key).await.unwrap();
+        bench.place.servers.forget_all();
+        assert!(bench.turn("stale").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_waits_behind_a_refusal_is_refused_as_well() {
+        let bench = Bench::new();
+        let first = bench.begin("stale", Purpose::Request).await.unwrap();
+        let second = bench.begin("stale", Purpose::Automatic).await.unwrap();
+        let other = bench.begin("other", Purpose::Request).await.unwrap();
+        first.admit().await.unwrap().hear(Heard::Refused).await;
+        held(second.admit().await, Refusal::Token);
+        assert_ne!(other.admit().await.unwrap().announced, None);
+    }
+
+    #[tokio::test]
+    async fn an_open_breaker_is_known_before_the_turn_and_after_a_restart() {
+        let mut bench = Bench::new();
+        for _ in 0..3 {
+            let mut turn = bench.turn("good").await.unwrap();
+            turn.hear(Heard::Nothing(Trouble::Unreachable)).await;
+        }
+        assert!(bench.stored().await.unwrap().holding().breaker);
+        bench.place.servers = Servers::default();
+        let error = bench.begin("good", Purpose::Automatic).await.unwrap_err();
+        assert!(matches!(error, Error::BreakerOpen), "{error}");
+        let waiting = bench.begin("good", Purpose::Request).await.unwrap();
+        waiting.admit().await.unwrap().hear(Heard::Accepted).await;
+        assert_eq!(bench.stored().await, None);
+        assert!(bench.begin("good", Purpose::Automatic).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_cannot_be_read_is_replaced_by_the_next_call() {
+        for bytes in ["{", r#"{"schema":2,"other":true}"#] {
+            let bench = Bench::new();
+            let entry = StorageEntry {
+                key: bench.place.key.clone(),
+                value: bytes.as_bytes().to_vec(),
+                seal_wrap: false,
+            };
+            bench.storage.put(entry).await.unwrap();
+            let mut turn = bench.turn("good").await.unwrap();
+            turn.hear(Heard::Accepted).await;
+            assert_eq!(bench.stored().await.unwrap().holding().tokens, 0);
+        }
+    }
+}
