@@ -112,7 +112,7 @@ impl Soak {
         let delay = self.delay();
         let (_, ()) = tokio::join!(self.rig.api.attempt("POST", &path, &body), async {
             sleep(delay).await;
-            self.kill(victim).await;
+            self.kill(victim);
         });
         self.count(victim);
         self.rig.mailu.release().await;
@@ -129,7 +129,7 @@ impl Soak {
             let delay = self.delay();
             let (_, ()) = tokio::join!(self.rig.api.attempt("POST", again.0, again.1), async {
                 sleep(delay).await;
-                self.kill(Victim::Plugin).await;
+                self.kill(Victim::Plugin);
             });
             self.count(Victim::Plugin);
         }
@@ -159,7 +159,7 @@ impl Soak {
         };
         let (_, ()) = tokio::join!(self.rig.api.attempt("POST", &path, &body), async {
             self.rig.mailu.wait_held(1).await;
-            self.kill(victim).await;
+            self.kill(victim);
         });
         self.count(victim);
         self.rig.mailu.clear_faults();
@@ -256,7 +256,7 @@ impl Soak {
         }
     }
 
-    async fn kill(&self, victim: Victim) {
+    fn kill(&self, victim: Victim) {
         match victim {
             Victim::Nobody => {}
             Victim::Server => self.rig.server.stop("KILL"),
@@ -410,7 +410,7 @@ impl Soak {
         let left = trimmed.data()["versions"].as_array().unwrap().clone();
         assert_eq!(left.len(), 1, "{trimmed:?}");
         assert_eq!(left[0]["version"], read["latest"]);
-        self.kill(Victim::Plugin).await;
+        self.kill(Victim::Plugin);
         self.settle_by_requests().await;
         self.check("after the old keys were removed").await;
     }
