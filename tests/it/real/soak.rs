@@ -393,7 +393,8 @@ impl Soak {
         let finished = async {
             loop {
                 let read = self.rig.read("config/keyring").await;
-                if read.data()["rewrap"]["finished_at"].is_string() {
+                let rewrap = &read.data()["rewrap"];
+                if rewrap["finished_at"].is_string() && rewrap["version"] == read.data()["latest"] {
                     return read.data().clone();
                 }
                 sleep(Duration::from_millis(500)).await;
