@@ -51,6 +51,12 @@ const fn is_proven(version: &Version) -> bool {
     !matches!(version.proof, Proof::None | Proof::Imported)
 }
 
+/// Reports whether something was sent after the version was proven and then superseded: its proof
+/// is none of now.
+const fn is_shaken(version: &Version) -> bool {
+    version.verified_at.is_none()
+}
+
 /// Derives the state of a credential, as its consumers see it: the password of an open emergency
 /// reset is not for them. `None` if no password is stored at all.
 pub(super) fn read<'a>(
@@ -92,7 +98,7 @@ fn derive<'a>(
         State::Uncertain
     } else if drift.is_some() {
         State::Drift
-    } else if current.is_some_and(is_proven) {
+    } else if current.is_some_and(|version| is_proven(version) && !is_shaken(version)) {
         State::Settled
     } else {
         State::Uncertain
@@ -138,9 +144,16 @@ fn candidates<'a>(
     sent: Option<Stored<'a>>,
     answer: Stored<'a>,
 ) -> Vec<Stored<'a>> {
-    let current = credential.current_version().map(Stored::of);
+    let current = credential.current_version();
+    let shaken = current.filter(|version| is_shaken(version));
+    let superseded = shaken.into_iter().flat_map(|current| {
+        let newer = |version: &&Version| version.abandoned && version.number > current.number;
+        credential.versions.iter().rev().filter(newer)
+    });
+    let current = current.map(Stored::of);
     let mut candidates: Vec<Stored<'a>> = Vec::new();
-    for stored in sent.into_iter().chain(current).chain([answer]) {
+    let all = sent.into_iter().chain(superseded.map(Stored::of));
+    for stored in all.chain(current).chain([answer]) {
         if candidates
             .iter()
             .all(|listed| listed.number != stored.number)

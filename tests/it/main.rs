@@ -24,6 +24,7 @@ mod layering;
 mod lifecycle;
 mod limiter;
 mod manual;
+mod never_lost;
 mod readme;
 mod real;
 mod rotation_faults;

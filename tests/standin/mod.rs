@@ -45,7 +45,7 @@ mod users;
 
 pub use config::{Config, HashShown, LoginService, Release};
 pub use faults::{Fault, Rule};
-pub use hash::sha256_hex;
+pub use hash::{hash as hash_password, sha256_hex};
 pub use journal::{Entry, SmtpLogin, TokenSeen};
 pub use login::LoginAnswer;
 pub use server::MailuStandin;

@@ -24,6 +24,10 @@ pub(super) fn next_try(failures: u32, now: DateTime<Utc>) -> DateTime<Utc> {
 /// Records that a change failed before anything was sent. What the change had put into the record
 /// is forgotten: only the failure is stored.
 pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, error: &Error) {
+    if matches!(error, Error::BreakerOpen) {
+        // Nothing was tried.
+        return;
+    }
     if let Err(error) = tenant.forget_changes() {
         tracing::warn!(tenant = %tenant.name, %error, "a failure could not be recorded");
         return;
@@ -115,6 +119,9 @@ pub(in crate::engine) fn note_drift(
     live_version: Option<u64>,
 ) -> Result<(), Error> {
     let now = tenant.engine.clock().now();
+    // The look came after every send so far, even if the clock went back in between.
+    let last_sent = tenant.record.intent.as_ref().and_then(|it| it.last_sent_at);
+    let looked_at = last_sent.map_or(now, |sent| sent.max(now));
     let Some(credential) = tenant.record.credential.as_mut() else {
         return Ok(());
     };
@@ -125,17 +132,19 @@ pub(in crate::engine) fn note_drift(
         drift.live_version = live_version;
         return Ok(());
     }
-    let same = credential
-        .drift
-        .as_ref()
-        .is_some_and(|drift| drift.code == code && drift.live_version == live_version);
-    if same {
+    if let Some(drift) = credential.drift.as_mut()
+        && drift.code == code
+        && drift.live_version == live_version
+    {
+        if let Some(sent) = last_sent {
+            drift.since = drift.since.max(sent);
+        }
         return Ok(());
     }
     credential.drift = Some(Drift {
         code: code.to_owned(),
         live_version,
-        since: now,
+        since: looked_at,
         set_again: false,
     });
     let current = credential.current;

@@ -311,6 +311,9 @@ async fn give_up(mut tenant: LockedTenant, live: Option<u64>) -> Result<Settled,
         Some(_current) => {
             if let Some(credential) = tenant.record.credential.as_mut() {
                 credential.drift = None;
+                if let Some(version) = credential.current_version_mut() {
+                    version.verified_at = Some(now);
+                }
             }
         }
         None => {}
@@ -330,16 +333,21 @@ pub(in crate::engine) fn abandon(
         return Ok(());
     };
     let event = failure(&intent, code, now);
-    let credential = tenant.record.credential.as_mut();
-    credential
-        .ok_or(Error::Defect("no credential to abandon a candidate of"))?
-        .versions
-        .push(Version {
-            // Doubtful even if every outcome is known: nothing proved where it went.
-            doubtful: true,
-            abandoned: true,
-            ..intent.into_version()
-        });
+    let credential = tenant
+        .record
+        .credential
+        .as_mut()
+        .ok_or(Error::Defect("no credential to abandon a candidate of"))?;
+    if let Some(current) = credential.current_version_mut() {
+        // What was sent may be live instead, until somebody looks.
+        current.verified_at = None;
+    }
+    credential.versions.push(Version {
+        // Doubtful even if every outcome is known: nothing proved where it went.
+        doubtful: true,
+        abandoned: true,
+        ..intent.into_version()
+    });
     tenant.record.open.settle_at = None;
     tenant.record.open.settle_failures = 0;
     tenant.record.open.confirm_later(now);

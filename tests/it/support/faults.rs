@@ -22,6 +22,21 @@ pub(crate) enum Kind {
     Unknown,
     /// The process is killed: the call never returns, nothing after it happens.
     Crash,
+    /// The mail server says that it did it, and did not.
+    Lie,
+    /// The mail server does not answer in time, and does it later, when told to.
+    Late,
+    /// The mail server refuses the token.
+    Token,
+    /// The mail server shows no password hash.
+    Hidden,
+}
+
+impl Kind {
+    /// Whether a change never has its effect.
+    pub(crate) const fn loses(self) -> bool {
+        matches!(self, Self::Lie | Self::Token)
+    }
 }
 
 /// Which call fails and whether its effect happened.
@@ -47,7 +62,9 @@ struct Shared {
 #[derive(Default)]
 struct State {
     calls: Vec<String>,
-    fault: Option<Fault>,
+    faults: Vec<Fault>,
+    /// The test's time is paused from the start: nobody waits for anything.
+    simulated: bool,
     paused: bool,
     dead: bool,
     /// The call that waits, before its effect.
@@ -61,11 +78,18 @@ impl fmt::Debug for Plan {
 }
 
 impl Plan {
-    /// Begins to count from 0, with this fault ahead.
-    pub(crate) fn arm(&self, fault: Option<Fault>) {
+    /// For tests whose time is paused from the start.
+    pub(crate) fn simulated() -> Self {
+        let plan = Self::default();
+        plan.0.state.lock().unwrap().simulated = true;
+        plan
+    }
+
+    /// Begins to count from 0, with these faults ahead.
+    pub(crate) fn arm(&self, faults: impl IntoIterator<Item = Fault>) {
         let mut state = self.0.state.lock().unwrap();
         state.calls.clear();
-        state.fault = fault;
+        state.faults = faults.into_iter().collect();
     }
 
     /// Returns what was called since [`Plan::arm`].
@@ -104,7 +128,7 @@ impl Plan {
     }
 
     /// Counts a call in; returns how it fails.
-    fn enter(&self, name: String) -> Option<Fault> {
+    pub(crate) fn enter(&self, name: String) -> Option<Fault> {
         let mut state = self.0.state.lock().unwrap();
         if state.paused {
             state.paused = false;
@@ -113,22 +137,29 @@ impl Plan {
         let number = state.calls.len();
         let record = name.starts_with("cas tenant/") || name.starts_with("cas keyring");
         state.calls.push(name);
-        let fault = state.fault.filter(|fault| fault.at == number);
+        let fault = state.faults.iter().find(|fault| fault.at == number);
+        let fault = fault.copied();
         // The engine lets a broken storage connection rest for seconds: skip them.
-        if record && fault.is_some_and(|fault| fault.kind == Kind::Unknown) {
+        if record && !state.simulated && fault.is_some_and(|fault| fault.kind == Kind::Unknown) {
             state.paused = true;
         }
         fault
     }
 
-    async fn die(&self) {
+    /// Kills the process, whatever it is doing.
+    pub(crate) fn kill(&self) {
+        self.0.state.lock().unwrap().dead = true;
+    }
+
+    /// Kills the process: never returns.
+    pub(crate) async fn die(&self) {
         self.0.state.lock().unwrap().dead = true;
         self.0.crashed.notify_one();
         std::future::pending::<()>().await;
     }
 
     /// A killed process calls nobody any more.
-    async fn alive(&self) {
+    pub(crate) async fn alive(&self) {
         if self.0.state.lock().unwrap().dead {
             std::future::pending::<()>().await;
         }
@@ -148,7 +179,9 @@ impl Plan {
             effect.await?;
         }
         match fault.kind {
-            Kind::Refused => Err(StorageError::Refused(String::from("ordered"))),
+            Kind::Refused | Kind::Lie | Kind::Late | Kind::Token | Kind::Hidden => {
+                Err(StorageError::Refused(String::from("ordered")))
+            }
             Kind::Unknown => {
                 if self.0.state.lock().unwrap().paused {
                     tokio::time::pause();

@@ -5,5 +5,7 @@ pub(crate) mod faults;
 pub(crate) mod host;
 pub(crate) mod host_mux;
 pub(crate) mod host_services;
+pub(crate) mod mailbox;
 pub(crate) mod mailu;
 pub(crate) mod probe;
+pub(crate) mod world;

@@ -1,0 +1,85 @@
+//! Random histories.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, FileFailurePersistence};
+
+use super::history::{Request, Step, Who, run};
+use crate::support::faults::{Fault, Kind};
+
+fn who() -> impl Strategy<Value = Who> {
+    prop_oneof![3 => Just(Who::Acme), 1 => Just(Who::Beta)]
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        6 => Just(Request::Rotate),
+        3 => Just(Request::Verify),
+        1 => Just(Request::Read),
+        1 => Just(Request::Adopt),
+        1 => Just(Request::Patch),
+        1 => Just(Request::Delete),
+        1 => Just(Request::Undelete),
+        2 => Just(Request::Reset),
+        1 => Just(Request::ResetAndHold),
+        1 => Just(Request::Release),
+        2 => Just(Request::RollBack),
+        1 => Just(Request::Reveal),
+    ]
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    let kind = prop_oneof![
+        3 => Just(Kind::Refused),
+        2 => Just(Kind::Unknown),
+        2 => Just(Kind::Crash),
+        3 => Just(Kind::Late),
+        1 => Just(Kind::Lie),
+        1 => Just(Kind::Token),
+        1 => Just(Kind::Hidden),
+    ];
+    (0_usize..24, kind, any::<bool>()).prop_map(|(at, kind, after)| Fault { at, kind, after })
+}
+
+fn faults() -> impl Strategy<Value = Vec<Fault>> {
+    prop_oneof![2 => Just(Vec::new()), 3 => vec(fault(), 1..4)]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        10 => (vec((who(), request()), 1..3), faults()).prop_map(|(all, faults)| Step::Ask(all, faults)),
+        4 => faults().prop_map(Step::Tick),
+        1 => Just(Step::Quarter),
+        3 => (0_u32..7200).prop_map(Step::Later),
+        1 => (-600_i32..600).prop_map(Step::Jump),
+        2 => Just(Step::Restart),
+        3 => Just(Step::Land),
+        1 => who().prop_map(Step::Foreign),
+        1 => Just(Step::KeepStorage),
+        1 => Just(Step::RestoreStorage),
+        1 => Just(Step::KeepMail),
+        1 => Just(Step::RestoreMail),
+    ]
+}
+
+fn histories(cases: u32) {
+    let config = Config {
+        cases,
+        failure_persistence: None::<Box<FileFailurePersistence>>.map(|it| it as _),
+        max_shrink_iters: 2000,
+        ..Config::default()
+    };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let outcome = runner.run(&vec(step(), 1..11), |steps| {
+        run(&steps);
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn random_histories_one() {
+    histories(std::env::var("CASES").map_or(500, |it| it.parse().unwrap()));
+}

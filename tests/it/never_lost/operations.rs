@@ -1,0 +1,302 @@
+//! The operations that change something, in the states of things that matter to them.
+
+use serde_json::{Value, json};
+
+use super::crash_matrix::{Case, Operation};
+use crate::support::faults::{Fault, Kind, Plan};
+use crate::support::world::{ACCOUNT, FIRST, SERVER, World, server};
+
+fn username() -> Value {
+    json!({ "username": ACCOUNT })
+}
+
+/// The tenant has its server.
+async fn configured() -> World {
+    let world = World::new();
+    world.configure(&world.sound_process(), "acme").await;
+    world
+}
+
+/// The tenant has a proven password, ten days old.
+async fn created() -> World {
+    let world = configured().await;
+    let host = world.sound_process();
+    host.write("acme/admin", username()).await.ok();
+    world.later(10 * 86_400).await;
+    world
+}
+
+/// A change whose answer and whose look were lost; `landed` if the server took it.
+async fn open(landed: bool) -> World {
+    lost(created().await, "acme/rotate", json!({}), landed).await
+}
+
+/// Writes to a world whose mail server's answers are lost from the first password on.
+async fn lost(world: World, path: &str, body: Value, landed: bool) -> World {
+    let plan = Plan::simulated();
+    plan.arm(None);
+    let rehearsal = World::from(&world.left());
+    let host = rehearsal.process(&plan);
+    host.write(path, body.clone()).await.ok();
+    let calls = plan.calls();
+    let at = calls.iter().position(|it| it == "mail set_password");
+    let at = at.unwrap();
+    let lost = |at, after| Fault {
+        at,
+        kind: Kind::Refused,
+        after,
+    };
+    plan.arm([lost(at, landed), lost(at + 1, false)]);
+    let host = world.process(&plan);
+    host.write(path, body).await;
+    let record = world.record("acme").await.unwrap();
+    assert!(record.sent_intent().is_some(), "{calls:?}");
+    world.later(60).await;
+    world
+}
+
+fn write(path: &'static str, body: Value) -> Operation {
+    Operation::Write(path, body)
+}
+
+/// Runs a case, which must have had at least so many calls.
+fn test(name: &'static str, operation: Operation, state: impl Future<Output = World>, most: usize) {
+    let count = Case::new(name, operation, state).test();
+    assert!(
+        count.calls >= most && count.pairs > count.calls,
+        "{count:?}"
+    );
+}
+
+fn incident() -> Value {
+    json!({ "incident_id": "INC-1", "reason": "test" })
+}
+
+/// A tenant with a second version.
+async fn rotated() -> World {
+    let world = created().await;
+    let host = world.sound_process();
+    host.write("acme/rotate", json!({})).await.ok();
+    world.later(3600).await;
+    world
+}
+
+/// A tenant whose reset waits for its server; `landed` if the server took the password.
+async fn open_reset(landed: bool) -> World {
+    lost(created().await, "acme/reset", incident(), landed).await
+}
+
+#[test]
+fn a_creation_for_an_existing_account() {
+    test(
+        "creation",
+        write("acme/admin", username()),
+        configured(),
+        13,
+    );
+}
+
+#[test]
+fn a_creation_of_a_missing_account() {
+    let state = async {
+        let world = configured().await;
+        world.mail.remove(SERVER, ACCOUNT);
+        world
+    };
+    test(
+        "creation of the account",
+        write("acme/admin", username()),
+        state,
+        13,
+    );
+}
+
+#[test]
+fn an_import() {
+    let mut body = username();
+    body["password"] = json!(FIRST);
+    test("import", write("acme/admin", body), configured(), 8);
+}
+
+#[test]
+fn a_rotation() {
+    test("rotation", write("acme/rotate", json!({})), created(), 11);
+}
+
+#[test]
+fn a_rotation_over_a_change_that_landed() {
+    test(
+        "rotation, open landed",
+        write("acme/rotate", json!({})),
+        open(true),
+        5,
+    );
+}
+
+#[test]
+fn a_rotation_over_a_change_that_did_not_land() {
+    test(
+        "rotation, open lost",
+        write("acme/rotate", json!({})),
+        open(false),
+        8,
+    );
+}
+
+#[test]
+fn the_settling_of_a_change_that_landed() {
+    test(
+        "verify, open landed",
+        write("acme/verify", json!({})),
+        open(true),
+        8,
+    );
+}
+
+#[test]
+fn the_settling_of_a_change_that_did_not_land() {
+    test(
+        "verify, open lost",
+        write("acme/verify", json!({})),
+        open(false),
+        8,
+    );
+}
+
+#[test]
+fn a_tick_over_a_change_that_landed() {
+    test("tick, open landed", Operation::Tick, open(true), 5);
+}
+
+#[test]
+fn a_tick_over_a_change_that_did_not_land() {
+    test("tick, open lost", Operation::Tick, open(false), 8);
+}
+
+#[test]
+fn a_reset() {
+    let state = async {
+        let world = rotated().await;
+        world
+            .mail
+            .edit(SERVER, ACCOUNT, |it| it.app_tokens = vec![3, 5]);
+        world
+    };
+    test("reset", write("acme/reset", incident()), state, 14);
+}
+
+#[test]
+fn a_reset_over_a_change_that_landed() {
+    test(
+        "reset, open landed",
+        write("acme/reset", incident()),
+        open(true),
+        8,
+    );
+}
+
+#[test]
+fn a_reset_over_a_change_that_did_not_land() {
+    test(
+        "reset, open lost",
+        write("acme/reset", incident()),
+        open(false),
+        8,
+    );
+}
+
+#[test]
+fn a_repeated_reset_that_landed() {
+    test(
+        "reset again, landed",
+        write("acme/reset", incident()),
+        open_reset(true),
+        8,
+    );
+}
+
+#[test]
+fn a_repeated_reset_that_did_not_land() {
+    test(
+        "reset again, lost",
+        write("acme/reset", incident()),
+        open_reset(false),
+        8,
+    );
+}
+
+#[test]
+fn a_reset_over_one_for_another_incident() {
+    let mut body = incident();
+    body["incident_id"] = json!("INC-2");
+    test(
+        "reset over a reset",
+        write("acme/reset", body),
+        open_reset(false),
+        8,
+    );
+}
+
+#[test]
+fn a_tick_over_a_reset() {
+    test("tick, reset lost", Operation::Tick, open_reset(false), 8);
+}
+
+#[test]
+fn a_rollback() {
+    let body = json!({ "version": 1, "reason": "test" });
+    test("rollback", write("acme/rollback", body), rotated(), 10);
+}
+
+#[test]
+fn a_rollback_over_a_change_that_landed() {
+    let body = json!({ "version": 1, "reason": "test" });
+    test(
+        "rollback, open landed",
+        write("acme/rollback", body),
+        open(true),
+        8,
+    );
+}
+
+#[test]
+fn a_reveal() {
+    test(
+        "reveal",
+        write("acme/reveal", json!({ "reason": "test" })),
+        created(),
+        3,
+    );
+}
+
+#[test]
+fn a_change_of_settings() {
+    let body = json!({ "rotation_policy": "90_days" });
+    test("patch", Operation::Patch("acme/admin", body), created(), 4);
+}
+
+#[test]
+fn a_deletion() {
+    test("delete", Operation::Delete("acme/admin"), created(), 4);
+}
+
+#[test]
+fn an_undeletion() {
+    let state = async {
+        let world = created().await;
+        world.sound_process().delete("acme/admin").await.ok();
+        world
+    };
+    test("undelete", write("acme/undelete", json!({})), state, 4);
+}
+
+#[test]
+fn a_destruction() {
+    let body = json!({ "confirm": "acme", "reason": "test" });
+    test("destroy", write("acme/destroy", body), created(), 4);
+}
+
+#[test]
+fn a_new_token_of_the_server() {
+    test("config", write("acme/config", server()), created(), 4);
+}
