@@ -21,6 +21,7 @@ mod reset;
 mod rig;
 mod sdk;
 mod server;
+mod soak;
 mod standby;
 mod story;
 mod taint;
