@@ -14,6 +14,7 @@ mod sealing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use super::Engine;
@@ -51,6 +52,8 @@ pub(super) struct LockedTenant {
     pub(super) record: Box<TenantRecord>,
     /// For whom Mailu is called under this lock.
     pub(super) purpose: Purpose,
+    /// How many hashes were computed under this lock.
+    pub(super) hash_checks: AtomicUsize,
     /// What storage holds; `None` if there is no entry.
     stored: Option<Vec<u8>>,
     /// The pointers that belong to what storage holds.
@@ -85,6 +88,7 @@ impl Engine {
             config,
             record: Box::new(record),
             purpose: Purpose::Request,
+            hash_checks: AtomicUsize::new(0),
             stored,
             pointers,
             accounts: Vec::new(),

@@ -21,7 +21,7 @@ pub(in crate::engine) async fn revoke_if_due(tenant: &mut LockedTenant) -> Resul
         return Ok(());
     }
     match revoke(tenant).await {
-        Err(error @ (Error::Refused(_) | Error::Unreachable(_))) => {
+        Err(error @ (Error::Refused(_) | Error::Unreachable(_) | Error::BreakerOpen)) => {
             tracing::info!(tenant = %tenant.name, %error, "app tokens are left");
             Ok(())
         }
@@ -44,6 +44,10 @@ pub(super) async fn revoke(tenant: &mut LockedTenant) -> Result<(), Error> {
     }
     let address = mail::address(&credential.username)?;
     let (work, outcome) = go_on(tenant, &address, work).await;
+    if matches!(outcome, Err(Error::BreakerOpen)) {
+        // Nobody was asked: it is still due when the breaker closes.
+        return outcome;
+    }
     if let Some(credential) = tenant.record.credential.as_mut() {
         credential.app_tokens = Some(work);
     }

@@ -23,6 +23,8 @@ pub(in crate::engine) async fn confirm(mut tenant: LockedTenant) -> Result<(), E
     let address = mail::address(&tenant.require_credential()?.username)?;
     let account = match read_account(&tenant, &address).await {
         Ok(account) => account,
+        // Nobody was asked: it is still due when the breaker closes.
+        Err(Error::BreakerOpen) => return Err(Error::BreakerOpen),
         Err(error) => {
             put_off(&mut tenant);
             tenant.store_if_changed().await?;

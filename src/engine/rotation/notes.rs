@@ -24,6 +24,10 @@ pub(super) fn next_try(failures: u32, now: DateTime<Utc>) -> DateTime<Utc> {
 /// Records that a change failed before anything was sent. What the change had put into the record
 /// is forgotten: only the failure is stored.
 pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, error: &Error) {
+    if matches!(error, Error::BreakerOpen) {
+        // Nothing was tried.
+        return;
+    }
     if let Err(error) = tenant.forget_changes() {
         tracing::warn!(tenant = %tenant.name, %error, "a failure could not be recorded");
         return;

@@ -101,6 +101,8 @@ impl Engine {
             }
             match self.work_on(mount, name).await {
                 Ok(()) => {}
+                // The place is for another server.
+                Err(Error::BreakerOpen) => return,
                 Err(error) => {
                     tracing::info!(tenant = %name, %error, "open work is left for later");
                 }
