@@ -150,10 +150,12 @@ fn candidates<'a>(
         let newer = |version: &&Version| version.abandoned && version.number > current.number;
         credential.versions.iter().rev().filter(newer)
     });
-    let current = current.map(Stored::of);
+    // Found live before something was sent over it; it may be a compromised one.
+    let drifted = credential.drift.as_ref().and_then(|it| it.live_version);
+    let drifted = drifted.and_then(|number| credential.version(number));
     let mut candidates: Vec<Stored<'a>> = Vec::new();
-    let all = sent.into_iter().chain(superseded.map(Stored::of));
-    for stored in all.chain(current).chain([answer]) {
+    let kept = superseded.chain(current).chain(drifted).map(Stored::of);
+    for stored in sent.into_iter().chain(kept).chain([answer]) {
         if candidates
             .iter()
             .all(|listed| listed.number != stored.number)
@@ -161,5 +163,6 @@ fn candidates<'a>(
             candidates.push(stored);
         }
     }
+    candidates.sort_by_key(|stored| std::cmp::Reverse(stored.number));
     candidates
 }

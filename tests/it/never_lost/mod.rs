@@ -2,6 +2,7 @@
 //! random histories, in memory and in simulated time.
 
 mod crash_matrix;
+mod found;
 mod history;
 mod model;
 mod operations;

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::crash_matrix::{Case, Operation};
 use crate::support::faults::{Fault, Kind, Plan};
+use crate::support::mailbox::Mailbox;
 use crate::support::world::{ACCOUNT, FIRST, SERVER, World, server};
 
 fn username() -> Value {
@@ -18,7 +19,7 @@ async fn configured() -> World {
 }
 
 /// The tenant has a proven password, ten days old.
-async fn created() -> World {
+pub(super) async fn created() -> World {
     let world = configured().await;
     let host = world.sound_process();
     host.write("acme/admin", username()).await.ok();
@@ -27,7 +28,7 @@ async fn created() -> World {
 }
 
 /// A change whose answer and whose look were lost; `landed` if the server took it.
-async fn open(landed: bool) -> World {
+pub(super) async fn open(landed: bool) -> World {
     lost(created().await, "acme/rotate", json!({}), landed).await
 }
 
@@ -68,7 +69,7 @@ fn test(name: &'static str, operation: Operation, state: impl Future<Output = Wo
     );
 }
 
-fn incident() -> Value {
+pub(super) fn incident() -> Value {
     json!({ "incident_id": "INC-1", "reason": "test" })
 }
 
@@ -299,4 +300,158 @@ fn a_destruction() {
 #[test]
 fn a_new_token_of_the_server() {
     test("config", write("acme/config", server()), created(), 4);
+}
+
+#[test]
+fn the_first_server_of_a_mount() {
+    let state = async { World::new() };
+    test("first config", write("acme/config", server()), state, 10);
+}
+
+#[test]
+fn settings_of_the_mount() {
+    let body = json!({ "max_versions": 5 });
+    test("mount config", write("config", body), created(), 3);
+}
+
+#[test]
+fn a_new_version_of_the_keyring() {
+    let operation = write("config/keyring/rotate", json!({}));
+    test("keyring", operation, rotated(), 5);
+}
+
+#[test]
+fn a_rotation_proven_by_login() {
+    let state = async {
+        let world = created().await;
+        let host = world.sound_process();
+        let mut body = server();
+        body["smtp_address"] = json!("mail.example.test:465");
+        body["verify_smtp"] = json!(true);
+        host.write("acme/config", body).await.ok();
+        world.later(60).await;
+        world
+    };
+    test(
+        "rotation, login",
+        write("acme/rotate", json!({})),
+        state,
+        14,
+    );
+}
+
+#[test]
+fn an_adoption_of_a_foreign_password() {
+    let body = json!({ "password": "set by somebody else", "cas": 1 });
+    let state = async {
+        let world = created().await;
+        world.mail.edit(SERVER, ACCOUNT, |mailbox| {
+            *mailbox = Mailbox::new("set by somebody else");
+        });
+        let host = world.sound_process();
+        host.write("acme/verify", json!({})).await.ok();
+        world
+    };
+    test("adoption", write("acme/admin", body), state, 7);
+}
+
+/// A change that the server said it took, and did not, until the engine stopped sending it.
+async fn never_taken() -> World {
+    let world = created().await;
+    let plan = Plan::simulated();
+    let lies = (0..40).map(|at| Fault {
+        at,
+        kind: Kind::Lie,
+        after: false,
+    });
+    for _ in 0..8 {
+        let host = world.process(&plan);
+        // Only what is said about a password is a lie, not what is shown of the account.
+        plan.arm(lies.clone());
+        plan.only("mail set_password");
+        host.write("acme/rotate", json!({})).await;
+    }
+    world.later(16 * 60).await;
+    world
+}
+
+#[test]
+fn a_verification_that_gives_a_change_up() {
+    test(
+        "verify, never taken",
+        write("acme/verify", json!({})),
+        never_taken(),
+        8,
+    );
+}
+
+#[test]
+fn a_tick_that_gives_a_change_up() {
+    test("tick, never taken", Operation::Tick, never_taken(), 8);
+}
+
+#[test]
+fn a_tick_over_app_tokens_that_are_left() {
+    let state = async {
+        let world = rotated().await;
+        world
+            .mail
+            .edit(SERVER, ACCOUNT, |it| it.app_tokens = vec![3, 5]);
+        let plan = Plan::simulated();
+        plan.arm((0..40).map(|at| Fault {
+            at,
+            kind: Kind::Refused,
+            after: false,
+        }));
+        plan.only("mail app_tokens");
+        world
+            .process(&plan)
+            .write("acme/reset", incident())
+            .await
+            .ok();
+        world.later(60).await;
+        world
+    };
+    test("tick, app tokens", Operation::Tick, state, 8);
+}
+
+#[test]
+fn a_tick_after_a_reveal() {
+    let state = async {
+        let world = created().await;
+        let host = world.sound_process();
+        let body = json!({ "rotate_after_reveal": true });
+        host.write("config", body).await.ok();
+        host.write("acme/reveal", json!({ "reason": "test" }))
+            .await
+            .ok();
+        world.later(16 * 60).await;
+        world
+    };
+    test("tick, revealed", Operation::Tick, state, 11);
+}
+
+/// A compromised password has become live behind a reset, and that was noticed.
+pub(super) async fn compromised_live() -> World {
+    let world = created().await;
+    let plan = Plan::simulated();
+    plan.arm((0..40).map(|at| Fault {
+        at,
+        kind: Kind::Late,
+        after: false,
+    }));
+    plan.only("mail set_password");
+    world.process(&plan).write("acme/rotate", json!({})).await;
+    world.later(60).await;
+    let host = world.sound_process();
+    host.write("acme/reset", incident()).await.ok();
+    world.mail.land(0);
+    host.write("acme/verify", json!({})).await.ok();
+    world.later(120).await;
+    world
+}
+
+#[test]
+fn a_tick_that_finds_a_compromised_password_live() {
+    test("tick, set again", Operation::Tick, compromised_live(), 8);
 }

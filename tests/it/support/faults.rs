@@ -63,6 +63,7 @@ struct Shared {
 struct State {
     calls: Vec<String>,
     faults: Vec<Fault>,
+    only: Option<&'static str>,
     /// The test's time is paused from the start: nobody waits for anything.
     simulated: bool,
     paused: bool,
@@ -90,6 +91,12 @@ impl Plan {
         let mut state = self.0.state.lock().unwrap();
         state.calls.clear();
         state.faults = faults.into_iter().collect();
+        state.only = None;
+    }
+
+    /// Lets the faults hit calls of this name only.
+    pub(crate) fn only(&self, name: &'static str) {
+        self.0.state.lock().unwrap().only = Some(name);
     }
 
     /// Returns what was called since [`Plan::arm`].
@@ -136,9 +143,10 @@ impl Plan {
         }
         let number = state.calls.len();
         let record = name.starts_with("cas tenant/") || name.starts_with("cas keyring");
+        let meant = state.only.is_none_or(|only| only == name);
         state.calls.push(name);
         let fault = state.faults.iter().find(|fault| fault.at == number);
-        let fault = fault.copied();
+        let fault = fault.copied().filter(|_| meant);
         // The engine lets a broken storage connection rest for seconds: skip them.
         if record && !state.simulated && fault.is_some_and(|fault| fault.kind == Kind::Unknown) {
             state.paused = true;

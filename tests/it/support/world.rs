@@ -210,7 +210,9 @@ pub(crate) fn server() -> Value {
 
 fn open(keyring: &Keyring, record: &TenantRecord, number: u64, sealed: &Sealed) -> String {
     let server = record.server.as_ref();
-    let endpoint = server.map_or_else(|| String::from("none"), |it| format!("{}|||", it.mailu_url));
+    let smtp = server.and_then(|it| it.smtp_address.as_deref());
+    let url = server.map_or("none", |it| it.mailu_url.as_str());
+    let endpoint = format!("{url}|||{}", smtp.unwrap_or_default());
     let binding = Binding {
         tenant: &record.tenant,
         incarnation: &record.incarnation,

@@ -1,0 +1,74 @@
+//! What the matrix and the random histories found, one test each.
+
+use serde_json::json;
+
+use super::operations::{compromised_live, incident, open};
+use super::{Before, Said, nothing_is_lost};
+use crate::support::engine::Host;
+use crate::support::faults::{Fault, Kind, Plan};
+use crate::support::mailbox::Mailbox;
+use crate::support::world::{ACCOUNT, SERVER, World, simulate};
+
+/// A process in which every call of this name fails.
+fn process_without(world: &World, name: &'static str, kind: Kind) -> (Host, Plan) {
+    let plan = Plan::simulated();
+    plan.arm((0..60).map(|at| Fault {
+        at,
+        kind,
+        after: false,
+    }));
+    plan.only(name);
+    (world.process(&plan), plan)
+}
+
+async fn candidates(host: &Host) -> Vec<String> {
+    match Said::of(host, "acme", "found").await {
+        Said::Uncertain(candidates) => candidates,
+        said => panic!("{said:?}"),
+    }
+}
+
+/// The superseded candidate had landed: `settled` on the version before it was a lie.
+#[test]
+fn a_queued_reset_does_not_hide_the_doubt_of_the_change_it_supersedes() {
+    simulate(async {
+        let world = open(true).await;
+        let before = Before::of(&world).await;
+        let (host, _plan) = process_without(&world, "mail account", Kind::Refused);
+        let reset = host.write("acme/reset", incident()).await.ok();
+        assert_eq!(reset.get("state"), "queued", "{reset:?}");
+        assert!(candidates(&host).await.contains(&world.live().unwrap()));
+        nothing_is_lost(&world, &host, &before, "queued").await;
+    });
+}
+
+/// The look came after the send, whatever the clock says: `uncertain` would have stayed for ever.
+#[test]
+fn a_clock_set_back_does_not_make_an_old_send_younger_than_the_drift() {
+    simulate(async {
+        let world = open(true).await;
+        world.clock.jump(chrono::TimeDelta::hours(-1));
+        world.mail.edit(SERVER, ACCOUNT, |mailbox| {
+            *mailbox = Mailbox::new("set by somebody else");
+        });
+        let host = world.sound_process();
+        host.write("acme/verify", json!({})).await;
+        assert_eq!(Said::of(&host, "acme", "found").await, Said::Drift);
+    });
+}
+
+/// Until the send has its effect the compromised password is what logs in.
+#[test]
+fn a_compromised_password_that_is_live_is_listed_while_the_current_one_is_set_again() {
+    simulate(async {
+        let world = compromised_live().await;
+        let (host, plan) = process_without(&world, "mail set_password", Kind::Crash);
+        tokio::select! {
+            biased;
+            () = plan.crashed() => {}
+            () = host.tick() => panic!("nothing was sent"),
+        }
+        let next = world.sound_process();
+        assert!(candidates(&next).await.contains(&world.live().unwrap()));
+    });
+}
