@@ -1,5 +1,5 @@
 # Runs the mail servers of all tenants: configures, provisions, rotates, watches.
-# Not granted: reading a password (<tenant>/admin) and destroying one for good.
+# Not granted: reading a password (<tenant>/admin, reset, reveal) and destroying one for good.
 
 path "smtp/config" {
   capabilities = ["create", "read", "update", "patch"]
@@ -35,6 +35,14 @@ path "smtp/+/undelete" {
 }
 
 path "smtp/+/rotate" {
+  capabilities = ["update"]
+}
+
+path "smtp/+/rollback" {
+  capabilities = ["update"]
+}
+
+path "smtp/+/release" {
   capabilities = ["update"]
 }
 
