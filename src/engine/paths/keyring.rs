@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{actor, optional_text};
 use crate::audit::{Event, EventName, NewEvent};
-use crate::crypto::KeyringVersion;
+use crate::crypto::{Keyring, KeyringVersion};
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::joined::{Kept, WorkKey};
@@ -71,7 +71,7 @@ const READ_ANSWERS: &[Field] = &[
                 "unreadable",
                 "Those that could not be encrypted anew; at most 100 names.",
             ),
-            Field::instant("started_at", "When it began."),
+            Field::instant("started_at", "When it began; null before.").nullable(),
             Field::instant("finished_at", "When all were looked at; null before.").nullable(),
         ]
     })
@@ -186,7 +186,7 @@ struct RewrapOutput {
     after: String,
     unreadable: Vec<String>,
     #[serde(serialize_with = "instant::serialize")]
-    started_at: DateTime<Utc>,
+    started_at: Option<DateTime<Utc>>,
     #[serde(serialize_with = "instant::serialize")]
     finished_at: Option<DateTime<Utc>>,
 }
@@ -241,9 +241,25 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         scanned: usage.scanned,
         unreadable: usage.unreadable,
         next: usage.next,
-        rewrap: rewrap.map(RewrapOutput::from),
+        rewrap: rewrap_output(rewrap, &keyring),
     };
     Ok(Some(Response::data(Data::from_serialize(&output)?)))
+}
+
+/// What a read says of the rewrap to the newest key; the end of an earlier one says nothing of it.
+fn rewrap_output(progress: Option<RewrapProgress>, keyring: &Keyring) -> Option<RewrapOutput> {
+    let latest = keyring.latest();
+    if let Some(progress) = progress.filter(|progress| progress.version == latest) {
+        return Some(RewrapOutput::from(progress));
+    }
+    (keyring.versions().count() > 1).then(|| RewrapOutput {
+        version: latest,
+        tenants: 0,
+        after: String::new(),
+        unreadable: Vec::new(),
+        started_at: None,
+        finished_at: None,
+    })
 }
 
 async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
@@ -315,7 +331,7 @@ impl From<RewrapProgress> for RewrapOutput {
             tenants: progress.tenants,
             after: progress.after,
             unreadable: progress.unreadable,
-            started_at: progress.started_at,
+            started_at: Some(progress.started_at),
             finished_at: progress.finished_at,
         }
     }

@@ -299,8 +299,14 @@ async fn the_rewrap_goes_on_in_slices_and_after_a_restart() {
     let read = rig.send(operation, "config/keyring", page).await.ok();
     assert_eq!(read.get("scanned"), 50);
     assert_eq!(read.get("next"), &Value::Null);
-    // Another rotation while one is finished begins anew.
+    // Another rotation begins anew, and the end of the last rewrap is not taken for that of this.
     rig.write(ROTATE, json!({})).await.ok();
+    let read = rig.read("config/keyring").await.ok();
+    let rewrap = read.get("rewrap");
+    assert_eq!(
+        (&rewrap["version"], &rewrap["finished_at"]),
+        (&json!(3), &Value::Null)
+    );
     rig.tick().await;
     assert_eq!(used(&rig).await, [(1, 0), (2, 250), (3, 200)]);
 }

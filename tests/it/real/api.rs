@@ -101,11 +101,26 @@ impl Api {
     }
 
     pub(super) async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
-        let answer = request.send().await.unwrap();
+        self.answer(request.send().await.unwrap()).await
+    }
+
+    async fn answer(&self, answer: reqwest::Response) -> Answer {
         let status = answer.status().as_u16();
         let body = answer.json().await.unwrap_or_default();
         self.remember(&body);
         Answer { status, body }
+    }
+
+    /// Sends a request that may meet a dead server; `None` if no answer came.
+    pub(super) async fn attempt(&self, method: &str, path: &str, body: &Value) -> Option<Answer> {
+        let request = self.request(method, path);
+        let request = if method == "GET" {
+            request
+        } else {
+            request.json(body)
+        };
+        let answer = request.send().await.ok()?;
+        Some(self.answer(answer).await)
     }
 
     pub(super) async fn read(&self, path: &str) -> Answer {

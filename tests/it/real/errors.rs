@@ -78,9 +78,16 @@ async fn mailu_s_refusals_and_failures_are_told_apart() {
     rig.create("acme").await;
     let before = rig.password("acme").await;
 
-    rig.mailu.set_token("another-api-token-7d20");
+    let token = "another-api-token-7d20";
+    rig.mailu.set_token(token);
     assert_refused(&rig.rotate("acme").await, 400, "mailu_token_refused");
-    rig.mailu.set_token(rig.mailu.token());
+    let calls = rig.mailu.journal().len();
+    assert_refused(&rig.rotate("acme").await, 400, "mailu_token_refused");
+    assert_eq!(rig.mailu.journal().len(), calls, "it is not tried again");
+    let mended = rig
+        .write("acme/config", json!({ "api_token": token }))
+        .await;
+    mended.no_content();
     rig.mailu.delete(EMAIL);
     assert_refused(&rig.rotate("acme").await, 400, "mailu_no_such_account");
     assert_eq!(rig.admin("acme").await["state"], json!("drift"));

@@ -5,14 +5,21 @@ use std::collections::BTreeSet;
 use super::rig::Rig;
 
 /// Every path of the engine, as OpenAPI writes it.
-const PATHS: [&str; 13] = [
+const PATHS: [&str; 20] = [
     "",
     "config",
+    "config/keyring",
+    "config/keyring/rotate",
+    "config/keyring/trim",
     "tenants",
     "{tenant}/admin",
     "{tenant}/config",
     "{tenant}/destroy",
     "{tenant}/events",
+    "{tenant}/release",
+    "{tenant}/reset",
+    "{tenant}/reveal",
+    "{tenant}/rollback",
     "{tenant}/rotate",
     "{tenant}/status",
     "{tenant}/undelete",

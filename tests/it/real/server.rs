@@ -46,6 +46,17 @@ pub(super) async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<
     panic!("waited in vain until {what}");
 }
 
+/// Waits for what the host's ticks, one a minute, have to do.
+pub(super) async fn within_ticks<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..800 {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    panic!("three ticks have not been enough until {what}");
+}
+
 /// Whose server it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Product {

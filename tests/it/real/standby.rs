@@ -52,14 +52,22 @@ async fn a_standby_s_plugin_starts_and_takes_its_ticks_without_a_complaint() {
     assert_ne!(one.plugin(), two.plugin(), "each node runs its own");
     active.create("acme").await;
     let before = active.admin("acme").await;
-    let calls = active.mailu.journal().len();
+    let changes = || {
+        let journal = active.mailu.journal();
+        journal.iter().filter(|call| call.method != "GET").count()
+    };
+    let changed = changes();
 
     let initialised = "initialize: transport=gRPC status=finished err=<nil>";
     let started = log_lines(&standby).await;
     assert!(started.iter().any(|line| line.contains(initialised)));
 
     tokio::join!(until_ticked(&active), until_ticked(&standby));
-    assert_eq!(active.mailu.journal().len(), calls, "nothing was due");
+    assert_eq!(
+        changes(),
+        changed,
+        "a tick's sweep looks and changes nothing"
+    );
     assert_eq!(active.admin("acme").await, before);
     assert_eq!(complaints(&active), Vec::<String>::new());
     assert_eq!(complaints(&standby), Vec::<String>::new());
