@@ -1,9 +1,10 @@
 //! The engine's endpoints, file for file as in `src/engine/paths`; `routes` is about all of them,
-//! `cache`, `nodes`, `secrets` and `waiting` about what holds on every path.
+//! `cache`, `crowds`, `nodes`, `secrets` and `waiting` about what holds on every path.
 
 mod admin;
 mod cache;
 mod config;
+mod crowds;
 mod deletion;
 mod events;
 mod keyring;

@@ -2,7 +2,7 @@
 //! stand-in's real password hashes. What they imitate is what the Mailu client makes of a server:
 //! an effect, an answer, and no sure relation between the two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -33,6 +33,9 @@ pub(crate) struct State {
     late: Vec<Change>,
     arrived: Vec<(String, String)>,
     lies: usize,
+    /// Servers that answer nothing in time.
+    silent: BTreeSet<String>,
+    looks: usize,
 }
 
 /// One account.
@@ -49,9 +52,13 @@ pub(crate) struct Mailbox {
 
 impl Mailbox {
     pub(crate) fn new(password: &str) -> Self {
+        Self::with_rounds(password, ROUNDS)
+    }
+
+    pub(crate) fn with_rounds(password: &str, rounds: u32) -> Self {
         Self {
             password: password.to_owned(),
-            hash: hash_password(password, ROUNDS),
+            hash: hash_password(password, rounds),
             comment: String::new(),
             enabled: true,
             app_tokens: Vec::new(),
@@ -138,6 +145,21 @@ impl MailServers {
         change.password
     }
 
+    /// A server answers nothing in time any more, or again.
+    pub(crate) fn silence(&self, server: &str, silent: bool) {
+        let mut state = self.lock();
+        if silent {
+            state.silent.insert(server.to_owned());
+        } else {
+            state.silent.remove(server);
+        }
+    }
+
+    /// How often an account was looked at.
+    pub(crate) fn looks(&self) -> usize {
+        self.lock().looks
+    }
+
     /// How often a server said that it did what it did not.
     pub(crate) fn lies(&self) -> usize {
         self.lock().lies
@@ -202,8 +224,20 @@ struct Client {
 }
 
 impl Client {
+    /// Waits as long as one waits for a server that does not answer; returns whether it is one.
+    async fn is_silent(&self) -> bool {
+        let silent = self.servers.lock().silent.contains(&self.server);
+        if silent {
+            tokio::time::sleep(TIMEOUT).await;
+        }
+        silent
+    }
+
     async fn change(&self, name: &str, change: Change) -> Sent {
         self.plan.alive().await;
+        if self.is_silent().await {
+            return Sent::Unknown(Trouble::Timeout);
+        }
         let fault = self.plan.enter(format!("mail {name}"));
         let refused = {
             let mut state = self.servers.lock();
@@ -250,6 +284,9 @@ impl Client {
     /// Counts a question in; `Ok(true)` if the hash is hidden in the answer.
     async fn ask(&self, name: &str) -> Result<bool, ReadError> {
         self.plan.alive().await;
+        if self.is_silent().await {
+            return Err(ReadError::Trouble(Trouble::Timeout));
+        }
         let Some(fault) = self.plan.enter(format!("mail {name}")) else {
             return Ok(false);
         };
@@ -313,6 +350,7 @@ impl MailProvider for Client {
 
     async fn account(&self, account: &EmailAddress) -> Result<Option<Account>, ReadError> {
         let hidden = self.ask("account").await?;
+        self.servers.lock().looks += 1;
         Ok(self.mailbox(account).map(|mailbox| Account {
             hash: (!hidden).then(|| StoredHash::new(mailbox.hash)),
             enabled: mailbox.enabled,
