@@ -18,6 +18,7 @@
 
 mod endpoints;
 mod handshake;
+mod hostile_neighbours;
 mod hostile_peers;
 mod keyring_faults;
 mod layering;

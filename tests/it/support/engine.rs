@@ -116,7 +116,6 @@ impl Answer {
 pub(crate) struct Host {
     pub(crate) backend: Arc<SmtpBackend>,
     pub(crate) mount: Mount,
-    requests: Arc<AtomicU64>,
     /// What the host calls the caller.
     pub(crate) caller: String,
     /// `Debug` of every request and reply so far.
@@ -132,20 +131,18 @@ impl Host {
                 storage,
                 system: Arc::new(system),
             },
-            requests: Arc::new(AtomicU64::new(1)),
             caller: String::from("userpass-alice"),
             debugged: Arc::default(),
         }
     }
 
     fn request(&self, operation: Operation, path: &str, body: Value) -> Request {
-        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        // Never the same in two processes: that would be a request sent again.
+        static REQUESTS: AtomicU64 = AtomicU64::new(1);
+        let number = REQUESTS.fetch_add(1, Ordering::Relaxed);
         let fields: Map<String, Value> = body.as_object().cloned().unwrap_or_default();
         let mut request = Request::new(operation, path, Data::from_map(fields));
-        request.id = RequestId::new(format!(
-            "request-{:p}-{number}",
-            Arc::as_ptr(&self.requests)
-        ));
+        request.id = RequestId::new(format!("request-{number}"));
         request.display_name.clone_from(&self.caller);
         request.entity_id = format!("entity-of-{}", self.caller);
         request.mount_point = String::from("smtp/");
