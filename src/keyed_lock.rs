@@ -56,6 +56,23 @@ impl KeyedLock {
         locked(&self.slots).keys().cloned().collect()
     }
 
+    /// Takes `key` if nobody holds it or waits for it.
+    #[must_use]
+    pub fn try_lock(&self, key: &str) -> Option<KeyGuard> {
+        let mut slots = locked(&self.slots);
+        if slots.contains_key(key) {
+            return None;
+        }
+        let slot = Arc::new(tokio::sync::Mutex::new(()));
+        let guard = Arc::clone(&slot).try_lock_owned().ok()?;
+        slots.insert(key.to_owned(), slot);
+        Some(KeyGuard {
+            key: key.to_owned(),
+            slots: Arc::clone(&self.slots),
+            guard: Some(guard),
+        })
+    }
+
     /// Returns how many keys are held or waited for.
     #[must_use]
     pub fn in_use(&self) -> usize {
@@ -102,6 +119,21 @@ mod tests {
         assert_eq!(held, ["a", "b"]);
         drop(second);
         assert_eq!(locks.in_use(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_key_is_tried_without_waiting() {
+        let locks = KeyedLock::new();
+        let held = locks.try_lock("a").unwrap();
+        assert!(locks.try_lock("a").is_none());
+        let waiting = locks.lock("a");
+        tokio::pin!(waiting);
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        drop(held);
+        assert!(locks.try_lock("a").is_none(), "somebody waits for it");
+        drop(waiting.await);
+        assert!(locks.try_lock("a").is_some());
+        assert_eq!(locks.in_use(), 0);
     }
 
     #[tokio::test]

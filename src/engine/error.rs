@@ -284,6 +284,23 @@ pub(crate) fn explain(code: &str) -> (String, &'static str) {
             "Mailu holds a password that this engine did not set",
             "find out who changed it; write <tenant>/rotate to overwrite it",
         ),
+        "stale_storage" => (
+            "somebody else has set the password since this record was written",
+            "find out whether storage was restored or another cluster acts on the account; write \
+             <tenant>/verify",
+        ),
+        "record_full" => (
+            "the tenant's record is full",
+            "lower max_versions in the mount's config",
+        ),
+        "invalid_server" => (
+            "the tenant's server cannot be called",
+            "write <tenant>/config again, or allowed_hosts in the mount's config",
+        ),
+        "password_policy_unusable" => (
+            "the password policy gave no usable password",
+            "check password_policy in the mount's config",
+        ),
         "not_taken" => (
             "Mailu did not take the new password; the old one is still live",
             "the change is given up 15 minutes after its last send: write <tenant>/verify or \

@@ -73,6 +73,27 @@ impl Engine {
         name: &TenantName,
     ) -> Result<LockedTenant, Error> {
         let guard = self.tenant_locks.lock(name.as_str()).await;
+        self.load_locked(mount, name, guard).await
+    }
+
+    /// Like [`Engine::lock_tenant`]; `None` if somebody else has the lock or waits for it.
+    pub(super) async fn try_lock_tenant(
+        self: &Arc<Self>,
+        mount: &Mount,
+        name: &TenantName,
+    ) -> Result<Option<LockedTenant>, Error> {
+        match self.tenant_locks.try_lock(name.as_str()) {
+            Some(guard) => self.load_locked(mount, name, guard).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn load_locked(
+        self: &Arc<Self>,
+        mount: &Mount,
+        name: &TenantName,
+        guard: KeyGuard,
+    ) -> Result<LockedTenant, Error> {
         self.joined.forget_outcomes(name);
         self.require_active(mount).await?;
         let config = self.config(mount).await?;
@@ -191,6 +212,16 @@ impl LockedTenant {
         }
     }
 
+    /// Puts the pointer to open work back if the record needs one: it may have got lost.
+    pub(super) async fn restore_work_pointer(&self) -> Result<(), Error> {
+        let key = storage::open_key(self.name.as_str());
+        let Some(value) = self.pointers.get(&key) else {
+            return Ok(());
+        };
+        let entry = StorageEntry::new(key, value.clone());
+        Ok(self.mount.storage.put(entry).await?)
+    }
+
     /// Removes the pointer to open work if the record, as stored, does not need it: somebody died
     /// between two Puts.
     pub(super) async fn remove_stale_work(&self) {
@@ -231,7 +262,12 @@ impl LockedTenant {
     ///
     /// A 400 `record_full`.
     pub(super) fn check_room(&self) -> Result<(), Error> {
-        if storage::encode(&self.record)?.len() + RESERVE_BYTES <= MAX_RECORD_BYTES {
+        Self::check_room_of(&self.record)
+    }
+
+    /// [`LockedTenant::check_room`] of a record as it will be.
+    pub(super) fn check_room_of(record: &TenantRecord) -> Result<(), Error> {
+        if storage::encode(record)?.len() + RESERVE_BYTES <= MAX_RECORD_BYTES {
             return Ok(());
         }
         Err(Error::invalid(

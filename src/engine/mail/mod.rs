@@ -18,7 +18,7 @@ use super::config::MountConfig;
 use super::error::Error;
 use super::locked::LockedTenant;
 use super::storage;
-use super::storage::record::{Credential, Server, Version};
+use super::storage::record::{Credential, Intent, Server, TenantRecord, Version};
 use crate::crypto::Sensitive;
 use crate::keyed_lock::KeyGuard;
 use crate::logical::Mount;
@@ -58,6 +58,17 @@ pub(super) enum Purpose {
     Request,
     /// An emergency.
     Reset,
+}
+
+impl Purpose {
+    /// For whom a tick works: an emergency that waits is still somebody's.
+    pub(super) fn of_the_engine(record: &TenantRecord) -> Self {
+        if record.intent.as_ref().is_some_and(Intent::is_emergency) {
+            Self::Reset
+        } else {
+            Self::Automatic
+        }
+    }
 }
 
 /// Which stored password an account's hash fits.

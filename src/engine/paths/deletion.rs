@@ -75,7 +75,6 @@ pub(super) async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Rep
         if credential.deleted.is_some() {
             return Ok(false);
         }
-        credential.rotate_at = None;
         credential.deleted = Some(Deletion {
             at: now,
             by: event.actor.clone(),
@@ -86,7 +85,7 @@ pub(super) async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Rep
         event.version = credential.current;
         // Automatic work ends here; a change that was only announced was never sent.
         locked.record.intent = None;
-        locked.record.open = OpenWork::default();
+        locked.record.open.settle_at = None;
         Ok(true)
     })
     .await
@@ -103,6 +102,10 @@ async fn undelete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         }
         event.event = EventName::Undeleted;
         event.version = credential.current;
+        // Nobody has looked at Mailu meanwhile: the next tick does.
+        if !locked.record.looks_now(event.timestamp) {
+            locked.record.open.confirm_at.insert(0, event.timestamp);
+        }
         Ok(true)
     })
     .await
@@ -133,9 +136,11 @@ async fn destroy(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         // A new life: nothing that was encrypted before opens in it. The server's token is
         // encrypted anew; versions and events keep counting.
         let server = locked.record.server.as_ref();
-        let token = server
-            .map(|kept| locked.open_token(&kept.api_token))
-            .transpose()?;
+        // One that does not open any more goes with its server.
+        let token = server.and_then(|kept| locked.open_token(&kept.api_token).ok());
+        if token.is_none() {
+            locked.record.server = None;
+        }
         locked.record.incarnation = crypto::random_id()?;
         let sealed = token.map(|token| locked.seal_token(&token)).transpose()?;
         if let (Some(server), Some(sealed)) = (&mut locked.record.server, sealed) {

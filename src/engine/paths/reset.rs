@@ -222,12 +222,17 @@ fn waiting(queued: &Queued) -> Reply {
         event_id: event.map(|event| event.event_id.as_str()),
         seq: event.map(|event| event.seq),
     };
+    let state = if queued.sent {
+        "whether the password is changed is not known yet"
+    } else {
+        "the password is not changed yet"
+    };
     let (what, hint) = crate::engine::error::explain(queued.cause.code());
     Ok(Some(Response {
         data: Some(Data::from_serialize(&output)?),
         warnings: vec![format!(
-            "the password is not changed yet: {what}. The engine goes on by itself; {hint}. Write \
-             <tenant>/reveal for the password when <tenant>/status says that it is settled."
+            "{state}: {what}. The engine goes on by itself; {hint}. Write <tenant>/reveal for the \
+             password when <tenant>/status says that it is settled."
         )],
         ..Response::default()
     }))

@@ -148,7 +148,8 @@ async fn record(
         let end = super::end_of(ttl, now);
         if let Some(credential) = locked.record.credential.as_mut() {
             // Seen once more before the change of an earlier look: that one is soon enough.
-            credential.rotate_at.get_or_insert(end);
+            let earlier = credential.rotate_at.map_or(end, |at| at.min(end));
+            credential.rotate_at = Some(earlier);
         }
     }
     let event = locked.record_event(event)?;

@@ -172,6 +172,22 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     ))?)))
 }
 
+/// The hold as it is, or as the reset that waits has asked for it.
+fn hold(record: &TenantRecord) -> Option<HoldOutput<'_>> {
+    let held = record.live_credential()?.hold.as_ref();
+    let held = held.map(|hold| HoldOutput {
+        incident_id: &hold.incident_id,
+        since: hold.since,
+    });
+    let waiting = record.intent.as_ref().filter(|intent| intent.hold);
+    held.or_else(|| {
+        waiting.map(|intent| HoldOutput {
+            incident_id: intent.incident_id.as_deref().unwrap_or_default(),
+            since: intent.announced_at,
+        })
+    })
+}
+
 fn output(record: &TenantRecord) -> Output<'_> {
     let credential = record.live_credential();
     let reading = credential.and_then(|kept| state::read(record, kept));
@@ -191,12 +207,7 @@ fn output(record: &TenantRecord) -> Output<'_> {
             sends: intent.sends,
             since: intent.announced_at,
         }),
-        hold: credential
-            .and_then(|kept| kept.hold.as_ref())
-            .map(|hold| HoldOutput {
-                incident_id: &hold.incident_id,
-                since: hold.since,
-            }),
+        hold: hold(record),
         app_tokens: credential
             .and_then(|kept| kept.app_tokens.as_ref())
             .map(|work| AppTokensOutput {

@@ -8,8 +8,19 @@ use crate::engine::mail::{self, Mail};
 use crate::engine::storage::record::AppTokenWork;
 use crate::provider::{AppTokenId, EmailAddress, Refusal, Sent};
 
-/// Tokens deleted in one operation; the next tick goes on. Mailu sets no limit to their number.
+/// Tokens deleted in one tick; the next one goes on. Mailu sets no limit to their number.
 const MOST_AT_ONCE: usize = 200;
+/// Tokens deleted while somebody waits for the new password.
+const MOST_IN_REQUEST: usize = 20;
+
+/// Deletes some of the account's app tokens while the caller of a reset waits; ticks do the rest.
+///
+/// # Errors
+///
+/// Like [`revoke`].
+pub(super) async fn begin(tenant: &mut LockedTenant) -> Result<(), Error> {
+    revoke(tenant, MOST_IN_REQUEST).await
+}
 
 /// Goes on with [`revoke`] if its time has come. Not being able to is no error: what else is due
 /// does not wait for it.
@@ -20,7 +31,7 @@ pub(in crate::engine) async fn revoke_if_due(tenant: &mut LockedTenant) -> Resul
     if due.is_none_or(|at| at > now) {
         return Ok(());
     }
-    match revoke(tenant).await {
+    match revoke(tenant, MOST_AT_ONCE).await {
         Err(error @ (Error::Refused(_) | Error::Unreachable(_) | Error::BreakerOpen)) => {
             tracing::info!(tenant = %tenant.name, %error, "app tokens are left");
             Ok(())
@@ -34,7 +45,7 @@ pub(in crate::engine) async fn revoke_if_due(tenant: &mut LockedTenant) -> Resul
 /// # Errors
 ///
 /// What Mailu refused or [`Error::Unreachable`]: some are left, and a tick tries again.
-pub(super) async fn revoke(tenant: &mut LockedTenant) -> Result<(), Error> {
+async fn revoke(tenant: &mut LockedTenant, most: usize) -> Result<(), Error> {
     let credential = tenant.require_credential()?;
     let Some(work) = credential.app_tokens.clone() else {
         return Ok(());
@@ -43,7 +54,7 @@ pub(super) async fn revoke(tenant: &mut LockedTenant) -> Result<(), Error> {
         return Ok(());
     }
     let address = mail::address(&credential.username)?;
-    let (work, outcome) = go_on(tenant, &address, work).await;
+    let (work, outcome) = go_on(tenant, &address, work, most).await;
     if matches!(outcome, Err(Error::BreakerOpen)) {
         // Nobody was asked: it is still due when the breaker closes.
         return outcome;
@@ -59,9 +70,10 @@ async fn go_on(
     tenant: &LockedTenant,
     address: &EmailAddress,
     mut work: AppTokenWork,
+    most: usize,
 ) -> (AppTokenWork, Result<(), Error>) {
     let outcome = match tenant.connect(tenant.purpose).await {
-        Ok(mail) => delete_all(&mail, address, &mut work).await,
+        Ok(mail) => delete_all(&mail, address, &mut work, most).await,
         Err(error) => Err(error),
     };
     let now = tenant.engine.clock().now();
@@ -82,6 +94,7 @@ async fn delete_all(
     mail: &Mail,
     address: &EmailAddress,
     work: &mut AppTokenWork,
+    most: usize,
 ) -> Result<(), Error> {
     let mut tried = 0;
     loop {
@@ -89,10 +102,10 @@ async fn delete_all(
         // The 2.0 line has none.
         let tokens = listed.unwrap_or_default();
         work.left = count(tokens.len());
-        if tokens.is_empty() || tried >= MOST_AT_ONCE {
+        if tokens.is_empty() || tried >= most {
             return Ok(());
         }
-        for token in tokens.iter().take(MOST_AT_ONCE - tried) {
+        for token in tokens.iter().take(most - tried) {
             tried += 1;
             if delete(mail, token).await? {
                 work.revoked = work.revoked.saturating_add(1);

@@ -37,7 +37,7 @@ pub(in crate::engine) async fn confirm(mut tenant: LockedTenant) -> Result<(), E
     };
     let now = tenant.engine.clock().now();
     let open = &mut tenant.record.open;
-    open.confirm_at.retain(|at| *at > now);
+    open.drop_due_looks(now);
     open.settle_failures = 0;
     if let Some(mark) = strangers::mark_of_stranger(&tenant.record, account.as_ref()) {
         strangers::note(&mut tenant, &mark, live.version())?;
@@ -61,7 +61,7 @@ fn put_off(tenant: &mut LockedTenant) {
     let now = tenant.engine.clock().now();
     let open = &mut tenant.record.open;
     let waiting = open.confirm_at.len();
-    open.confirm_at.retain(|at| *at > now);
+    open.drop_due_looks(now);
     if open.confirm_at.len() < waiting {
         let next = notes::next_try(open.settle_failures, now);
         open.settle_failures = open.settle_failures.saturating_add(1);
@@ -84,7 +84,11 @@ fn must_set_again(tenant: &LockedTenant, live: u64) -> bool {
         .drift
         .as_ref()
         .is_none_or(|drift| drift.set_again);
-    live.compromised.is_some() && current.compromised.is_none() && !current.was_set_again() && !done
+    !strangers::is_noted(&tenant.record)
+        && live.compromised.is_some()
+        && current.compromised.is_none()
+        && !current.was_set_again()
+        && !done
 }
 
 /// Sets the current password again, as a new version: a compromised one had become live.

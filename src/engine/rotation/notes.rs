@@ -109,7 +109,7 @@ pub(in crate::engine) fn note_live(tenant: &mut LockedTenant, fingerprint: Optio
     }
     tenant.record.last_error = None;
     // Looks that were due are done.
-    tenant.record.open.confirm_at.retain(|at| *at > now);
+    tenant.record.open.drop_due_looks(now);
 }
 
 /// Marks the credential as drifted and records the event, once per drift.

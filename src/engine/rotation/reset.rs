@@ -64,6 +64,8 @@ pub(in crate::engine) struct Done {
 #[derive(Debug)]
 pub(in crate::engine) struct Queued {
     pub(in crate::engine) version: u64,
+    /// Whether the password was sent already: then it may be live.
+    pub(in crate::engine) sent: bool,
     /// The "started" event; `None` if it left the record already.
     pub(in crate::engine) event: Option<Event>,
     /// Why it could not be finished now.
@@ -83,13 +85,17 @@ pub(in crate::engine) async fn reset(
     tenant.require_credential()?;
     tenant.purpose = Purpose::Reset;
     if let Some(number) = made_before(&tenant, &order) {
-        return repeat(tenant, &order.change, number).await;
+        return repeat(tenant, &order, number).await;
     }
     let open = tenant.record.intent.as_ref();
     let joins = open.is_some_and(|intent| {
         intent.is_emergency() && intent.incident_id == order.change.incident_id
     });
     if joins {
+        if open.is_some_and(|intent| intent.actor != order.change.actor) {
+            // Somebody else wants it as well: that is told even if it stays queued.
+            record_started(&mut tenant, &order.change)?;
+        }
         tighten(&mut tenant, &order);
     } else {
         announce(&mut tenant, &order).await?;
@@ -104,7 +110,11 @@ pub(in crate::engine) async fn reset(
         Ok(Settled::Free(_)) => Err(Error::Defect("a reset ended without its password")),
         Err(cause) => {
             let tenant = engine.lock_tenant(&mount, &name).await?;
-            queued(&tenant, &order, cause)
+            match made_before(&tenant, &order) {
+                // A tick was faster.
+                Some(number) => repeat(tenant, &order, number).await,
+                None => queued(&tenant, &order, cause),
+            }
         }
     }
 }
@@ -122,16 +132,27 @@ fn made_before(tenant: &LockedTenant, order: &Reset) -> Option<u64> {
     }
     let now = tenant.engine.clock().now();
     let resent = !change.request_id.is_empty() && version.request_id == change.request_id;
-    let same_caller =
-        version.created_by == change.actor && now - credential.last_rotated < REPEATABLE;
-    let joined = order.arrived <= credential.last_rotated;
+    // By a clock that was ahead it may seem to come from the future: that is no repeat.
+    let age = now - credential.last_rotated;
+    let recent = (TimeDelta::zero()..REPEATABLE).contains(&age);
+    let same_caller = version.created_by == change.actor && recent;
+    let joined = order.arrived <= credential.last_rotated && recent;
     (resent || same_caller || joined).then_some(version.number)
 }
 
 /// Hands out a version once more: that is a reading by a human, and recorded as one.
-async fn repeat(mut tenant: LockedTenant, change: &Change, number: u64) -> Result<Outcome, Error> {
+async fn repeat(mut tenant: LockedTenant, order: &Reset, number: u64) -> Result<Outcome, Error> {
     let now = tenant.engine.clock().now();
-    let mut event = change.event(EventName::Revealed, now);
+    if let Some(credential) = &mut tenant.record.credential {
+        // It may ask for more care than the first one did, never for less.
+        if order.hold && credential.hold.is_none() {
+            credential.hold = Some(hold(&order.change, now));
+        }
+        if !order.keep_app_tokens && credential.app_tokens.is_none() {
+            credential.app_tokens = Some(all_tokens(now));
+        }
+    }
+    let mut event = order.change.event(EventName::Revealed, now);
     event.version = Some(number);
     let event = tenant.record_event(event)?;
     tenant.store().await?;
@@ -165,12 +186,12 @@ async fn announce(tenant: &mut LockedTenant, order: &Reset) -> Result<(), Error>
             }
             let password = new_password(tenant, Generated::Emergency).await?;
             put_intent(tenant, &order.change, &password)?;
+            if let Some(intent) = &mut tenant.record.intent {
+                intent.keep_app_tokens = order.keep_app_tokens;
+            }
         }
     }
     tighten(tenant, order);
-    if let Some(intent) = &mut tenant.record.intent {
-        intent.keep_app_tokens = order.keep_app_tokens;
-    }
     if let Some(credential) = &mut tenant.record.credential {
         mark_compromised(credential, &order.change, now);
     }
@@ -202,21 +223,40 @@ fn make_room(tenant: &mut LockedTenant) -> Result<(), Error> {
     Ok(())
 }
 
+fn hold(change: &Change, now: DateTime<Utc>) -> Hold {
+    Hold {
+        incident_id: change.incident_id.clone().unwrap_or_default(),
+        since: now,
+    }
+}
+
 /// What a reset changes in the credential when its password is live, in the same Put.
 pub(super) fn conclude(credential: &mut Credential, intent: &Intent, now: DateTime<Utc>) {
     mark_compromised(credential, &Change::from(intent), now);
     if intent.hold {
-        credential.hold = Some(Hold {
-            incident_id: intent.incident_id.clone().unwrap_or_default(),
-            since: now,
-        });
+        credential.hold = Some(hold(&Change::from(intent), now));
     }
-    credential.app_tokens = (!intent.keep_app_tokens).then_some(AppTokenWork {
+    if !intent.keep_app_tokens {
+        credential.app_tokens = Some(all_tokens(now));
+    } else if !has_token_work(credential) {
+        // What an earlier reset has begun goes on.
+        credential.app_tokens = None;
+    }
+}
+
+fn has_token_work(credential: &Credential) -> bool {
+    let work = credential.app_tokens.as_ref();
+    work.is_some_and(|work| work.next_attempt.is_some())
+}
+
+/// The deletion of every app token, not begun.
+const fn all_tokens(now: DateTime<Utc>) -> AppTokenWork {
+    AppTokenWork {
         revoked: 0,
         left: 0,
         next_attempt: Some(now),
         failures: 0,
-    });
+    }
 }
 
 async fn finish(committed: Committed, order: &Reset, joined: bool) -> Result<Outcome, Error> {
@@ -227,7 +267,7 @@ async fn finish(committed: Committed, order: &Reset, joined: bool) -> Result<Out
         mut warnings,
         ..
     } = committed;
-    if let Err(error) = app_tokens::revoke(&mut tenant).await {
+    if let Err(error) = app_tokens::begin(&mut tenant).await {
         warnings.push(format!(
             "the account's app tokens were not all deleted ({}); they still log in. It is tried \
              again; see <tenant>/status.",
@@ -284,6 +324,7 @@ fn queued(tenant: &LockedTenant, order: &Reset, cause: Error) -> Result<Outcome,
     let started = |event: &&Event| event.seq == open.started_seq;
     Ok(Outcome::Queued(Queued {
         version: open.version,
+        sent: open.sends > 0,
         event: tenant.record.log.events().iter().find(started).cloned(),
         cause,
         next_attempt: tenant.record.open.settle_at,

@@ -3,7 +3,9 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::engine::config::MountConfig;
-use crate::engine::storage::record::{Credential, Version};
+use crate::engine::error::Error;
+use crate::engine::locked::LockedTenant;
+use crate::engine::storage::record::{Credential, TenantRecord, Version};
 
 /// Versions younger than this are dropped only beyond [`YOUNG_LIMIT`].
 const YOUNG: TimeDelta = TimeDelta::days(90);
@@ -13,6 +15,20 @@ const YOUNG_LIMIT: usize = 30;
 const DOUBT: TimeDelta = TimeDelta::days(30);
 /// A proof clears doubts about sends that were at least this long before it.
 const SETTLED_AFTER: TimeDelta = TimeDelta::minutes(15);
+
+/// Makes sure that there is room for a change and what may follow it: of the record as the commit
+/// will leave it. Nothing is dropped before that: an old version may be the live one.
+///
+/// # Errors
+///
+/// A 400 `record_full`.
+pub(super) fn check_room(tenant: &LockedTenant) -> Result<(), Error> {
+    let mut after = TenantRecord::clone(&tenant.record);
+    if let Some(credential) = &mut after.credential {
+        prune(credential, &tenant.config, tenant.engine.clock().now());
+    }
+    LockedTenant::check_room_of(&after)
+}
 
 /// Drops the oldest versions beyond the mount's `max_versions`, except the current one, the young
 /// and the doubtful.
@@ -24,11 +40,13 @@ pub(super) fn prune(credential: &mut Credential, config: &MountConfig, now: Date
         .current_version()
         .and_then(|version| version.verified_at);
     let current = credential.current;
+    let live = live_in_drift(credential);
     while credential.versions.len() > keep {
         let total = credential.versions.len();
         let droppable = |version: &Version| {
             let young = now - version.created_at < YOUNG;
             Some(version.number) != current
+                && Some(version.number) != live
                 && !is_needed(version, proven_at, now)
                 && (!young || total > YOUNG_LIMIT)
         };
@@ -50,13 +68,22 @@ pub(super) fn drop_oldest(credential: &mut Credential, now: DateTime<Utc>) -> bo
         .current_version()
         .and_then(|version| version.verified_at);
     let current = credential.current;
-    let droppable =
-        |version: &Version| Some(version.number) != current && !is_needed(version, proven_at, now);
+    let live = live_in_drift(credential);
+    let droppable = |version: &Version| {
+        Some(version.number) != current
+            && Some(version.number) != live
+            && !is_needed(version, proven_at, now)
+    };
     let oldest = credential.versions.iter().position(droppable);
     oldest.is_some_and(|index| {
         credential.versions.remove(index);
         true
     })
+}
+
+/// The stored version that Mailu was found to hold instead of the current one.
+fn live_in_drift(credential: &Credential) -> Option<u64> {
+    credential.drift.as_ref()?.live_version
 }
 
 /// A value that was sent without a definite outcome may still become live.

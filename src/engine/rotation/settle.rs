@@ -6,8 +6,8 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::change::Change;
-use super::notes;
 use super::steps::{Announced, Committed, SENDS_PER_OPERATION, Verdict};
+use super::{notes, strangers};
 use crate::audit::NewEvent;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
@@ -66,9 +66,14 @@ pub(in crate::engine) async fn settle(
         .credential
         .as_ref()
         .is_some_and(|kept| kept.drift.is_some());
+    let behind_stranger =
+        tenant.purpose == Purpose::Automatic && strangers::is_noted(&tenant.record);
     let announced = match Announced::resume(tenant).await {
         Ok(announced) => announced,
-        Err((tenant, error @ (Error::Refused(_) | Error::Unreachable(_)))) => {
+        Err((
+            tenant,
+            error @ (Error::Refused(_) | Error::Unreachable(_) | Error::Invalid { .. }),
+        )) => {
             return Err(leave_open(tenant, &error).await);
         }
         Err((mut tenant, error @ Error::Conflict { .. })) => {
@@ -84,6 +89,19 @@ pub(in crate::engine) async fn settle(
     let verdict = announced.judge().await?;
     match verdict {
         Verdict::Live(proven) => Ok(Settled::Committed(Box::new(proven.commit().await?))),
+        // Behind a stranger the engine itself sends nothing, however often it looks.
+        Verdict::OtherLive(announced, _) | Verdict::CannotTell(announced, None)
+            if behind_stranger =>
+        {
+            let mut tenant = announced.into_tenant();
+            tenant.record.open.settle_at = None;
+            let stored = tenant.store_if_changed().await;
+            Err(stored.err().unwrap_or_else(strangers::error))
+        }
+        // A stop is not ended by a hash that says nothing.
+        Verdict::CannotTell(announced, None) if was_drifting && in_drift == InDrift::Stop => {
+            Err(stop_in_drift(announced).await)
+        }
         Verdict::OtherLive(announced, live) if is_exhausted(&announced) => {
             give_up(announced.into_tenant(), live).await
         }
@@ -294,7 +312,9 @@ async fn give_up(mut tenant: LockedTenant, live: Option<u64>) -> Result<Settled,
         .as_ref()
         .and_then(|intent| intent.last_sent_at);
     let cooled = last_sent.and_then(|sent| sent.checked_add_signed(LAST_SEND_COOLED));
-    if let Some(cooled) = cooled.filter(|cooled| now < *cooled) {
+    // A clock that was ahead when it was sent does not make anybody wait for that day.
+    let waits = |cooled: &DateTime<Utc>| now < *cooled && *cooled - now <= LAST_SEND_COOLED;
+    if let Some(cooled) = cooled.filter(waits) {
         return Err(leave_open(tenant, &not_taken(live, cooled)).await);
     }
     abandon(&mut tenant, "abandoned")?;

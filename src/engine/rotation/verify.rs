@@ -44,7 +44,9 @@ pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, 
         Ok(Settled::Free(tenant)) => tenant,
         Ok(Settled::Committed(committed)) => committed.tenant,
         // There is nothing to settle, but everything to tell.
-        Err(error) if error.code() == "drift" => engine.lock_tenant(&mount, &name).await?,
+        Err(error) if matches!(error.code(), "drift" | "not_taken") => {
+            engine.lock_tenant(&mount, &name).await?
+        }
         Err(error) => return Err(error),
     };
     let address = mail::address(&tenant.require_credential()?.username)?;

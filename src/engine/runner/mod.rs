@@ -39,18 +39,20 @@ struct State {
     busy: HashSet<String>,
     /// Workers that have a place.
     working: usize,
-    sweep: Sweep,
+    /// The daily look at every tenant is under way.
+    sweeping: bool,
+    /// When the next one may begin, monotonic; zero since this node became the active one.
+    next_sweep: Duration,
 }
 
-/// Where the daily look at every tenant stands.
-#[derive(Clone, Copy, Debug, Default)]
-enum Sweep {
-    /// None since this process became the active node.
-    #[default]
-    Never,
-    UnderWay,
-    /// The last one began then, monotonic.
-    Began(Duration),
+/// A run under way; however it ends, the next tick can begin one.
+#[derive(Debug)]
+struct Listing(Arc<Engine>);
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        self.0.runner.state().listing = false;
+    }
 }
 
 impl Runner {
@@ -60,10 +62,7 @@ impl Runner {
 
     /// Another role, another knowledge: the next active tick sweeps.
     pub(super) fn forget(&self) {
-        let mut state = self.state();
-        if !matches!(state.sweep, Sweep::UnderWay) {
-            state.sweep = Sweep::Never;
-        }
+        self.state().next_sweep = Duration::ZERO;
     }
 }
 
@@ -86,11 +85,10 @@ impl Engine {
             // The run of the last tick still waits for storage.
             return;
         }
-        let (engine, mount) = (Arc::clone(self), mount.clone());
+        let listing = Listing(Arc::clone(self));
+        let mount = mount.clone();
         self.tasks.spawn(async move {
-            let outcome = engine.run(&mount).await;
-            engine.runner.state().listing = false;
-            if let Err(error) = outcome {
+            if let Err(error) = listing.0.run(&mount).await {
                 tracing::warn!(%error, "this tick's work was not begun");
             }
         });

@@ -18,9 +18,38 @@ use crate::engine::storage;
 use crate::engine::storage::record::TenantRecord;
 use crate::engine::tenant::TenantName;
 use crate::logical::Mount;
+use crate::provider::EndpointUrl;
 
 /// Due tenants by the server they have to wait for.
 type Due = BTreeMap<String, Vec<TenantName>>;
+
+/// A server that has a worker; however that ends, the next tick may begin another.
+#[derive(Debug)]
+struct Busy(Arc<Engine>, String);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.runner.state().busy.remove(&self.1);
+    }
+}
+
+/// A place that is taken.
+#[derive(Debug)]
+struct Working<'a>(&'a Engine);
+
+impl<'a> Working<'a> {
+    fn new(engine: &'a Engine) -> Self {
+        engine.runner.state().working += 1;
+        Self(engine)
+    }
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.runner.state();
+        state.working = state.working.saturating_sub(1);
+    }
+}
 
 impl Engine {
     /// Starts a worker for every server with due work that has none.
@@ -37,15 +66,14 @@ impl Engine {
         self.tasks.spawn(async move {
             let places = Semaphore::new(free);
             let workers = due.into_iter().map(|(server, tenants)| {
+                let server = Busy(Arc::clone(&engine), server);
                 let (engine, mount, places) = (&engine, &mount, &places);
                 async move {
                     // The semaphore is never closed.
                     let _place = places.acquire().await;
-                    engine.runner.state().working += 1;
+                    let _working = Working::new(engine);
                     engine.work_at(mount, &tenants).await;
-                    let mut state = engine.runner.state();
-                    state.working -= 1;
-                    state.busy.remove(&server);
+                    drop(server);
                 }
             });
             join_all(workers).await;
@@ -87,8 +115,9 @@ impl Engine {
     /// A pointer without work behind it is due as well: to be removed.
     fn is_due(&self, record: Option<&TenantRecord>) -> bool {
         let Some(record) = record else { return true };
-        match record.next_work() {
-            Some(at) => at <= self.clock().now(),
+        let now = self.clock().now();
+        match record.next_work(now) {
+            Some(at) => at <= now,
             None => record.intent.is_none(),
         }
     }
@@ -112,19 +141,22 @@ impl Engine {
 
     /// Does what is due of one tenant.
     async fn work_on(self: &Arc<Self>, mount: &Mount, name: &TenantName) -> Result<(), Error> {
-        let mut tenant = self.lock_tenant(mount, name).await?;
-        tenant.purpose = Purpose::Automatic;
+        // Whoever has the tenant settles it, or the next tick does: this place is for others.
+        let Some(mut tenant) = self.try_lock_tenant(mount, name).await? else {
+            return Ok(());
+        };
+        tenant.purpose = Purpose::of_the_engine(&tenant.record);
         if !self.is_due(Some(&tenant.record)) {
             return Ok(());
         }
-        if tenant.record.next_work().is_none() {
+        let now = self.clock().now();
+        if tenant.record.next_work(now).is_none() {
             tenant.remove_stale_work().await;
             return Ok(());
         }
-        let now = self.clock().now();
         let settles = tenant.record.intent.as_ref().is_some_and(|intent| {
-            let waits = tenant.record.open.settle_at;
-            waits.map_or(intent.sends == 0, |at| at <= now)
+            let at = tenant.record.settles_at(intent, now);
+            at.is_some_and(|at| at <= now)
         });
         if settles {
             tenant = match rotation::settle(tenant, InDrift::Stop).await? {
@@ -145,8 +177,7 @@ impl Engine {
         if tenant.record.intent.is_some() {
             return Ok(());
         }
-        let confirms = tenant.record.open.confirm_at.first();
-        if confirms.is_some_and(|at| *at <= now) {
+        if tenant.record.looks_now(now) {
             // Its own rotation, if one is due as well, comes with the next tick.
             return rotation::confirm(tenant).await;
         }
@@ -156,7 +187,7 @@ impl Engine {
                 .pause
                 .as_ref()
                 .is_some_and(|it| it.until > now);
-        if !rests && tenant.record.rotate_at().is_some_and(|at| at <= now) {
+        if !rests && tenant.record.rotate_at(now).is_some_and(|at| at <= now) {
             let reason = "the password was revealed and its time is over";
             return rotation::rotate_automatically(tenant, RotationType::Reveal, reason).await;
         }
@@ -168,5 +199,6 @@ impl Engine {
 fn server_of(record: Option<&TenantRecord>) -> String {
     record
         .and_then(|record| record.server.as_ref())
-        .map_or_else(String::new, |server| server.mailu_url.clone())
+        .and_then(|server| EndpointUrl::parse_stored(&server.mailu_url).ok())
+        .map_or_else(String::new, |url| url.origin())
 }

@@ -8,9 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use futures_util::stream::{self, StreamExt};
 
-use super::{PAGE, Sweep};
+use super::PAGE;
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::locked::open_token;
@@ -23,38 +24,46 @@ use crate::logical::Mount;
 use crate::provider::Account;
 
 /// From the beginning of one sweep to that of the next.
-const INTERVAL: Duration = Duration::from_hours(24);
+const INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// After a sweep that storage ended.
+const AGAIN: Duration = Duration::from_secs(600);
+/// A change that waits for its settling for longer than this is found by nobody.
+const OVERDUE: TimeDelta = TimeDelta::hours(1);
+
+/// A sweep under way; however it ends, the next one can begin.
+#[derive(Debug)]
+struct Sweeping(Arc<Engine>);
+
+impl Drop for Sweeping {
+    fn drop(&mut self) {
+        self.0.runner.state().sweeping = false;
+    }
+}
 
 impl Engine {
     /// Starts the sweep if it is time.
     pub(super) async fn begin_sweep(self: &Arc<Self>, mount: &Mount) -> Result<(), Error> {
         let now = self.clock().monotonic();
+        // A quarter of the places: it is the least urgent work.
+        let parallel = self.config(mount).await?.max_parallel / 4;
+        let parallel = usize::try_from(parallel).unwrap_or(1).max(1);
         {
             let mut state = self.runner.state();
-            match state.sweep {
-                Sweep::UnderWay => return Ok(()),
-                Sweep::Began(at) if now.saturating_sub(at) < INTERVAL => return Ok(()),
-                Sweep::Began(_) | Sweep::Never => state.sweep = Sweep::UnderWay,
+            if state.sweeping || now < state.next_sweep {
+                return Ok(());
             }
+            state.sweeping = true;
+            state.next_sweep = now + INTERVAL;
         }
-        // A quarter of the places: it is the least urgent work.
-        let parallel = match self.config(mount).await {
-            Ok(config) => usize::try_from(config.max_parallel / 4).unwrap_or(1).max(1),
-            Err(error) => {
-                self.runner.state().sweep = Sweep::Never;
-                return Err(error);
-            }
-        };
-        let (engine, mount) = (Arc::clone(self), mount.clone());
+        let sweeping = Sweeping(Arc::clone(self));
+        let mount = mount.clone();
         self.tasks.spawn(async move {
-            let outcome = engine.sweep(&mount, parallel).await;
-            engine.runner.state().sweep = match outcome {
-                Ok(()) => Sweep::Began(now),
-                Err(error) => {
-                    tracing::warn!(%error, "the sweep ended early and begins again");
-                    Sweep::Never
-                }
-            };
+            let engine = &sweeping.0;
+            if let Err(error) = engine.sweep(&mount, parallel).await {
+                tracing::warn!(%error, "the sweep ended early and begins again");
+                let mut state = engine.runner.state();
+                state.next_sweep = state.next_sweep.min(now + AGAIN);
+            }
         });
         Ok(())
     }
@@ -101,10 +110,12 @@ impl Engine {
         let (Some(credential), Some(server)) = (record.live_credential(), &record.server) else {
             return Ok(false);
         };
-        if record.sent_intent().is_some() {
+        if let Some(intent) = &record.intent {
             // Whoever settles it looks. A change that was stopped waits for a person, but what it
-            // sent may have landed since.
-            return Ok(record.open.settle_at.is_none());
+            // sent may have landed since; one that is overdue has lost its pointer.
+            let now = self.clock().now();
+            let at = record.settles_at(intent, now);
+            return Ok(at.is_none_or(|at| now - at > OVERDUE));
         }
         let keyring = self.keyring(mount).await?;
         let token = open_token(&keyring, &record, &server.api_token)?;
@@ -118,14 +129,18 @@ impl Engine {
     }
 
     async fn look_closely(self: &Arc<Self>, mount: &Mount, name: &TenantName) -> Result<(), Error> {
-        let mut tenant = self.lock_tenant(mount, name).await?;
-        tenant.purpose = Purpose::Automatic;
+        // Whoever has the tenant now looks by himself.
+        let Some(mut tenant) = self.try_lock_tenant(mount, name).await? else {
+            return Ok(());
+        };
+        tenant.purpose = Purpose::of_the_engine(&tenant.record);
         if tenant.record.live_credential().is_none() {
             return Ok(());
         }
-        if tenant.record.sent_intent().is_none() {
+        if tenant.record.intent.is_none() {
             return rotation::confirm(tenant).await;
         }
+        tenant.restore_work_pointer().await?;
         match rotation::settle(tenant, InDrift::Stop).await? {
             Settled::Free(_) | Settled::Committed(_) => Ok(()),
         }

@@ -182,6 +182,12 @@ impl EndpointUrl {
         self.port
     }
 
+    /// Returns `scheme://host:port`: what has locks and stops of its own.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        format!("{}://{}:{}", self.scheme.as_str(), self.host, self.port)
+    }
+
     /// Returns `host[:port]` as the `Host` header carries it.
     pub(in crate::provider) fn authority(&self) -> String {
         authority(&self.host, self.port, self.scheme)

@@ -86,7 +86,8 @@ async fn supersede(locked: &mut LockedTenant, input: &Input) -> Result<(), Error
     let (Some(password), Some(intent)) = (&input.password, locked.record.sent_intent()) else {
         return Ok(());
     };
-    if input.cas.is_none() || input.cas != current {
+    if input.cas.is_none() || input.cas != current || intent.is_emergency() {
+        // A reset overwrites whatever is live instead.
         return Ok(());
     }
     // The candidate itself: settling finds it live. The current one: that is no news, and what

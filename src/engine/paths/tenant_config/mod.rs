@@ -180,7 +180,12 @@ async fn store(
     let policy = engine.network_policy(&locked.config)?;
     let mut wanted = wanted(&locked, call, &policy)?;
     let old_token = match &locked.record.server {
-        Some(server) => Some(locked.open_token(&server.api_token)?),
+        Some(server) => match locked.open_token(&server.api_token) {
+            Ok(token) => Some(token),
+            // One that does not open any more is replaced by the one that is given.
+            Err(Error::Unopenable(_)) if wanted.token.is_some() => None,
+            Err(error) => return Err(error),
+        },
         None => None,
     };
     let token_changed = wanted.token.is_some() && wanted.token != old_token;
@@ -194,8 +199,10 @@ async fn store(
     }
     if wanted.endpoint_changed && locked.record.credential.is_some() {
         let fingerprint = require_same_server(&locked, &wanted.server, token.clone()).await?;
-        // The comparison has proven the current password as well.
-        rotation::note_live(&mut locked, Some(fingerprint));
+        if locked.record.intent.is_none() {
+            // The comparison has proven the current password as well.
+            rotation::note_live(&mut locked, Some(fingerprint));
+        }
     }
     // The clock only moves what really changed.
     wanted.server.written_at = engine.clock().now();
@@ -204,6 +211,9 @@ async fn store(
     if let Some(server) = &mut locked.record.server {
         server.api_token = sealed;
     }
+    // What waited for the server to be mended is tried with the next tick.
+    let now = engine.clock().now();
+    locked.record.go_on_at(now);
     locked.claim_account().await?;
     locked.check_room()?;
     locked.record_event(event_of(
@@ -214,7 +224,8 @@ async fn store(
     locked.store().await
 }
 
-/// The new endpoint must answer a hash that the stored current password fits; returns the hash's
+/// The new endpoint must answer a hash that the stored current password fits, or the one that an
+/// open change has sent: the change could never be settled otherwise. Returns the hash's
 /// fingerprint.
 async fn require_same_server(
     locked: &LockedTenant,
@@ -228,19 +239,25 @@ async fn require_same_server(
              holds its password: the account is missing there, or the stored password is not its. \
              Nothing was changed. Check the endpoint, and the stored password with \
              <tenant>/verify. A credential that was imported with a wrong password must be \
-             destroyed and created again; one that moves to another server needs <tenant>/rehome.",
+             destroyed and created again; a move to another server is not \
+             in this version.",
         )
     };
-    if locked.record.intent.is_some() {
-        return Err(Error::conflict(
-            "unsettled",
-            "a change of the password is open. Settle it first, by writing <tenant>/verify or \
-             <tenant>/rotate.",
-        ));
-    }
     let credential = locked.record.credential.as_ref().ok_or_else(use_rehome)?;
-    let current = credential.current_version().ok_or_else(use_rehome)?;
-    let password = locked.open_password(current.number, &current.password)?;
+    let current = credential.current_version();
+    let mut known = Vec::new();
+    for (number, sealed) in current
+        .map(|version| (version.number, &version.password))
+        .into_iter()
+        .chain(
+            locked
+                .record
+                .sent_intent()
+                .map(|intent| (intent.version, &intent.candidate)),
+        )
+    {
+        known.push(locked.open_password(number, sealed)?);
+    }
     let address = mail::address(&credential.username)?;
     let mail = locked
         .engine
@@ -256,10 +273,14 @@ async fn require_same_server(
     let hash = account
         .and_then(|account| account.hash)
         .ok_or_else(use_rehome)?;
-    match locked.engine.parts.hash_pool.check(&hash, &password).await {
-        HashCheck::Fits => Ok(hash.fingerprint()),
-        HashCheck::DoesNotFit | HashCheck::CannotTell(_) => Err(use_rehome()),
+    for password in &known {
+        match locked.engine.parts.hash_pool.check(&hash, password).await {
+            HashCheck::Fits => return Ok(hash.fingerprint()),
+            HashCheck::DoesNotFit => {}
+            HashCheck::CannotTell(_) => break,
+        }
     }
+    Err(use_rehome())
 }
 
 async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {

@@ -47,7 +47,7 @@ impl Announced {
             strangers::take_over(&mut tenant.record, seen.as_ref());
         }
         put_intent(&mut tenant, change, password)?;
-        if let Err(error) = tenant.check_room() {
+        if let Err(error) = retention::check_room(&tenant) {
             record_failure(&mut tenant, change, &error).await;
             return Err(error);
         }
@@ -134,10 +134,6 @@ pub(in crate::engine::rotation) fn put_intent(
         refusals: 0,
         acknowledgements: 0,
     });
-    // What the commit would drop makes room now: the check is of the record as it will be.
-    if let Some(credential) = tenant.record.credential.as_mut() {
-        retention::prune(credential, &tenant.config, now);
-    }
     record_started(tenant, change)
 }
 

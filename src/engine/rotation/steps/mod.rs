@@ -235,10 +235,12 @@ impl Proven {
             previous_version,
             warnings: Vec::new(),
         };
-        if mail.verify_smtp && enabled {
+        // Whoever answers an emergency does not wait for a login that proves no more.
+        let login = mail.verify_smtp && committed.event.incident_id.is_none();
+        if login && enabled {
             mail.release_server();
             committed.try_login(&mail, &account).await;
-        } else if mail.verify_smtp {
+        } else if login {
             committed.warnings.push(String::from(
                 "SMTP AUTH was not tried: the account is disabled in Mailu.",
             ));
@@ -272,26 +274,33 @@ impl Proven {
             confirm_at: std::mem::take(&mut record.open.confirm_at),
             ..OpenWork::default()
         };
-        if intent.is_doubtful() || is_confirmed(&intent) {
+        if intent.is_doubtful() || is_confirmed(&intent) || self.proof == Proof::Acknowledged {
             record.open.confirm_later(now);
         }
         record.last_error = None;
         if intent.is_emergency() {
             reset::conclude(credential, &intent, now);
         }
+        let (source, announced_at) = (intent.source, intent.announced_at);
         credential.current = Some(intent.version);
         credential.versions.push(Version {
             proof: self.proof,
             verified_at: Some(now),
             hash_fingerprint: self.fingerprint.take(),
             // Stored with the commit: the login after it is never tried twice.
-            login_tried: self.mail.verify_smtp && self.enabled,
+            login_tried: self.mail.verify_smtp && self.enabled && !intent.is_emergency(),
             ..intent.into_version()
         });
         credential.last_rotated = now;
         credential.notice_sent_at = None;
         credential.drift = None;
-        credential.rotate_at = None;
+        let revealed = credential.rotate_at.filter(|at| {
+            // What was seen may be this very password.
+            let ttl = i64::try_from(self.tenant.config.reveal_ttl).unwrap_or(i64::MAX);
+            let seen_at = *at - TimeDelta::try_seconds(ttl).unwrap_or_default();
+            source.is_some() || announced_at <= seen_at
+        });
+        credential.rotate_at = revealed;
         credential.next_rotation =
             schedule::next_rotation(credential.rotation_policy, &self.tenant.config, now);
         retention::prune(credential, &self.tenant.config, now);

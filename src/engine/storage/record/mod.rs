@@ -12,7 +12,7 @@
 mod credential;
 mod work;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{Actor, EventLog};
@@ -148,35 +148,70 @@ impl TenantRecord {
         self.intent.as_ref().filter(|intent| intent.sends > 0)
     }
 
-    /// Returns the earliest instant at which a tick has something to do; `None` if nothing waits
-    /// for one.
+    /// Returns the earliest instant at which a tick has something to do, as seen from `now`; `None`
+    /// if nothing waits for one.
     #[must_use]
-    pub fn next_work(&self) -> Option<DateTime<Utc>> {
+    pub fn next_work(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let settling = match &self.intent {
-            // Announced and never sent: what is left of it can go at once.
-            Some(intent) if intent.sends == 0 && !intent.is_emergency() => {
-                Some(intent.announced_at)
-            }
-            Some(_sent) => self.open.settle_at,
+            Some(intent) => self.settles_at(intent, now),
             // A look settles nothing while a change is open, and settling looks anyway.
-            None => self.live_credential().and_then(|_| self.next_look()),
+            None => self.live_credential().and_then(|_| self.next_look(now)),
         };
         let tokens = self
             .live_credential()
-            .and_then(|kept| kept.app_tokens.as_ref()?.next_attempt);
+            .and_then(|kept| kept.app_tokens.as_ref()?.next_attempt)
+            .map(|at| OpenWork::due(at, now));
         settling.into_iter().chain(tokens).min()
     }
 
+    /// Returns when the open change is to be settled; `None` if it waits for a person.
+    #[must_use]
+    pub fn settles_at(&self, intent: &Intent, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        if intent.sends == 0 && !intent.is_emergency() {
+            // Announced and never sent: what is left of it can go at once.
+            return Some(now);
+        }
+        self.open.settle_at.map(|at| OpenWork::due(at, now))
+    }
+
+    /// Lets what failed at its last try be tried again at once.
+    pub fn go_on_at(&mut self, now: DateTime<Utc>) {
+        let open = &mut self.open;
+        for at in open.settle_at.iter_mut().chain(&mut open.retry_at) {
+            *at = now;
+        }
+        let credential = self.credential.as_mut();
+        let tokens = credential.and_then(|kept| kept.app_tokens.as_mut());
+        if let Some(at) = tokens.and_then(|work| work.next_attempt.as_mut()) {
+            *at = now;
+        }
+    }
+
     /// Returns when Mailu is to be looked at again, or the password to be changed by itself.
-    fn next_look(&self) -> Option<DateTime<Utc>> {
-        let confirmation = self.open.confirm_at.first().copied();
-        confirmation.into_iter().chain(self.rotate_at()).min()
+    fn next_look(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let looks = self.open.confirm_at.iter();
+        let looks = looks.map(|at| OpenWork::due(*at, now));
+        looks.chain(self.rotate_at(now)).min()
+    }
+
+    /// Reports whether a look at Mailu is due.
+    #[must_use]
+    pub fn looks_now(&self, now: DateTime<Utc>) -> bool {
+        let mut looks = self.open.confirm_at.iter();
+        looks.any(|at| OpenWork::due(*at, now) <= now)
     }
 
     /// Returns when the password is to be changed because somebody saw it.
     #[must_use]
-    pub fn rotate_at(&self) -> Option<DateTime<Utc>> {
+    pub fn rotate_at(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let at = self.live_credential()?.rotate_at?;
-        Some(self.open.retry_at.map_or(at, |retry| retry.max(at)))
+        // A look lasts a day at most.
+        let at = if at - now > TimeDelta::days(1) {
+            now
+        } else {
+            at
+        };
+        let retry = self.open.retry_at.map(|retry| OpenWork::due(retry, now));
+        Some(retry.map_or(at, |retry| retry.max(at)))
     }
 }

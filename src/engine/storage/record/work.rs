@@ -115,10 +115,24 @@ pub struct OpenWork {
     pub retry_failures: u32,
 }
 
+/// How far ahead anything is ever planned here: what lies further was planned by a clock that was
+/// ahead, and is due.
+const FURTHEST: TimeDelta = TimeDelta::hours(1);
+
 impl OpenWork {
+    /// Returns when something planned for `at` is due, as seen from `now`.
+    pub(super) fn due(at: DateTime<Utc>, now: DateTime<Utc>) -> DateTime<Utc> {
+        if at - now > FURTHEST { now } else { at }
+    }
+
+    /// Drops the looks that are due: they were taken.
+    pub fn drop_due_looks(&mut self, now: DateTime<Utc>) {
+        self.confirm_at.retain(|at| Self::due(*at, now) > now);
+    }
+
     /// Looks again in 2 and in 15 minutes: a hung server may apply an older send by then.
     pub fn confirm_later(&mut self, now: DateTime<Utc>) {
-        self.confirm_at.retain(|at| *at > now);
+        self.drop_due_looks(now);
         self.confirm_at
             .extend([2, 15].map(|minutes| now + TimeDelta::minutes(minutes)));
         self.confirm_at.sort_unstable();
