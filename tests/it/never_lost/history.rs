@@ -401,8 +401,9 @@ impl History {
                 Said::Uncertain(candidates) => {
                     let listed =
                         candidates.contains(&live) || open_reset(&self.world, who.tenant()).await;
+                    // What is not stored cannot be listed.
                     assert!(
-                        listed || known.disturbed,
+                        listed || known.disturbed || !kept,
                         "{what}: what logs in is not listed"
                     );
                 }
