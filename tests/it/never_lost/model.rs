@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::history::{Request, Step, Who, run};
+use super::history::{Faults, Request, Step, Who, run};
 use crate::support::faults::{Fault, Kind};
 
 fn who() -> impl Strategy<Value = Who> {
@@ -33,16 +33,32 @@ fn fault() -> impl Strategy<Value = Fault> {
         3 => Just(Kind::Refused),
         2 => Just(Kind::Unknown),
         2 => Just(Kind::Crash),
-        3 => Just(Kind::Late),
+        4 => Just(Kind::Late),
         1 => Just(Kind::Lie),
-        1 => Just(Kind::Token),
+        2 => Just(Kind::Token),
         1 => Just(Kind::Hidden),
     ];
     (0_usize..24, kind, any::<bool>()).prop_map(|(at, kind, after)| Fault { at, kind, after })
 }
 
-fn faults() -> impl Strategy<Value = Vec<Fault>> {
-    prop_oneof![2 => Just(Vec::new()), 3 => vec(fault(), 1..4)]
+/// What becomes of a password that is sent: the doubtful and the refused in any order.
+fn fate() -> impl Strategy<Value = Option<Fault>> {
+    let kind = prop_oneof![
+        6 => Just(Kind::Late),
+        4 => Just(Kind::Token),
+        3 => Just(Kind::Refused),
+        1 => Just(Kind::Crash),
+        1 => Just(Kind::Lie),
+    ];
+    let fault = (kind, any::<bool>()).prop_map(|(kind, after)| Fault { at: 0, kind, after });
+    proptest::option::weighted(0.9, fault)
+}
+
+fn faults() -> impl Strategy<Value = Faults> {
+    let calls = prop_oneof![1 => Just(Vec::new()), 1 => vec(fault(), 1..3)];
+    let sends = prop_oneof![1 => Just(Vec::new()), 1 => vec(fate(), 1..4)];
+    let some = (calls, sends).prop_map(|(calls, sends)| Faults { calls, sends });
+    prop_oneof![1 => Just(Faults::default()), 3 => some]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -53,7 +69,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0_u32..7200).prop_map(Step::Later),
         1 => (-600_i32..600).prop_map(Step::Jump),
         2 => Just(Step::Restart),
-        3 => Just(Step::Land),
+        5 => Just(Step::Land),
         1 => who().prop_map(Step::Foreign),
         1 => Just(Step::KeepStorage),
         1 => Just(Step::RestoreStorage),

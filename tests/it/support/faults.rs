@@ -1,5 +1,6 @@
 //! A storage and a mail provider that fail at call number N, before or after its effect.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
@@ -64,6 +65,8 @@ struct State {
     calls: Vec<String>,
     faults: Vec<Fault>,
     only: Option<&'static str>,
+    /// What becomes of the next passwords that are set, whatever number their calls have.
+    sends: VecDeque<Option<Fault>>,
     /// The test's time is paused from the start: nobody waits for anything.
     simulated: bool,
     paused: bool,
@@ -92,11 +95,17 @@ impl Plan {
         state.calls.clear();
         state.faults = faults.into_iter().collect();
         state.only = None;
+        state.sends.clear();
     }
 
     /// Lets the faults hit calls of this name only.
     pub(crate) fn only(&self, name: &'static str) {
         self.0.state.lock().unwrap().only = Some(name);
+    }
+
+    /// Says what becomes of the next passwords that are set.
+    pub(crate) fn arm_sends(&self, sends: impl IntoIterator<Item = Option<Fault>>) {
+        self.0.state.lock().unwrap().sends = sends.into_iter().collect();
     }
 
     /// Returns what was called since [`Plan::arm`].
@@ -143,10 +152,14 @@ impl Plan {
         }
         let number = state.calls.len();
         let record = name.starts_with("cas tenant/") || name.starts_with("cas keyring");
+        let send = match name.as_str() {
+            "mail set_password" => state.sends.pop_front().flatten(),
+            _ => None,
+        };
         let meant = state.only.is_none_or(|only| only == name);
         state.calls.push(name);
         let fault = state.faults.iter().find(|fault| fault.at == number);
-        let fault = fault.copied().filter(|_| meant);
+        let fault = send.or(fault.copied().filter(|_| meant));
         // The engine lets a broken storage connection rest for seconds: skip them.
         if record && !state.simulated && fault.is_some_and(|fault| fault.kind == Kind::Unknown) {
             state.paused = true;

@@ -19,8 +19,10 @@ use vault_plugin_secrets_smtp::provider::{
 
 /// The cheapest rounds of bcrypt.
 const ROUNDS: u32 = 4;
-/// How long a server that does not answer is waited for.
+/// How long a server that answers nothing is waited for.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long for a single answer: what is tried after it belongs to the same request.
+const LATE: Duration = Duration::from_secs(3);
 
 /// Every mail server there is, by URL.
 #[derive(Clone, Default)]
@@ -271,7 +273,7 @@ impl Client {
             Kind::Token => Sent::Refused(Refusal::Token),
             Kind::Refused | Kind::Unknown | Kind::Hidden => Sent::Unknown(Trouble::Broken),
             Kind::Late => {
-                tokio::time::sleep(TIMEOUT).await;
+                tokio::time::sleep(LATE).await;
                 Sent::Unknown(Trouble::Timeout)
             }
             Kind::Crash => {
@@ -295,7 +297,7 @@ impl Client {
             Kind::Token => Err(ReadError::Refused(Refusal::Token)),
             Kind::Refused | Kind::Unknown => Err(ReadError::Trouble(Trouble::Broken)),
             Kind::Late => {
-                tokio::time::sleep(TIMEOUT).await;
+                tokio::time::sleep(LATE).await;
                 Err(ReadError::Trouble(Trouble::Timeout))
             }
             Kind::Crash => {

@@ -177,18 +177,19 @@ impl World {
         );
     }
 
-    /// Ticks once a minute until nothing is open any more, or a person has to decide.
+    /// Ticks once a minute until nothing is open any more, or a person has to decide; after the
+    /// confirmations less often, as on a busy host.
     pub(crate) async fn quiet(&self, host: &Host, tenant: &str) {
-        const MOST_MINUTES: usize = 90;
+        const MOST_TICKS: usize = 40;
         let pointer = format!("open/{tenant}");
-        for minute in 0..MOST_MINUTES {
-            self.later(60).await;
+        for tick in 0..MOST_TICKS {
+            self.later(if tick < 18 { 60 } else { 300 }).await;
             host.tick().await;
             if self.storage.get(&pointer).await.unwrap().is_none() {
                 return;
             }
             let stopped = |record: TenantRecord| record.next_work().is_none();
-            if minute % 8 == 0 && self.record(tenant).await.is_some_and(stopped) {
+            if tick % 8 == 0 && self.record(tenant).await.is_some_and(stopped) {
                 return;
             }
         }
