@@ -390,3 +390,86 @@ async fn bad_input_changes_nothing() {
     assert_eq!(rig.storage.snapshot(), before);
     assert_eq!(rig.password_writes(), 1);
 }
+
+#[tokio::test]
+async fn it_goes_on_although_storage_went_back() {
+    let mut rig = Rig::created().await;
+    let earlier = rig.storage.snapshot();
+    rig.write("acme/rotate", json!({})).await.ok();
+    rig.storage.restore(&earlier);
+    rig.restart();
+    rig.mailu.set_admin_down(true);
+    assert_eq!(reset(&rig, "INC-1").await.ok().get("state"), "queued");
+    rig.mailu.set_admin_down(false);
+    rig.later(60);
+    rig.tick().await;
+    rig.settled().await;
+}
+
+#[tokio::test]
+async fn an_administrative_write_does_not_end_it() {
+    let rig = Rig::created().await;
+    rig.mailu.fault(Rule::new(Fault::CutBefore).method("PATCH"));
+    rig.mailu
+        .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+    let mut body = order("INC-1");
+    body["hold"] = json!(true);
+    let queued = rig.write("acme/reset", body).await.ok();
+    assert_eq!(queued.get("state"), "queued");
+    // Whoever took the account over offers its password as the new one.
+    rig.mailu
+        .set_password_directly(EMAIL, "the-intruder-s-password");
+    let adopt = json!({ "password": "the-intruder-s-password", "cas": 1 });
+    rig.write("acme/admin", adopt)
+        .await
+        .fails(409, "cas_mismatch");
+    assert!(
+        !rig.fits("the-intruder-s-password"),
+        "the reset was finished"
+    );
+    rig.read("acme/admin").await.fails(403, "on_hold");
+    let look = json!({ "reason": "on call" });
+    let revealed = rig.write("acme/reveal", look).await.ok();
+    assert!(rig.fits(revealed.text_of("password")));
+}
+
+#[tokio::test]
+async fn a_repeat_may_ask_for_more_care_and_never_for_less() {
+    let rig = Rig::created().await;
+    rig.mailu.add_token(EMAIL);
+    let mut body = order("INC-1");
+    body["keep_app_tokens"] = json!(true);
+    rig.write("acme/reset", body.clone()).await.ok();
+    assert_eq!(rig.mailu.tokens(EMAIL).len(), 1);
+    rig.read("acme/admin").await.ok();
+    let stricter = json!({ "incident_id": "INC-1", "reason": "x", "hold": true });
+    let again = rig.write("acme/reset", stricter).await.ok();
+    assert_eq!(again.get("repeated"), true);
+    rig.read("acme/admin").await.fails(403, "on_hold");
+    rig.tick().await;
+    assert!(rig.mailu.tokens(EMAIL).is_empty());
+    // Unfinished work of one reset is not ended by the next one's wish to keep tokens.
+    rig.mailu.add_token(EMAIL);
+    rig.mailu
+        .fault(Rule::new(Fault::ErrorBefore).method("DELETE"));
+    reset(&rig, "INC-2").await.ok();
+    body["incident_id"] = json!("INC-3");
+    rig.write("acme/reset", body).await.ok();
+    rig.later(60);
+    rig.tick().await;
+    assert!(rig.mailu.tokens(EMAIL).is_empty());
+}
+
+#[tokio::test]
+async fn many_app_tokens_do_not_keep_the_answer_waiting() {
+    let rig = Rig::created().await;
+    for _ in 0..50 {
+        rig.mailu.add_token(EMAIL);
+    }
+    let answer = reset(&rig, "INC-1").await.ok();
+    assert_eq!(answer.get("tokens_revoked"), 20);
+    assert_eq!(answer.get("tokens_left"), 30);
+    rig.tick().await;
+    assert!(rig.mailu.tokens(EMAIL).is_empty());
+    rig.settled().await;
+}

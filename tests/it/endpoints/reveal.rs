@@ -91,3 +91,26 @@ async fn a_paused_mount_does_not_change_what_was_seen() {
     rig.tick().await;
     assert_ne!(rig.settled().await, seen);
 }
+
+#[tokio::test]
+async fn what_was_seen_of_an_open_reset_is_changed_as_well() {
+    let rig = Rig::created().await;
+    rig.write("config", json!({ "rotate_after_reveal": true }))
+        .await
+        .ok();
+    rig.mailu.set_admin_down(true);
+    let order = json!({ "incident_id": "INC-1", "reason": "x" });
+    rig.write("acme/reset", order).await.ok();
+    let look = json!({ "reason": "on call" });
+    let revealed = rig.write("acme/reveal", look).await.ok();
+    let seen = revealed.get("candidates")[0]["password"].clone();
+    rig.mailu.set_admin_down(false);
+    rig.later(60);
+    rig.tick().await;
+    assert_eq!(rig.settled().await, seen);
+    for _ in 0..3 {
+        rig.later(900);
+        rig.tick().await;
+    }
+    assert_ne!(rig.settled().await, seen);
+}

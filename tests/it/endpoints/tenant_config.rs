@@ -278,26 +278,59 @@ async fn the_same_server_under_another_name_keeps_the_password() {
     rig.settled().await;
 }
 
+/// Its server's name or certificate may be what stands in the way of its settling.
 #[tokio::test]
-async fn an_endpoint_does_not_change_under_an_open_change() {
+async fn an_endpoint_changes_under_an_open_change_if_it_is_the_same_server() {
     use crate::support::mailu::standin::{Fault, Rule};
+    for (fault, settle) in [(Fault::CutAfter, "verify"), (Fault::CutBefore, "tick")] {
+        let rig = Rig::created().await;
+        rig.mailu.fault(Rule::new(fault.clone()).method("PATCH"));
+        rig.mailu
+            .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+        rig.write("acme/rotate", json!({}))
+            .await
+            .fails(503, "mailu_unreachable");
+        let elsewhere = MailuStandin::start(Config::default().user(EMAIL, "another"));
+        let elsewhere = elsewhere.await.unwrap();
+        let other = json!({
+            "mailu_url": elsewhere.url(),
+            "ca_cert": elsewhere.ca_pem(),
+            "api_token": elsewhere.token(),
+        });
+        rig.write("acme/config", other)
+            .await
+            .fails(409, "use_rehome");
+        let mut server = rig.server();
+        server["mailu_url"] = json!(rig.mailu.url().replace("localhost", "127.0.0.1"));
+        rig.write("acme/config", server).await.ok();
+        rig.mailu.set_token("the-next-token");
+        rig.write("acme/config", json!({ "api_token": "the-next-token" }))
+            .await
+            .ok();
+        if settle == "tick" {
+            rig.tick().await;
+        } else {
+            rig.write("acme/verify", json!({})).await.ok();
+        }
+        rig.settled().await;
+        assert_eq!(rig.read("acme/admin").await.get("version"), 2, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_does_not_open_is_replaced_by_the_one_given() {
+    use vault_plugin_secrets_smtp::logical::{Storage as _, StorageEntry};
     let rig = Rig::created().await;
-    rig.mailu.fault(Rule::new(Fault::CutAfter).method("PATCH"));
-    rig.mailu
-        .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
-    rig.write("acme/rotate", json!({}))
+    let entry = rig.storage.get("tenant/acme").await.unwrap().unwrap();
+    let mut record: Value = serde_json::from_slice(&entry.value).unwrap();
+    let foreign = record["credential"]["versions"][0]["password"].clone();
+    record["server"]["api_token"] = foreign;
+    let entry = StorageEntry::new("tenant/acme", serde_json::to_vec(&record).unwrap());
+    rig.storage.put(entry).await.unwrap();
+    rig.write("acme/verify", json!({}))
         .await
-        .fails(503, "mailu_unreachable");
-    let mut server = rig.server();
-    server["mailu_url"] = json!(rig.mailu.url().replace("localhost", "127.0.0.1"));
-    rig.write("acme/config", server)
-        .await
-        .fails(409, "unsettled");
-    // The token may change: it can be what stands in the way. The candidate still opens.
-    rig.mailu.set_token("the-next-token");
-    rig.write("acme/config", json!({ "api_token": "the-next-token" }))
-        .await
-        .ok();
+        .fails(500, "secret_unreadable");
+    rig.configure("acme").await;
     rig.write("acme/verify", json!({})).await.ok();
     rig.settled().await;
 }

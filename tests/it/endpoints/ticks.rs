@@ -433,7 +433,8 @@ async fn a_hanging_server_keeps_no_other_tenant_waiting() {
 
 /// What a tick would have to do next, as the record says.
 async fn next_work(rig: &Rig) -> Option<DateTime<Utc>> {
-    rig.record("acme").await.unwrap().next_work()
+    let now = rig.clock.now();
+    rig.record("acme").await.unwrap().next_work(now)
 }
 
 #[tokio::test]
@@ -446,4 +447,179 @@ async fn nothing_waits_when_all_is_settled() {
     }
     assert_eq!(next_work(&rig).await, None);
     rig.settled().await;
+}
+
+/// A glitch of a year, put right again.
+const YEAR: u64 = 365 * 86_400;
+
+#[tokio::test]
+async fn a_clock_that_was_ahead_locks_nobody_out() {
+    let rig = Rig::created().await;
+    let right = rig.clock.now();
+    rig.later(YEAR);
+    rig.mailu.fault(Rule::new(Fault::CutBefore).method("PATCH"));
+    rig.mailu
+        .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+    rig.write("acme/rotate", json!({}))
+        .await
+        .fails(503, "mailu_unreachable");
+    rig.clock.jump_to(right);
+    rig.tick().await;
+    rig.settled().await;
+    // Looks planned by that clock do not push the new ones out.
+    for _ in 0..3 {
+        rig.later(3600);
+        rig.tick().await;
+    }
+    assert_eq!(next_work(&rig).await, None);
+    // A reset of that time is no repeat of today's.
+    let order = json!({ "incident_id": "INC-1", "reason": "x" });
+    let right = rig.clock.now();
+    rig.later(YEAR);
+    let first = rig.write("acme/reset", order.clone()).await.ok();
+    rig.clock.jump_to(right);
+    let second = rig.write("acme/reset", order).await.ok();
+    assert_ne!(first.text_of("password"), second.text_of("password"));
+    assert_eq!(rig.settled().await, second.text_of("password"));
+}
+
+#[tokio::test]
+async fn a_given_up_change_is_given_up_whatever_the_clock_was() {
+    let rig = Rig::created().await;
+    rig.mailu
+        .fault(Rule::new(Fault::Lie).method("PATCH").times(99));
+    let right = rig.clock.now();
+    rig.later(YEAR);
+    for _ in 0..4 {
+        rig.write("acme/rotate", json!({}))
+            .await
+            .fails(503, "mailu_unreachable");
+    }
+    rig.write("acme/rotate", json!({}))
+        .await
+        .fails(409, "not_taken");
+    // Somebody who only asks is told what is live.
+    let verified = rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(verified.get("live_version"), 1);
+    rig.clock.jump_to(right);
+    rig.mailu.clear_faults();
+    rig.write("acme/rotate", json!({})).await.ok();
+    rig.settled().await;
+}
+
+#[tokio::test]
+async fn a_lost_pointer_is_found_by_the_sweep() {
+    use vault_plugin_secrets_smtp::logical::Storage as _;
+    for kind in ["change", "reset"] {
+        let mut rig = open_change(Fault::CutAfter).await;
+        if kind == "reset" {
+            rig.mailu.set_admin_down(true);
+            let order = json!({ "incident_id": "INC-1", "reason": "x" });
+            rig.write("acme/reset", order).await.ok();
+            rig.mailu.set_admin_down(false);
+        }
+        rig.storage.delete("open/acme").await.unwrap();
+        rig.restart();
+        rig.later(7200);
+        rig.tick().await;
+        rig.settled().await;
+    }
+}
+
+#[tokio::test]
+async fn the_live_version_is_not_dropped_before_another_one_is_live() {
+    let mut rig = Rig::created().await;
+    let first = rig.settled().await;
+    let restored = rig.mailu.user(EMAIL).unwrap();
+    for _ in 0..3 {
+        rig.later(100 * 86_400);
+        rig.write("acme/rotate", json!({})).await.ok();
+    }
+    // Mailu is restored from an old backup, and settled versions are no longer wanted.
+    rig.write("config", json!({ "max_versions": 2 })).await.ok();
+    rig.mailu.set_hash_directly(EMAIL, &restored.hash);
+    rig.restart();
+    rig.tick().await;
+    assert_eq!(rig.read("acme/admin").await.text_of("password"), first);
+    rig.mailu.fault(Rule::new(Fault::CutBefore).method("PATCH"));
+    rig.mailu
+        .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+    rig.write("acme/rotate", json!({}))
+        .await
+        .fails(503, "mailu_unreachable");
+    let read = rig.read("acme/admin").await.ok();
+    assert!(read.data.to_string().contains(&first), "it is live");
+    // When the new one is, the old one goes.
+    rig.write("acme/verify", json!({})).await.ok();
+    rig.settled().await;
+    let kept = rig.list("acme/versions").await;
+    assert_eq!(kept.get("keys"), &json!(["4", "5"]));
+}
+
+#[tokio::test]
+async fn behind_a_stranger_a_tick_never_sends_however_often_it_looks() {
+    // An older stored version is live: without the mark the change would go on.
+    let mut rig = open_change(Fault::CutBefore).await;
+    let old = rig.mailu.user(EMAIL).unwrap().hash;
+    rig.mailu
+        .set_field(EMAIL, "comment", json!("[smtp other 99 other]"));
+    rig.mailu.set_hash_directly(EMAIL, &old);
+    let writes = rig.password_writes();
+    for _ in 0..4 {
+        rig.restart();
+        rig.later(86_400);
+        rig.tick().await;
+        rig.mailu.set_hash_shown(HashShown::Hidden);
+    }
+    assert_eq!(rig.password_writes(), writes);
+    rig.mailu.set_hash_shown(HashShown::Real);
+    assert_eq!(rig.read("acme/admin").await.get("state"), "drift");
+    // A person decides.
+    rig.write("acme/rotate", json!({})).await.ok();
+    rig.settled().await;
+}
+
+#[tokio::test]
+async fn a_compromised_value_behind_a_stranger_is_for_a_person() {
+    let mut rig = Rig::created().await;
+    let old = rig.mailu.user(EMAIL).unwrap().hash;
+    let order = json!({ "incident_id": "INC-1", "reason": "x" });
+    rig.write("acme/reset", order).await.ok();
+    let writes = rig.password_writes();
+    rig.mailu.set_hash_directly(EMAIL, &old);
+    rig.mailu
+        .set_field(EMAIL, "comment", json!("[smtp other 99 other]"));
+    for _ in 0..3 {
+        rig.restart();
+        rig.later(86_400);
+        rig.tick().await;
+    }
+    assert_eq!(rig.password_writes(), writes);
+    let status = rig.read("acme/status").await;
+    assert_eq!(status.get("drift")["code"], "stale_storage");
+}
+
+#[tokio::test]
+async fn an_undeleted_credential_is_looked_at_with_the_next_tick() {
+    let rig = Rig::created().await;
+    rig.tick().await;
+    rig.delete("acme/admin").await.ok();
+    rig.mailu.set_password_directly(EMAIL, "foreign");
+    rig.write("acme/undelete", json!({})).await.ok();
+    rig.check_pointers("acme").await;
+    rig.tick().await;
+    assert_eq!(rig.read("acme/admin").await.get("state"), "drift");
+}
+
+#[tokio::test]
+async fn an_acknowledgement_that_nobody_could_check_is_checked_later() {
+    let rig = Rig::created().await;
+    rig.tick().await;
+    rig.mailu
+        .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+    rig.write("acme/rotate", json!({})).await.ok();
+    assert_eq!(rig.read("acme/admin").await.get("proof"), "acknowledged");
+    rig.later(120);
+    rig.tick().await;
+    assert_eq!(rig.read("acme/admin").await.get("proof"), "hash");
 }

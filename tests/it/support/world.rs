@@ -188,7 +188,8 @@ impl World {
             if self.storage.get(&pointer).await.unwrap().is_none() {
                 return;
             }
-            let stopped = |record: TenantRecord| record.next_work().is_none();
+            let now = self.clock.now();
+            let stopped = |record: TenantRecord| record.next_work(now).is_none();
             if tick % 8 == 0 && self.record(tenant).await.is_some_and(stopped) {
                 return;
             }
