@@ -266,7 +266,13 @@ pub(crate) fn explain(code: &str) -> (String, &'static str) {
     {
         return (refusal.to_string(), refusal_hint(refusal));
     }
-    let (message, hint) = match code {
+    let (message, hint) = explain_other(code);
+    (message.to_owned(), hint)
+}
+
+/// [`explain`] for what no server refused.
+fn explain_other(code: &str) -> (&'static str, &'static str) {
+    match code {
         "address_refused" => (
             "the server's address is not allowed",
             trouble_hint(Trouble::AddressRefused),
@@ -314,8 +320,7 @@ pub(crate) fn explain(code: &str) -> (String, &'static str) {
             "the last change failed",
             "read <tenant>/events for what happened",
         ),
-    };
-    (message.to_owned(), hint)
+    }
 }
 
 impl From<Error> for logical::Error {

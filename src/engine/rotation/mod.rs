@@ -57,7 +57,7 @@ pub(super) async fn rotate(tenant: LockedTenant, change: Change) -> Result<Chang
         return Ok(answered);
     }
     let tenant = match settle(tenant, InDrift::SendAgain).await? {
-        Settled::Free(tenant) => tenant,
+        Settled::Free(tenant) => *tenant,
         Settled::Committed(committed) => return changed(*committed),
     };
     check_interval(&tenant)?;
@@ -106,7 +106,7 @@ pub(super) async fn roll_back(
     // What can be refused without asking Mailu is refused first.
     wanted_version(&tenant, number)?;
     let tenant = match settle(tenant, InDrift::SendAgain).await? {
-        Settled::Free(tenant) => tenant,
+        Settled::Free(tenant) => *tenant,
         Settled::Committed(committed) => committed.tenant,
     };
     // It may be what was just settled, or compromised by it.

@@ -42,7 +42,7 @@ pub(in crate::engine) enum Outcome {
     /// The new password is live.
     Done(Box<Done>),
     /// Mailu cannot be asked, or its answer is open: ticks go on with it.
-    Queued(Queued),
+    Queued(Box<Queued>),
 }
 
 /// A completed reset.
@@ -322,13 +322,13 @@ fn queued(tenant: &LockedTenant, order: &Reset, cause: Error) -> Result<Outcome,
         return Err(cause);
     };
     let started = |event: &&Event| event.seq == open.started_seq;
-    Ok(Outcome::Queued(Queued {
+    Ok(Outcome::Queued(Box::new(Queued {
         version: open.version,
         sent: open.sends > 0,
         event: tenant.record.log.events().iter().find(started).cloned(),
         cause,
         next_attempt: tenant.record.open.settle_at,
-    }))
+    })))
 }
 
 /// Lets `admin` hand the password out again; returns whether it was held.

@@ -29,7 +29,7 @@ const AFTER_LIMIT: TimeDelta = TimeDelta::minutes(15);
 #[derive(Debug)]
 pub(in crate::engine) enum Settled {
     /// There was none, or it was dropped or given up: the tenant is free for a new change.
-    Free(LockedTenant),
+    Free(Box<LockedTenant>),
     /// The candidate is the current version now.
     Committed(Box<Committed>),
 }
@@ -53,13 +53,13 @@ pub(in crate::engine) async fn settle(
     in_drift: InDrift,
 ) -> Result<Settled, Error> {
     let Some(intent) = &tenant.record.intent else {
-        return Ok(Settled::Free(tenant));
+        return Ok(Settled::Free(Box::new(tenant)));
     };
     if intent.sends == 0 && !intent.is_emergency() {
         // Announced only: Mailu never heard of it.
         drop_intent(&mut tenant);
         tenant.store().await?;
-        return Ok(Settled::Free(tenant));
+        return Ok(Settled::Free(Box::new(tenant)));
     }
     let was_drifting = tenant
         .record
@@ -86,12 +86,31 @@ pub(in crate::engine) async fn settle(
     if announced.is_emergency() {
         return settle_reset(announced).await;
     }
-    let verdict = announced.judge().await?;
+    let look = Look {
+        in_drift,
+        was_drifting,
+        behind_stranger,
+    };
+    conclude(announced.judge().await?, look).await
+}
+
+/// What a verdict is judged by beside itself.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    in_drift: InDrift,
+    /// No stored value was live before, either.
+    was_drifting: bool,
+    /// The engine itself looks, behind a stranger that no person has looked at.
+    behind_stranger: bool,
+}
+
+/// Does what a look at an open change calls for.
+async fn conclude(verdict: Verdict, look: Look) -> Result<Settled, Error> {
     match verdict {
         Verdict::Live(proven) => Ok(Settled::Committed(Box::new(proven.commit().await?))),
         // Behind a stranger the engine itself sends nothing, however often it looks.
         Verdict::OtherLive(announced, _) | Verdict::CannotTell(announced, None)
-            if behind_stranger =>
+            if look.behind_stranger =>
         {
             let mut tenant = announced.into_tenant();
             tenant.record.open.settle_at = None;
@@ -99,7 +118,9 @@ pub(in crate::engine) async fn settle(
             Err(stored.err().unwrap_or_else(strangers::error))
         }
         // A stop is not ended by a hash that says nothing.
-        Verdict::CannotTell(announced, None) if was_drifting && in_drift == InDrift::Stop => {
+        Verdict::CannotTell(announced, None)
+            if look.was_drifting && look.in_drift == InDrift::Stop =>
+        {
             Err(stop_in_drift(announced).await)
         }
         Verdict::OtherLive(announced, live) if is_exhausted(&announced) => {
@@ -109,7 +130,9 @@ pub(in crate::engine) async fn settle(
         Verdict::OtherLive(announced, _) | Verdict::CannotTell(announced, None) => {
             drive_on(announced).await
         }
-        Verdict::NoneLive(announced) if was_drifting && in_drift == InDrift::SendAgain => {
+        Verdict::NoneLive(announced)
+            if look.was_drifting && look.in_drift == InDrift::SendAgain =>
+        {
             drive_on(announced).await
         }
         Verdict::NoneLive(announced) => Err(stop_in_drift(announced).await),
@@ -339,7 +362,7 @@ async fn give_up(mut tenant: LockedTenant, live: Option<u64>) -> Result<Settled,
         None => {}
     }
     tenant.store().await?;
-    Ok(Settled::Free(tenant))
+    Ok(Settled::Free(Box::new(tenant)))
 }
 
 /// Keeps the open candidate as an abandoned version, in memory: it may still become live. `code`

@@ -41,7 +41,7 @@ pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, 
         tenant.name.clone(),
     );
     let mut tenant = match settle(tenant, InDrift::Stop).await {
-        Ok(Settled::Free(tenant)) => tenant,
+        Ok(Settled::Free(tenant)) => *tenant,
         Ok(Settled::Committed(committed)) => committed.tenant,
         // There is nothing to settle, but everything to tell.
         Err(error) if matches!(error.code(), "drift" | "not_taken") => {

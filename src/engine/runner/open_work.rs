@@ -160,7 +160,7 @@ impl Engine {
         });
         if settles {
             tenant = match rotation::settle(tenant, InDrift::Stop).await? {
-                Settled::Free(tenant) => tenant,
+                Settled::Free(tenant) => *tenant,
                 Settled::Committed(committed) => committed.tenant,
             };
         }

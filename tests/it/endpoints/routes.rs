@@ -295,17 +295,7 @@ async fn answers_are_what_the_openapi_document_says() {
         .call(&rig, "post", "/{tenant}/verify", none())
         .await;
     rig.later(3600);
-    let back = json!({"version": 1, "reason": "a test"});
-    document
-        .call(&rig, "post", "/{tenant}/rollback", back)
-        .await;
-    let reset = json!({"incident_id": "INC-1", "reason": "a test"});
-    document.call(&rig, "post", "/{tenant}/reset", reset).await;
-    for path in ["/{tenant}/reveal", "/{tenant}/release"] {
-        document
-            .call(&rig, "post", path, json!({"reason": "a test"}))
-            .await;
-    }
+    answers_of_an_incident(&mut document, &rig).await;
     rig.later(3600);
     answers_in_doubt(&mut document, &rig).await;
 
@@ -348,6 +338,21 @@ async fn answers_about_keys(document: &mut Document, rig: &Rig) {
     }
     let trimmed = document.call(rig, "post", trim, none()).await;
     assert_eq!(trimmed.get("removed"), &json!([{"version": 1}]));
+}
+
+/// An earlier password again, and an emergency.
+async fn answers_of_an_incident(document: &mut Document, rig: &Rig) {
+    let back = json!({"version": 1, "reason": "a test"});
+    let reset = json!({"incident_id": "INC-1", "reason": "a test"});
+    let because = json!({"reason": "a test"});
+    for (path, body) in [
+        ("/{tenant}/rollback", back),
+        ("/{tenant}/reset", reset),
+        ("/{tenant}/reveal", because.clone()),
+        ("/{tenant}/release", because),
+    ] {
+        document.call(rig, "post", path, body).await;
+    }
 }
 
 /// A change whose outcome is open, and a password that somebody else set.

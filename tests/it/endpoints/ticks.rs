@@ -541,6 +541,7 @@ async fn the_live_version_is_not_dropped_before_another_one_is_live() {
     rig.restart();
     rig.tick().await;
     assert_eq!(rig.read("acme/admin").await.text_of("password"), first);
+    rig.later(3600);
     rig.mailu.fault(Rule::new(Fault::CutBefore).method("PATCH"));
     rig.mailu
         .fault(Rule::new(Fault::CutBefore).method("GET").after(1));

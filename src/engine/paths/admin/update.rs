@@ -23,7 +23,7 @@ pub(super) async fn update(
     let mut locked = locked;
     supersede(&mut locked, &input).await?;
     let (mut locked, settled) = match rotation::settle(locked, InDrift::Stop).await? {
-        Settled::Free(locked) => (locked, None),
+        Settled::Free(locked) => (*locked, None),
         Settled::Committed(committed) => (committed.tenant, Some(committed.event)),
     };
     // Its own first arrival made the version that `cas` would now speak against.
