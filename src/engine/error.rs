@@ -42,6 +42,9 @@ pub(crate) enum Error {
     /// minutes. Nothing was sent, and nobody waited.
     #[error("the server gave no answer several times in a row and is left alone")]
     BreakerOpen,
+    /// Mailu could not be asked for the rest, after an open change was settled.
+    #[error("{0}")]
+    Interrupted(Trouble),
     /// A password was sent and its outcome is open.
     #[error("the outcome of the change at Mailu is not known yet")]
     Unsettled,
@@ -95,6 +98,14 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// The same error of a request that has settled an open change before: something was changed.
+    pub(crate) fn after_settling(self) -> Self {
+        match self {
+            Self::Unreachable(trouble) => Self::Interrupted(trouble),
+            other => other,
+        }
+    }
+
     /// Builds a 400.
     pub(crate) fn invalid(code: &'static str, message: impl Into<String>) -> Self {
         Self::Invalid {
@@ -118,7 +129,7 @@ impl Error {
             Self::UnknownTenant => "unknown_tenant",
             Self::Invalid { code, .. } | Self::Conflict { code, .. } => code,
             Self::Refused(refusal) => refusal_code(*refusal),
-            Self::Unreachable(trouble) => trouble_code(*trouble),
+            Self::Unreachable(trouble) | Self::Interrupted(trouble) => trouble_code(*trouble),
             Self::BreakerOpen | Self::Unsettled => "mailu_unreachable",
             Self::InProgress => "in_progress",
             Self::NoCredential => "unknown_tenant",
@@ -339,6 +350,14 @@ impl From<Error> for logical::Error {
             Error::Unreachable(trouble @ (Trouble::AddressRefused | Trouble::Tls)) => {
                 Self::user(code, format!("{}.", trouble_hint(trouble)))
             }
+            Error::Interrupted(trouble) => Self::status(
+                503,
+                code,
+                format!(
+                    "{}. What was open is settled; repeat the request for the rest.",
+                    trouble_hint(trouble)
+                ),
+            ),
             Error::Unreachable(trouble) => Self::status(
                 503,
                 code,

@@ -11,6 +11,7 @@ mod retention;
 mod settle;
 mod steps;
 mod strangers;
+mod unfinished;
 mod verify;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -26,10 +27,11 @@ pub(super) use change::Change;
 pub(super) use confirm::confirm;
 pub(super) use notes::note_live;
 pub(super) use reset::{Done, Outcome as ResetOutcome, Queued, Reset, release, reset};
-pub(super) use settle::{InDrift, Settled, abandon, settle};
+pub(super) use settle::{InDrift, Settled, settle};
 use steps::Announced;
 pub(super) use steps::Committed;
 pub(super) use strangers::{mark_of_stranger, take_over};
+pub(super) use unfinished::abandon;
 pub(super) use verify::{Verified, live_password, verify};
 
 /// A completed change, as requests answer it.
@@ -105,6 +107,7 @@ pub(super) async fn roll_back(
     }
     // What can be refused without asking Mailu is refused first.
     wanted_version(&tenant, number)?;
+    let was_open = tenant.record.intent.is_some();
     let tenant = match settle(tenant, InDrift::SendAgain).await? {
         Settled::Free(tenant) => *tenant,
         Settled::Committed(committed) => committed.tenant,
@@ -115,7 +118,10 @@ pub(super) async fn roll_back(
     }
     let password = wanted_version(&tenant, number)?;
     change.source = Some(number);
-    let announced = Announced::prepare(tenant, &change, &password).await?;
+    let announced = match Announced::prepare(tenant, &change, &password).await {
+        Err(error) if was_open => return Err(error.after_settling()),
+        announced => announced?,
+    };
     changed(settle::drive(announced).await?)
 }
 

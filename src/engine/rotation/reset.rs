@@ -10,8 +10,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::app_tokens;
 use super::change::Change;
-use super::settle::{InDrift, Settled, abandon, settle};
+use super::settle::{InDrift, Settled, settle};
 use super::steps::{Committed, put_intent, record_started};
+use super::unfinished::abandon;
 use super::{Generated, new_password, retention};
 use crate::audit::{Event, EventName, RotationType};
 use crate::crypto::Sensitive;

@@ -35,6 +35,7 @@ pub(in crate::engine) struct Verified {
 /// then nothing is concluded and nothing changes.
 pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, Error> {
     tenant.require_credential()?;
+    let was_open = tenant.record.intent.is_some();
     let (engine, mount, name) = (
         Arc::clone(&tenant.engine),
         tenant.mount.clone(),
@@ -51,7 +52,14 @@ pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, 
     };
     let address = mail::address(&tenant.require_credential()?.username)?;
     let mail = tenant.connect(tenant.purpose).await?;
-    let account = mail.account(&address).await.map_err(mail::read_error)?;
+    let account = mail.account(&address).await.map_err(|error| {
+        let error = mail::read_error(error);
+        if was_open {
+            error.after_settling()
+        } else {
+            error
+        }
+    })?;
     let live = match &account {
         Some(account) => tenant.find_live(account).await?,
         None => Live::None,

@@ -327,9 +327,11 @@ async fn a_candidate_is_abandoned_after_its_last_send_and_kept() {
     let candidate = uncertain(&rig.read("acme/admin").await, &old).remove(0);
     // Eight sends: not sent again, but kept open while it may still land.
     rig.later(899);
-    let waits = rig.write("acme/verify", json!({})).await;
+    let waits = rotate(&rig).await;
     assert!(waits.text.contains("version 1 is still live"), "{waits:?}");
     waits.fails(409, "not_taken");
+    let verified = rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(verified.get("live_version"), 1, "who asks is told");
     assert_eq!(rig.password_writes(), 9);
     rig.later(1);
     let verified = rig.write("acme/verify", json!({})).await.ok();

@@ -276,7 +276,10 @@ impl History {
         for who in Who::ALL {
             let record = self.world.record(who.tenant()).await.unwrap();
             let looks = record.live_credential().is_some() && !record.open.confirm_at.is_empty();
-            if looks && record.intent.is_none() {
+            // A server that refused the token is not asked for an hour.
+            let stored = self.world.storage.snapshot();
+            let stopped = stored.entries().any(|it| it.key.starts_with("server/"));
+            if looks && !stopped && record.intent.is_none() {
                 looked_at.push(who);
             }
         }

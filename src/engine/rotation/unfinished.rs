@@ -1,0 +1,231 @@
+//! How an attempt goes on without a commit: dropped, left open, stopped, given up.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::change::Change;
+use super::notes;
+use super::settle::Settled;
+use super::steps::Announced;
+use crate::audit::NewEvent;
+use crate::engine::error::Error;
+use crate::engine::locked::LockedTenant;
+use crate::engine::mail::Purpose;
+use crate::engine::storage::record::{Credential, Intent, Version};
+use crate::provider::{Refusal, Trouble};
+
+/// After this many sends the candidate is not sent again.
+const MOST_SENDS: u32 = 8;
+/// After this time as well.
+const LONGEST: TimeDelta = TimeDelta::hours(24);
+/// A candidate is given up no earlier than this after its last send: a hung server may still
+/// apply it.
+const LAST_SEND_COOLED: TimeDelta = TimeDelta::minutes(15);
+/// Between tries at a server that refuses the token or limits calls: what it grants an emergency.
+const AFTER_LIMIT: TimeDelta = TimeDelta::minutes(15);
+
+/// Every send was refused. An emergency waits for what may be mended or pass, with its candidate.
+pub(super) async fn refused(tenant: LockedTenant, refusal: Refusal) -> Error {
+    let emergency = tenant
+        .record
+        .intent
+        .as_ref()
+        .is_some_and(Intent::is_emergency);
+    let passes = matches!(
+        refusal,
+        Refusal::Token | Refusal::RateLimited | Refusal::NoApi | Refusal::Redirect
+    );
+    if emergency && passes {
+        leave_open(tenant, &Error::Refused(refusal)).await
+    } else {
+        drop_candidate(tenant, Error::Refused(refusal)).await
+    }
+}
+
+/// The candidate never can become live and is dropped: every send was refused, or there was none.
+pub(super) async fn drop_candidate(mut tenant: LockedTenant, error: Error) -> Error {
+    let Some(intent) = drop_intent(&mut tenant) else {
+        return Error::Defect("no candidate to drop");
+    };
+    let now = tenant.engine.clock().now();
+    notes::note_error(&mut tenant, error.code());
+    if tenant.purpose == Purpose::Automatic {
+        notes::retry_later(&mut tenant);
+    }
+    let event = failure(&intent, error.code(), now);
+    if let Err(error) = tenant.record_event(event) {
+        return error;
+    }
+    // Until the refusal is stored the candidate counts as sent: then the doubt remains.
+    match tenant.store().await {
+        Ok(()) => error,
+        Err(storage) => storage,
+    }
+}
+
+/// Removes the intent; with it the credential, if this would have been its first password.
+pub(super) fn drop_intent(tenant: &mut LockedTenant) -> Option<Intent> {
+    let intent = tenant.record.intent.take()?;
+    tenant.record.open.settle_at = None;
+    tenant.record.open.settle_failures = 0;
+    // A failed creation leaves no credential behind.
+    let unborn = |kept: &Credential| kept.versions.is_empty();
+    if tenant.record.credential.as_ref().is_some_and(unborn) {
+        tenant.record.credential = None;
+    }
+    Some(intent)
+}
+
+/// The outcome stays open: reads say `uncertain`, ticks and requests try again.
+pub(super) async fn leave_open(mut tenant: LockedTenant, error: &Error) -> Error {
+    let now = tenant.engine.clock().now();
+    let open = &mut tenant.record.open;
+    open.settle_at = Some(match error {
+        // Asking again sooner only costs what the server's limiter counts.
+        Error::Refused(Refusal::Token | Refusal::RateLimited) => now + AFTER_LIMIT,
+        _ => notes::next_try(open.settle_failures, now),
+    });
+    open.settle_failures = open.settle_failures.saturating_add(1);
+    notes::note_error(&mut tenant, error.code());
+    match tenant.store().await {
+        // Only what may pass by itself is worth a repeat; the rest says what to do.
+        Ok(()) => match error {
+            Error::Refused(_)
+            | Error::Conflict { .. }
+            | Error::Unreachable(Trouble::Tls | Trouble::AddressRefused) => error.clone(),
+            _ => Error::Unsettled,
+        },
+        Err(storage) => storage,
+    }
+}
+
+/// No stored value is live. Nothing is tried again by itself: a person has to decide.
+pub(super) async fn stop_in_drift(announced: Announced) -> Error {
+    let code = if announced.account_missing() {
+        "account_missing"
+    } else {
+        "foreign_password"
+    };
+    let mut tenant = announced.into_tenant();
+    tenant.record.open.settle_at = None;
+    notes::note_error(&mut tenant, "drift");
+    let noted = notes::note_drift(&mut tenant, code, None);
+    match noted {
+        Ok(()) => tenant.store().await.err().unwrap_or_else(drift_error),
+        Err(error) => error,
+    }
+}
+
+/// The answer to a change that met a foreign password.
+fn drift_error() -> Error {
+    Error::conflict(
+        "drift",
+        "Mailu holds a password that this engine did not set; every password that was sent is \
+         kept. Find out who changed it. Rotating again overwrites it.",
+    )
+}
+
+/// The candidate was sent often enough; it is given up when its last send cannot land any more.
+fn not_taken(live: Option<u64>, cooled: DateTime<Utc>) -> Error {
+    let live = live.map_or_else(
+        || String::from("an older password is still live"),
+        |number| format!("version {number} is still live"),
+    );
+    Error::conflict(
+        "not_taken",
+        format!(
+            "Mailu did not take the new password, and {live}. The change is given up after {}, when \
+             a late answer is not to be expected any more; write <tenant>/verify or \
+             <tenant>/rotate then.",
+            crate::logical::instant::format(&cooled),
+        ),
+    )
+}
+
+pub(super) fn is_exhausted(announced: &Announced) -> bool {
+    let tenant = announced.tenant();
+    let now = tenant.engine.clock().now();
+    tenant.record.intent.as_ref().is_some_and(|intent| {
+        intent.sends >= MOST_SENDS
+            || intent
+                .first_sent_at
+                .is_some_and(|first| now - first >= LONGEST)
+    })
+}
+
+/// Mailu never took the candidate: it is kept as an abandoned version, and the tenant is settled
+/// again, once its last send is long enough ago. `live` is the version that Mailu holds.
+pub(super) async fn give_up(mut tenant: LockedTenant, live: Option<u64>) -> Result<Settled, Error> {
+    let now = tenant.engine.clock().now();
+    let last_sent = tenant
+        .record
+        .intent
+        .as_ref()
+        .and_then(|intent| intent.last_sent_at);
+    let cooled = last_sent.and_then(|sent| sent.checked_add_signed(LAST_SEND_COOLED));
+    // A clock that was ahead when it was sent does not make anybody wait for that day.
+    let waits = |cooled: &DateTime<Utc>| now < *cooled && *cooled - now <= LAST_SEND_COOLED;
+    if let Some(cooled) = cooled.filter(waits) {
+        return Err(leave_open(tenant, &not_taken(live, cooled)).await);
+    }
+    abandon(&mut tenant, "abandoned")?;
+    notes::note_error(&mut tenant, "abandoned");
+    let current = tenant
+        .record
+        .credential
+        .as_ref()
+        .and_then(|kept| kept.current);
+    match live {
+        Some(number) if live != current => {
+            notes::note_drift(&mut tenant, "older_version", Some(number))?;
+        }
+        Some(_current) => {
+            if let Some(credential) = tenant.record.credential.as_mut() {
+                credential.drift = None;
+                if let Some(version) = credential.current_version_mut() {
+                    version.verified_at = Some(now);
+                }
+            }
+        }
+        None => {}
+    }
+    tenant.store().await?;
+    Ok(Settled::Free(Box::new(tenant)))
+}
+
+/// Keeps the open candidate as an abandoned version, in memory: it may still become live. `code`
+/// says why, in the event.
+pub(in crate::engine) fn abandon(
+    tenant: &mut LockedTenant,
+    code: &'static str,
+) -> Result<(), Error> {
+    let now = tenant.engine.clock().now();
+    let Some(intent) = tenant.record.intent.take() else {
+        return Ok(());
+    };
+    let event = failure(&intent, code, now);
+    let credential = tenant
+        .record
+        .credential
+        .as_mut()
+        .ok_or(Error::Defect("no credential to abandon a candidate of"))?;
+    if let Some(current) = credential.current_version_mut() {
+        // What was sent may be live instead, until somebody looks.
+        current.verified_at = None;
+    }
+    credential.versions.push(Version {
+        // Doubtful even if every outcome is known: nothing proved where it went.
+        doubtful: true,
+        abandoned: true,
+        ..intent.into_version()
+    });
+    tenant.record.open.settle_at = None;
+    tenant.record.open.settle_failures = 0;
+    tenant.record.open.confirm_later(now);
+    tenant.record_event(event).map(|_event| ())
+}
+
+fn failure(intent: &Intent, code: &str, now: DateTime<Utc>) -> NewEvent {
+    let mut event = Change::from(intent).failure(code, now);
+    event.version = Some(intent.version);
+    event
+}
