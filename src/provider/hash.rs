@@ -92,6 +92,13 @@ impl StoredHash {
         hex::encode(Sha256::digest(self.0.expose().as_bytes()))
     }
 
+    /// Returns the rounds (log2) that a check computes: each more doubles its time. `None` if it
+    /// computes nothing.
+    #[must_use]
+    pub fn rounds(&self) -> Option<u32> {
+        Parts::parse(self.0.expose()).ok().map(|parts| parts.rounds)
+    }
+
     /// Computes whether this hash fits `password`.
     ///
     /// Takes about 0.2 s at 12 rounds and up to some seconds at 16: call it through

@@ -197,6 +197,26 @@ async fn a_forged_hash_is_drift_at_most_and_31_rounds_are_not_computed() {
     );
 }
 
+/// What each check costs is the server's choice, and the proofs of all servers wait for each other.
+#[tokio::test]
+async fn of_a_costly_hash_two_checks_are_computed_and_nothing_is_concluded() {
+    let rig = Rig::created().await;
+    for _ in 0..2 {
+        rig.later(3600);
+        rig.write("acme/rotate", json!({})).await.ok();
+    }
+    let (known, digest) = (rig.settled().await, "a".repeat(31));
+    // With three versions kept, all are checked of one hash and two of the other.
+    for (rounds, state) in [(15, "settled"), (4, "drift")] {
+        let hash = format!("$bcrypt-sha256$v=2,t=2b,r={rounds}$abcdefghijklmnopqrstuu${digest}");
+        rig.mailu.set_hash_directly(EMAIL, &hash);
+        let verified = rig.write("acme/verify", json!({})).await.ok();
+        assert_eq!(verified.get("state"), state, "{rounds}");
+        let read = rig.read("acme/admin").await.ok();
+        assert_eq!(read.text_of("password"), known);
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_lies_about_a_reset_is_not_believed() {
     for fault in [Fault::Lie, Fault::HtmlOk, Fault::ErrorBefore] {

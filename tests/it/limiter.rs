@@ -120,7 +120,8 @@ async fn a_stale_token_for_a_day_costs_an_hourly_probe_and_the_right_one_works_a
     town.check();
     assert_eq!(town.rig.mailu.journal().len(), before + town.refused.len());
     let probes = town.refused.len();
-    assert!((24..=48).contains(&probes), "one an hour: {probes}");
+    // In steps of ten minutes a call counts for seventy.
+    assert!((20..=48).contains(&probes), "one an hour: {probes}");
     for tenant in TENANTS {
         town.api_token(tenant, "the-new-token").await;
         assert_eq!(town.write(&format!("{tenant}/verify"), json!({})).await, "");
@@ -147,7 +148,8 @@ async fn wrong_tokens_in_a_row_hold_back_each_other_and_not_the_right_one() {
         town.minutes(1);
     }
     town.check();
-    assert!(town.refused.len() >= 6, "{:?}", town.refused);
+    let tried = town.refused.len();
+    assert!((2..=3).contains(&tried), "{:?}", town.refused);
     // The token that works for the others works for this one.
     let right = town.rig.mailu.token().to_owned();
     town.api_token("acme", &right).await;
@@ -199,7 +201,8 @@ async fn verify_killed(rig: &Rig, at: usize) -> Vec<String> {
 #[tokio::test]
 async fn a_kill_at_any_point_of_a_call_makes_no_further_one_possible() {
     let mut town = Town::build().await;
-    town.api_token("acme", "wrong-token").await;
+    // The token was changed: its refusal leaves two calls, one of them to resets.
+    town.rig.mailu.set_token("the-new-token");
     town.write("acme/verify", json!({})).await;
     town.api_token("acme", "wrong-token-killed").await;
     let stored = town.rig.storage.snapshot();
@@ -249,14 +252,15 @@ async fn a_kill_before_the_first_refusal_is_stored_costs_one_call() {
     assert_eq!(calls.last().unwrap(), "mail account");
     town.look();
     assert_eq!(town.refused.len(), 1);
-    assert!(entries(&town.rig).await.is_empty(), "nothing is stored");
+    let (_, stops) = entries(&town.rig).await.remove(0);
+    assert_eq!(stops["refused"], json!([]), "nothing is stored of it");
     town.rig.restart();
     for number in 0..10 {
         town.api_token("acme", &format!("wrong-token-{number}"))
             .await;
         town.write("acme/verify", json!({})).await;
     }
-    assert_eq!(town.refused.len(), 1 + 3, "still below Mailu's five");
+    assert_eq!(town.refused.len(), 1 + 1, "and three would be below five");
 }
 
 /// The stored stops, with what they hold.
@@ -273,7 +277,8 @@ async fn entries(rig: &Rig) -> Vec<(String, Value)> {
 #[tokio::test]
 async fn a_server_in_order_costs_one_get_a_turn_and_nothing_else() {
     let town = Town::build().await;
-    assert!(entries(&town.rig).await.is_empty());
+    let known = entries(&town.rig).await;
+    assert_eq!(known.len(), 1, "one Put, for the token");
     let plan = Plan::default();
     let parts = parts(&town.rig.clock, plan.connector());
     let storage = plan.over(&town.rig.storage);
@@ -287,6 +292,65 @@ async fn a_server_in_order_costs_one_get_a_turn_and_nothing_else() {
         assert_eq!(stops.len(), 1, "{path} {calls:?}");
         assert_eq!(stops[0].0, "get", "{path}");
     }
+    // The sweep of a new process asks for every tenant.
+    let host = town.rig.process(StaticSystemView::default());
+    let calls = town.rig.mailu.journal().len();
+    town.rig.later(86_400);
+    host.tick().await;
+    assert!(town.rig.mailu.journal().len() >= calls + TENANTS.len());
+    assert_eq!(entries(&town.rig).await, known);
+}
+
+/// A tenant without a credential, pointed at the server of others.
+async fn move_in(town: &mut Town, tokens: usize) {
+    town.rig.configure("mallory").await;
+    for number in 0..tokens {
+        let token = format!("wrong-token-{}-{number}", town.seen);
+        town.api_token("mallory", &token).await;
+        let admin = json!({ "username": email("mallory") });
+        let answer = town.rig.write("mallory/admin", admin).await;
+        assert!(answer.code.starts_with("mailu_"), "{answer:?}");
+        town.look();
+    }
+}
+
+#[tokio::test]
+async fn a_neighbours_wrong_tokens_hold_back_no_right_one_after_a_restart() {
+    let mut town = Town::build().await;
+    town.rig.restart();
+    move_in(&mut town, 3).await;
+    assert_eq!(town.refused.len(), 1);
+    for path in ["acme/verify", "globex/rotate"] {
+        town.rig.restart();
+        move_in(&mut town, 3).await;
+        assert_eq!(town.write(path, json!({})).await, "");
+    }
+    let incident = json!({ "incident_id": "INC-1", "reason": "x" });
+    let reset = town.rig.write("acme/reset", incident).await.ok();
+    assert_eq!(reset.get("state"), "done");
+    assert_eq!(town.refused.len(), 1);
+}
+
+#[tokio::test]
+async fn a_neighbours_wrong_tokens_leave_a_reset_its_call_when_the_token_was_changed() {
+    let mut town = Town::build().await;
+    town.rig.mailu.set_token("the-new-token");
+    town.rig.restart();
+    move_in(&mut town, 5).await;
+    assert_eq!(town.refused.len(), 1);
+    town.api_token("acme", "the-new-token").await;
+    let code = town.write("acme/verify", json!({})).await;
+    assert_eq!(code, "mailu_rate_limited", "the others' call is used");
+    let incident = json!({ "incident_id": "INC-1", "reason": "x" });
+    let reset = town.rig.write("acme/reset", incident).await.ok();
+    assert_eq!(reset.get("state"), "done");
+    // Now it is the accepted one.
+    assert_eq!(town.write("acme/verify", json!({})).await, "");
+    // What a neighbour tries now leaves it alone again.
+    town.rig.restart();
+    move_in(&mut town, 5).await;
+    assert_eq!(town.write("acme/verify", json!({})).await, "");
+    town.check();
 }
 
 #[tokio::test]
@@ -345,9 +409,8 @@ async fn a_breaker_is_stored_when_it_trips_and_gone_with_the_first_answer() {
             .await
             .fails(503, "mailu_unreachable");
         let found = entries(&rig).await;
-        let times = found.first().map(|(_, stops)| &stops["breaker"]["times"]);
-        let expected = json!(1);
-        assert_eq!(times, (tries >= 3).then_some(&expected), "try {tries}");
+        let expected = if tries >= 3 { json!(1) } else { Value::Null };
+        assert_eq!(found[0].1["breaker"]["times"], expected, "try {tries}");
     }
     rig.later(60);
     rig.write("acme/verify", json!({}))
@@ -356,5 +419,5 @@ async fn a_breaker_is_stored_when_it_trips_and_gone_with_the_first_answer() {
     assert_eq!(entries(&rig).await[0].1["breaker"]["times"], 2);
     rig.mailu.clear_faults();
     rig.write("acme/verify", json!({})).await.ok();
-    assert!(entries(&rig).await.is_empty());
+    assert_eq!(entries(&rig).await[0].1["breaker"], Value::Null);
 }

@@ -35,7 +35,7 @@ impl Heard {
         match answer {
             Ok(_) => Self::Accepted,
             Err(ReadError::Refused(refusal)) => Self::of_refusal(*refusal),
-            Err(ReadError::Trouble(trouble)) => Self::Nothing(*trouble),
+            Err(ReadError::Trouble(trouble)) => Self::of_trouble(*trouble),
         }
     }
 
@@ -43,7 +43,15 @@ impl Heard {
         match sent {
             Sent::Acknowledged => Self::Accepted,
             Sent::Refused(refusal) => Self::of_refusal(*refusal),
-            Sent::Unknown(trouble) => Self::Nothing(*trouble),
+            Sent::Unknown(trouble) => Self::of_trouble(*trouble),
+        }
+    }
+
+    /// What is too large is an answer, and not 401, 403 or 429, whose bodies are not read.
+    const fn of_trouble(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::TooLarge => Self::Other,
+            trouble => Self::Nothing(trouble),
         }
     }
 
@@ -52,7 +60,7 @@ impl Heard {
     /// rules may be wrong, which must not keep others away.
     pub(super) const fn is_silence(self) -> bool {
         match self {
-            Self::Nothing(Trouble::Tls | Trouble::AddressRefused)
+            Self::Nothing(Trouble::Tls | Trouble::AddressRefused | Trouble::TooLarge)
             | Self::Accepted
             | Self::Refused
             | Self::Limited
@@ -63,9 +71,25 @@ impl Heard {
                 | Trouble::Timeout
                 | Trouble::Broken
                 | Trouble::ServerError
-                | Trouble::Unintelligible
-                | Trouble::TooLarge,
+                | Trouble::Unintelligible,
             ) => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_too_large_is_an_answer() {
+        let trouble = Trouble::TooLarge;
+        let read = Heard::of_read::<()>(&Err(ReadError::Trouble(trouble)));
+        for heard in [read, Heard::of_sent(&Sent::Unknown(trouble))] {
+            assert_eq!(heard, Heard::Other);
+            assert!(!heard.is_silence());
+        }
+        let timeout = Heard::of_sent(&Sent::Unknown(Trouble::Timeout));
+        assert!(timeout.is_silence());
     }
 }

@@ -1,16 +1,16 @@
-//! From a record to its Mailu server: the client, the server's lock, the hash checks.
+//! From a record to its Mailu server: the client, the server's lock, the hash checks ([`live`]).
 //!
 //! Every call of a mail server's API goes through [`Mail`], and every answer is taken down in the
 //! server's `stops`: no caller can forget it.
 
 mod heard;
+mod live;
 pub(super) mod stops;
 mod turn;
 
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Engine;
@@ -18,18 +18,20 @@ use super::config::MountConfig;
 use super::error::Error;
 use super::locked::LockedTenant;
 use super::storage;
-use super::storage::record::{Credential, Intent, Server, TenantRecord, Version};
+use super::storage::record::{Intent, Server, TenantRecord};
 use crate::crypto::Sensitive;
 use crate::keyed_lock::KeyGuard;
 use crate::logical::Mount;
 use crate::provider::{
-    Account, AppTokenId, EmailAddress, EndpointUrl, HashCheck, Login, MailProvider, MailuConfig,
-    ProviderConfig, ReadError, Sent, ServerVersion, SmtpAddress, StoredHash,
+    Account, AppTokenId, EmailAddress, EndpointUrl, Login, MailProvider, MailuConfig,
+    ProviderConfig, ReadError, Sent, ServerVersion, SmtpAddress, Trouble,
 };
 
 use heard::Heard;
+use stops::Caller;
 use turn::{Place, Turn, Waiting};
 
+pub(super) use live::Live;
 pub(super) use turn::Servers;
 
 /// A tenant's mail server, held exclusively: one call per server at a time.
@@ -67,29 +69,6 @@ impl Purpose {
             Self::Reset
         } else {
             Self::Automatic
-        }
-    }
-}
-
-/// Which stored password an account's hash fits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Live {
-    /// The open intent's candidate.
-    Candidate,
-    /// The version with this number.
-    Version(u64),
-    /// None of them.
-    None,
-    /// It cannot be told: no hash, another scheme, or no answer.
-    CannotTell,
-}
-
-impl Live {
-    /// Returns the number of the version that is live.
-    pub(super) const fn version(&self) -> Option<u64> {
-        match self {
-            Self::Version(number) => Some(*number),
-            Self::Candidate | Self::None | Self::CannotTell => None,
         }
     }
 }
@@ -160,6 +139,9 @@ impl Mail {
         let heard = |answer: &Result<Option<_>, _>| match answer {
             // The path is not known: nobody looked at the token.
             Ok(None) => Heard::Other,
+            // Something was answered, be it a front's page: one tenant's list is no reason to
+            // leave the server of others alone.
+            Err(ReadError::Trouble(Trouble::Unintelligible)) => Heard::Other,
             Ok(Some(_)) | Err(_) => Heard::of_read(answer),
         };
         self.read(heard, self.provider.app_tokens(account)).await
@@ -192,14 +174,34 @@ impl Mail {
 }
 
 impl Engine {
-    /// Builds a client for `server` and waits for its turn at that server.
+    /// Connects as [`Engine::connect_for`] does, for nobody in particular: new tokens that come
+    /// this way are charged together, as those of one tenant.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::connect_for`].
+    pub(super) async fn connect(
+        &self,
+        mount: &Mount,
+        config: &MountConfig,
+        server: &Server,
+        api_token: Sensitive<String>,
+        purpose: Purpose,
+    ) -> Result<Mail, Error> {
+        self.connect_for("", mount, config, server, api_token, purpose)
+            .await
+    }
+
+    /// Builds a client for `server` and waits for its turn at that server. A refused new token is
+    /// charged to `tenant`.
     ///
     /// # Errors
     ///
     /// [`Error::Refused`] without a call if the server's stops say so; for [`Purpose::Automatic`]
     /// also [`Error::BreakerOpen`], before the turn is waited for wherever that can be known.
-    pub(super) async fn connect(
+    async fn connect_for(
         &self,
+        tenant: &str,
         mount: &Mount,
         config: &MountConfig,
         server: &Server,
@@ -216,9 +218,13 @@ impl Engine {
             .map(SmtpAddress::parse)
             .transpose()
             .map_err(|_checked| Error::Defect("a stored smtp_address does not parse"))?;
-        let origin = format!("{}://{}:{}", url.scheme().as_str(), url.host(), url.port());
+        let origin = url.origin();
         let keyring = self.keyring(mount).await?;
-        let token = hex::encode(keyring.token_hash(&origin, &api_token));
+        let caller = Caller {
+            token: hex::encode(keyring.token_hash(&origin, &api_token)),
+            tenant: hex::encode(keyring.detail_hash(format!("{origin} {tenant}").as_bytes())),
+            purpose,
+        };
         let provider = ProviderConfig::Mailu(MailuConfig {
             url,
             ca_cert: server.ca_cert.clone(),
@@ -240,7 +246,7 @@ impl Engine {
             key: storage::server_key(&origin),
             server: origin.clone(),
         };
-        let waiting = Waiting::begin(place, token, purpose).await?;
+        let waiting = Waiting::begin(place, caller).await?;
         let guard = self.server_locks.lock(&origin).await;
         let turn = waiting.admit().await?;
         Ok(Mail {
@@ -262,56 +268,15 @@ impl LockedTenant {
         let server = self.record.server.as_ref().ok_or_else(no_server)?;
         let token = self.open_token(&server.api_token)?;
         self.engine
-            .connect(&self.mount, &self.config, server, token, purpose)
+            .connect_for(
+                self.name.as_str(),
+                &self.mount,
+                &self.config,
+                server,
+                token,
+                purpose,
+            )
             .await
-    }
-
-    /// Finds which stored password the account's hash fits: the candidate, the current version,
-    /// the doubtful ones, then the others from the newest. Under one lock at most 11 hashes are
-    /// computed, and two for each further look: how much one costs is the server's choice.
-    pub(super) async fn find_live(&self, account: &Account) -> Result<Live, Error> {
-        const MOST_CHECKS: usize = 11;
-        const ALWAYS: usize = 2;
-        let Some(hash) = &account.hash else {
-            return Ok(Live::CannotTell);
-        };
-        if let Some(credential) = &self.record.credential
-            && let Some(number) = known_by_fingerprint(credential, hash)
-        {
-            return Ok(Live::Version(number));
-        }
-        let mut order = Vec::new();
-        if let Some(intent) = &self.record.intent {
-            order.push((Live::Candidate, intent.version, &intent.candidate));
-        }
-        if let Some(credential) = &self.record.credential {
-            order.extend(by_likelihood(credential).map(|version| {
-                (
-                    Live::Version(version.number),
-                    version.number,
-                    &version.password,
-                )
-            }));
-        }
-        let spent = self.hash_checks.load(Ordering::Relaxed);
-        let most = MOST_CHECKS.saturating_sub(spent).max(ALWAYS);
-        let all = order.len() <= most;
-        for (found, number, sealed) in order.into_iter().take(most) {
-            let password = self.open_password(number, sealed)?;
-            self.hash_checks.fetch_add(1, Ordering::Relaxed);
-            match self.engine.parts.hash_pool.check(hash, &password).await {
-                HashCheck::Fits => return Ok(found),
-                HashCheck::DoesNotFit => {}
-                HashCheck::CannotTell(_) => return Ok(Live::CannotTell),
-            }
-        }
-        // The likeliest are enough to say that a stranger's is live; a look that was cut short by
-        // the one before it says nothing.
-        Ok(if all || spent == 0 {
-            Live::None
-        } else {
-            Live::CannotTell
-        })
     }
 }
 
@@ -336,27 +301,4 @@ pub(super) const fn read_error(error: ReadError) -> Error {
         ReadError::Refused(refusal) => Error::Refused(refusal),
         ReadError::Trouble(trouble) => Error::Unreachable(trouble),
     }
-}
-
-/// The version whose last proof was by exactly this hash text: no computation needed.
-fn known_by_fingerprint(credential: &Credential, hash: &StoredHash) -> Option<u64> {
-    let fingerprint = hash.fingerprint();
-    let fits = |known: &Option<String>| known.as_deref() == Some(fingerprint.as_str());
-    by_likelihood(credential)
-        .find(|version| fits(&version.hash_fingerprint))
-        .map(|version| version.number)
-}
-
-/// The versions, the likeliest to be live first: the current one (an adopted password may be that
-/// of an earlier version as well), those whose sends are doubtful, the others from the newest.
-fn by_likelihood(credential: &Credential) -> impl Iterator<Item = &Version> {
-    let is_current = |version: &&Version| Some(version.number) == credential.current;
-    let is_doubtful = |version: &&Version| version.doubtful || version.abandoned;
-    let newest_first = || credential.versions.iter().rev();
-    let others = move || newest_first().filter(move |version| !is_current(version));
-    credential
-        .current_version()
-        .into_iter()
-        .chain(others().filter(is_doubtful))
-        .chain(others().filter(move |version| !is_doubtful(version)))
 }

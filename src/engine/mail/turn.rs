@@ -1,9 +1,9 @@
 //! One turn at a mail server: its stops are read before it, and told of every answer.
 //!
 //! Only the active node has turns, and a turn holds the server's lock, so this process is the only
-//! writer of the entry. What it keeps in memory beside it may be lost at any time: the token that
-//! was accepted last, how many calls in a row had no answer, and an entry that could not be stored.
-//! It is dropped when another node writes the entry, and when this node's role changes.
+//! writer of the entry. What it keeps in memory beside it may be lost at any time: how many calls
+//! in a row had no answer, and an entry that could not be stored. It is dropped when another node
+//! writes the entry, and when this node's role changes.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,9 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, Utc};
 use lru::LruCache;
 
-use super::Purpose;
 use super::heard::Heard;
-use super::stops::{Admission, Stops};
+use super::stops::{Admission, Caller, Stops};
 use crate::clock::Clock;
 use crate::engine::error::Error;
 use crate::engine::storage;
@@ -39,7 +38,6 @@ struct Shelf {
 
 #[derive(Debug, Default)]
 struct Known {
-    accepted: Option<String>,
     /// Calls in a row without an answer.
     silent: u32,
     /// What storage did not take.
@@ -119,9 +117,7 @@ struct Seen {
 impl Place {
     async fn read(&self) -> Result<Seen, StorageError> {
         let epoch = self.servers.epoch();
-        let (accepted, unsaved) = self
-            .servers
-            .with(&self.key, |it| (it.accepted.clone(), it.unsaved.clone()));
+        let unsaved = self.servers.with(&self.key, |it| it.unsaved.clone());
         if let Some(stops) = unsaved {
             return Ok(Seen {
                 stops,
@@ -133,14 +129,13 @@ impl Place {
         let entry = self.storage.get(&self.key).await?;
         let exists = entry.is_some();
         let decoded = entry.map(|entry| Stops::decode(&self.key, &entry.value));
-        let (mut stops, differs) = match decoded.transpose() {
+        let (stops, differs) = match decoded.transpose() {
             Ok(stops) => (stops.unwrap_or_default(), false),
             Err(error) => {
                 tracing::warn!(server = %self.server, %error, "stops of a server are not readable");
                 (Stops::careful(self.clock.now()), true)
             }
         };
-        stops.remember_accepted(accepted);
         Ok(Seen {
             stops,
             exists,
@@ -154,8 +149,7 @@ impl Place {
 #[derive(Debug)]
 pub(super) struct Waiting {
     place: Place,
-    token: String,
-    purpose: Purpose,
+    caller: Caller,
     seen: Seen,
 }
 
@@ -165,16 +159,11 @@ impl Waiting {
     /// # Errors
     ///
     /// [`Error::Refused`] for a stop, [`Error::BreakerOpen`], or that storage failed.
-    pub(super) async fn begin(
-        place: Place,
-        token: String,
-        purpose: Purpose,
-    ) -> Result<Self, Error> {
+    pub(super) async fn begin(place: Place, caller: Caller) -> Result<Self, Error> {
         let seen = place.read().await?;
         let waiting = Self {
             place,
-            token,
-            purpose,
+            caller,
             seen,
         };
         waiting.admission().map(|_announce| waiting)
@@ -193,14 +182,14 @@ impl Waiting {
         let announce = self.admission()?;
         let mut turn = Turn {
             place: self.place,
-            token: self.token,
+            caller: self.caller,
             seen: self.seen,
             announced: None,
             closed: None,
         };
         if announce {
             let now = turn.now();
-            turn.announced = turn.seen.stops.announce(&turn.token, now);
+            turn.announced = turn.seen.stops.announce(&turn.caller, now);
             turn.write().await?;
         }
         Ok(turn)
@@ -209,7 +198,7 @@ impl Waiting {
     /// Reports whether the call has to be counted before it goes out.
     fn admission(&self) -> Result<bool, Error> {
         let now = self.place.clock.now();
-        match self.seen.stops.admission(&self.token, self.purpose, now) {
+        match self.seen.stops.admission(&self.caller, now) {
             Admission::Free => Ok(false),
             Admission::Announced => Ok(true),
             Admission::Held(refusal) => Err(Error::Refused(refusal)),
@@ -222,8 +211,7 @@ impl Waiting {
 #[derive(Debug)]
 pub(super) struct Turn {
     place: Place,
-    /// Keyed hash of server and token.
-    token: String,
+    caller: Caller,
     seen: Seen,
     /// A call that was counted before it went out, until its answer is known.
     announced: Option<DateTime<Utc>>,
@@ -255,7 +243,7 @@ impl Turn {
             known.silent
         });
         let stops = &mut self.seen.stops;
-        stops.hear(heard, &self.token, announced, silent, now);
+        stops.hear(heard, &self.caller, announced, silent, now);
         self.closed = match heard {
             Heard::Refused => Some(Refusal::Token),
             Heard::Limited => Some(Refusal::RateLimited),
@@ -263,13 +251,9 @@ impl Turn {
             Heard::Nothing(_) if announced.is_some() => Some(Refusal::RateLimited),
             Heard::Nothing(_) | Heard::Accepted | Heard::Other => None,
         };
-        let accepted = stops.accepted().map(str::to_owned);
-        self.place
-            .servers
-            .with(&self.place.key, |known| known.accepted = accepted);
-        // Which token is accepted matters only beside something that is held back.
-        let quiet = self.seen.stops.is_quiet() && !self.seen.exists;
-        if !quiet && (self.seen.stops != before || self.seen.differs) {
+        // An accepted token is stored once: for a server in order that is the only Put.
+        let nothing = self.seen.stops.is_empty() && !self.seen.exists;
+        if !nothing && (self.seen.stops != before || self.seen.differs) {
             self.note_change(&before);
             if let Err(error) = self.write().await {
                 let server = &self.place.server;
@@ -289,8 +273,8 @@ impl Turn {
             key,
             ..
         } = &self.place;
-        let quiet = self.seen.stops.is_quiet();
-        let written = if quiet {
+        let empty = self.seen.stops.is_empty();
+        let written = if empty {
             storage.delete(key).await
         } else {
             let entry = StorageEntry {
@@ -303,7 +287,7 @@ impl Turn {
         servers.written();
         // After an error storage may hold either state: it is written again with the next change.
         self.seen.differs = written.is_err();
-        self.seen.exists = !quiet || written.is_err();
+        self.seen.exists = !empty || written.is_err();
         written?;
         servers.with(key, |known| known.unsaved = None);
         Ok(())
@@ -334,6 +318,7 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
+    use crate::engine::mail::Purpose;
     use crate::logical::MemoryStorage;
     use crate::provider::Trouble;
 
@@ -363,7 +348,21 @@ mod tests {
         }
 
         async fn begin(&self, token: &str, purpose: Purpose) -> Result<Waiting, Error> {
-            Waiting::begin(self.place.clone(), token.to_owned(), purpose).await
+            self.begin_for("acme", token, purpose).await
+        }
+
+        async fn begin_for(
+            &self,
+            tenant: &str,
+            token: &str,
+            purpose: Purpose,
+        ) -> Result<Waiting, Error> {
+            let caller = Caller {
+                token: token.to_owned(),
+                tenant: tenant.to_owned(),
+                purpose,
+            };
+            Waiting::begin(self.place.clone(), caller).await
         }
 
         async fn turn(&self, token: &str) -> Result<Turn, Error> {
@@ -399,7 +398,7 @@ mod tests {
         drop(turn);
         bench.place.servers = Servers::default();
         held(bench.turn("stale").await, Refusal::Token);
-        bench.minutes(60);
+        bench.minutes(62);
         // Counted in storage before the call: whether it went out is nothing a crash can hide.
         let turn = bench.turn("stale").await.unwrap();
         assert_ne!(turn.announced, None);
@@ -412,30 +411,45 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_in_order_costs_no_put_and_a_cleared_one_leaves_no_entry() {
-        let bench = Bench::new();
-        for heard in [
-            Heard::Accepted,
-            Heard::Other,
-            Heard::Nothing(Trouble::Timeout),
-        ] {
+    async fn an_accepted_token_is_stored_once_and_known_after_a_restart() {
+        let mut bench = Bench::new();
+        for heard in [Heard::Other, Heard::Nothing(Trouble::Timeout)] {
             bench.turn("good").await.unwrap().hear(heard).await;
             assert_eq!(bench.stored().await, None);
         }
-        bench
-            .turn("stale")
-            .await
-            .unwrap()
-            .hear(Heard::Refused)
-            .await;
-        bench.minutes(62);
-        bench
-            .turn("stale")
-            .await
-            .unwrap()
-            .hear(Heard::Accepted)
-            .await;
-        assert_eq!(bench.stored().await, None);
+        let mut turn = bench.turn("good").await.unwrap();
+        turn.hear(Heard::Accepted).await;
+        drop(turn);
+        assert_eq!(bench.stored().await.unwrap().accepted(), Some("good"));
+        // No further Put could succeed; one that was tried would be kept to be written later.
+        bench.storage.set_read_only(true);
+        for _ in 0..3 {
+            bench.place.servers = Servers::default();
+            for heard in [Heard::Accepted, Heard::Other, Heard::Accepted] {
+                bench.turn("good").await.unwrap().hear(heard).await;
+            }
+            let unsaved = |known: &mut Known| known.unsaved.is_some();
+            assert!(!bench.place.servers.with(&bench.place.key, unsaved));
+        }
+        bench.storage.set_read_only(false);
+        bench.place.servers = Servers::default();
+        for number in 0..5 {
+            let token = format!("wrong-{number}");
+            let begun = bench.begin_for("evil", &token, Purpose::Request).await;
+            if let Ok(waiting) = begun {
+                waiting.admit().await.unwrap().hear(Heard::Refused).await;
+            }
+        }
+        bench.place.servers = Servers::default();
+        for purpose in [Purpose::Automatic, Purpose::Request, Purpose::Reset] {
+            let waiting = bench.begin("good", purpose).await.unwrap();
+            assert_eq!(waiting.admit().await.unwrap().announced, None);
+        }
+        // The token was changed at the server, and nobody saw the old one refused.
+        let waiting = bench.begin("new", Purpose::Reset).await.unwrap();
+        waiting.admit().await.unwrap().hear(Heard::Accepted).await;
+        assert_eq!(bench.stored().await.unwrap().accepted(), Some("new"));
+        assert!(bench.begin("new", Purpose::Automatic).await.is_ok());
     }
 
     #[tokio::test]
@@ -495,7 +509,7 @@ mod tests {
         assert!(matches!(error, Error::BreakerOpen), "{error}");
         let waiting = bench.begin("good", Purpose::Request).await.unwrap();
         waiting.admit().await.unwrap().hear(Heard::Accepted).await;
-        assert_eq!(bench.stored().await, None);
+        assert!(!bench.stored().await.unwrap().holding().breaker);
         assert!(bench.begin("good", Purpose::Automatic).await.is_ok());
     }
 

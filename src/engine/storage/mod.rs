@@ -7,7 +7,7 @@
 //! | `due/<yyyymmdd>/<tenant>` | pointer: the UTC day of the next rotation or notice |
 //! | `account/<hash>` | pointer: which tenant owns a mail account |
 //! | `trail/<tenant>/<seq>` | events that left the record |
-//! | `server/<hash>` | what is held back from a mail server: refused tokens, limiter, breaker |
+//! | `server/<hash>` | a mail server: accepted and refused tokens, limiter, breaker |
 //! | `config` | the mount's settings |
 //! | `mountlog` | the mount's own events |
 //! | `keyring`, `keyring-copy` | the keys, seal-wrapped |

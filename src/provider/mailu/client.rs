@@ -172,8 +172,16 @@ impl MailProvider for MailuClient {
         let path = format!("/tokenuser/{account}");
         let answer = match self.read(&path, MAX_TOKEN_LIST).await {
             Ok(answer) => answer,
-            // What the 2.0 line, which has no tokens, answers to any unknown path.
-            Err(ReadError::Refused(Refusal::NoApi)) => return Ok(None),
+            // What the 2.0 line, which has no tokens, answers to any unknown path; and what any
+            // front may answer for a while. Who believed that would leave the tokens alive.
+            Err(ReadError::Refused(Refusal::NoApi)) => {
+                return match self.server_version().await {
+                    ServerVersion::Mailu20 => Ok(None),
+                    ServerVersion::Mailu2024 | ServerVersion::Unknown => {
+                        Err(ReadError::Trouble(Trouble::Unintelligible))
+                    }
+                };
+            }
             Err(error) => return Err(error),
         };
         api::app_tokens(&answer.body)

@@ -230,7 +230,10 @@ fn original(base: &Base, kind: Kind) -> Value {
         }
         Kind::Stops => json!({
             "schema": 1,
-            "refused": ["2026-09-21T14:13:20Z", "2026-09-21T14:13:20.500Z"],
+            "refused": [
+                { "at": "2026-09-21T14:13:20Z", "charged": "02", "reset": false },
+                { "at": "2026-09-21T14:13:20.500Z", "charged": null, "reset": true },
+            ],
             "tokens": [{ "token": "00", "tried_at": "2026-09-21T14:13:20Z" }],
             "accepted": "01",
             "limited": { "tried_at": "2026-09-21T14:13:20Z", "times": 1 },

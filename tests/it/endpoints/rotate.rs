@@ -293,7 +293,7 @@ async fn a_token_refused_after_an_unknown_outcome_is_said_and_not_tried_again() 
     rig.mailu.set_token(rig.mailu.token());
     rotate(&rig).await.fails(400, "mailu_token_refused");
     assert_eq!(rig.mailu.journal().len(), calls + 1, "it is known");
-    rig.later(3600);
+    rig.later(3720);
     rotate(&rig).await.ok();
     assert_eq!(rig.settled().await, candidates[0]);
 }

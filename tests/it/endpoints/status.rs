@@ -29,7 +29,7 @@ async fn from_nothing_to_a_failure_with_a_hint() {
         assert_eq!(status.get("last_attempt"), "2026-09-21T15:13:20Z");
     }
     rig.mailu.set_token(rig.mailu.token());
-    rig.later(3600);
+    rig.later(3720);
     rig.write("acme/rotate", json!({})).await.ok();
     assert_eq!(
         rig.read("acme/status").await.get("last_error"),

@@ -9,18 +9,25 @@
 //!
 //! The three calls are shared so that nobody waits for the wrong tokens of others:
 //!
-//! - the token that the server accepted last may always call; while there is one, other tokens
-//!   together may be refused twice, which leaves the third refusal to it;
+//! - the token that the server accepted last may always call; it is stored, so that it is known
+//!   after a restart as well. While there is one, one of the three refusals is left to it;
+//! - another one is left to emergency resets;
+//! - one tenant's new tokens may not use up what all new tokens have: the last call is left to the
+//!   other tenants, and for half an hour longer than a refused call counts;
 //! - a refused token is tried again as a probe, once an hour (by an emergency reset, once per
 //!   15 minutes), and only if that leaves a call to a token that was not refused yet: a corrected
-//!   token works at once.
+//!   token works at once. Beside an accepted token there is no second call to leave, and a probe
+//!   every three hours is enough.
 //!
 //! A call that may be refused while one was within the hour is counted in storage before it goes
 //! out and taken back when it was not refused: no crash forgets it. Only the first refusal of an
 //! hour, of a token that nothing speaks against, is counted after it: counting before would cost
 //! every healthy call a Put.
 //!
-//! Everything here is a function of the stored entry and the time it is given.
+//! Everything here is a function of the stored entry and the time it is given. What may go out is
+//! decided in [`admission`].
+
+mod admission;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -29,21 +36,19 @@ use super::Purpose;
 use super::heard::Heard;
 use crate::engine::error::Error;
 use crate::engine::storage;
-use crate::provider::Refusal;
+
+pub(super) use admission::Admission;
 
 /// How long a refused call counts: an hour, and what a slow call takes from being counted to
 /// arriving, at most.
 const COUNTED: TimeDelta = TimeDelta::minutes(62);
 /// Refused calls in that time.
 const MOST_REFUSED: usize = 3;
-/// Instants an entry may hold: more than are ever counted.
-const MOST_KEPT: usize = 2 * MOST_REFUSED;
-/// How long a refused token rests.
-const PROBE: TimeDelta = TimeDelta::hours(1);
-/// How long an emergency reset waits instead, for a refused token and for the limiter.
-const RESET_PROBE: TimeDelta = TimeDelta::minutes(15);
-/// Minutes without a call after the first, second, ... 429 in a row.
-const LIMITED_MINUTES: [i64; 4] = [5, 15, 30, 60];
+/// How long a tenant is charged for a refused new token: until the others had half an hour in
+/// which the call was free again. A tenant that loops is not always the first.
+const CHARGED: TimeDelta = TimeDelta::minutes(62 + 30);
+/// Refused calls an entry may hold: more than are ever looked at.
+const MOST_KEPT: usize = 3 * MOST_REFUSED;
 /// This many calls in a row without any answer trip the breaker.
 const TRIPS_AT: u32 = 3;
 /// Minutes the breaker stays open, the first time, the second time in a row, ...
@@ -59,16 +64,27 @@ const REMEMBERED: TimeDelta = TimeDelta::days(30);
 #[serde(deny_unknown_fields)]
 pub(in crate::engine) struct Stops {
     schema: u32,
-    /// When calls were refused, or may have been: those of the last hour.
-    refused: Vec<DateTime<Utc>>,
+    /// Calls that were refused, or may have been: those of the last hour and a half.
+    refused: Vec<RefusedCall>,
     /// The refused tokens.
     tokens: Vec<StoppedToken>,
-    /// Keyed hash of the token that was accepted last, as far as that matters here.
+    /// Keyed hash of the token that was accepted last, unless it was refused since.
     accepted: Option<String>,
     /// Set while the server's limiter refuses every token.
     limited: Option<Limited>,
     /// Set while the server gives no answers.
     breaker: Option<Breaker>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RefusedCall {
+    at: DateTime<Utc>,
+    /// Keyed hash of the tenant that pays: it brought a new token, or its reset tried a refused
+    /// one beside an accepted one.
+    charged: Option<String>,
+    /// Whether it was made by an emergency reset.
+    reset: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +111,16 @@ struct Breaker {
     times: u32,
 }
 
+/// Who calls.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    /// Keyed hash of server and token.
+    pub(super) token: String,
+    /// Keyed hash of server and tenant.
+    pub(super) tenant: String,
+    pub(super) purpose: Purpose,
+}
+
 /// What is held back, in short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Holding {
@@ -104,19 +130,6 @@ pub(super) struct Holding {
     pub(super) limited: bool,
     /// Whether the breaker tripped.
     pub(super) breaker: bool,
-}
-
-/// Whether a call may go out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Admission {
-    /// As if nothing were stored.
-    Free,
-    /// Only after [`Stops::announce`] was stored.
-    Announced,
-    /// Not now: what the server would answer, or answered.
-    Held(Refusal),
-    /// The breaker is open.
-    Open,
 }
 
 impl Default for Stops {
@@ -149,14 +162,19 @@ impl Stops {
     /// call was refused just now. That stops no token, and has every uncertain call counted.
     pub(super) fn careful(now: DateTime<Utc>) -> Self {
         Self {
-            refused: vec![now],
+            refused: vec![RefusedCall {
+                at: now,
+                charged: None,
+                reset: false,
+            }],
             ..Self::default()
         }
     }
 
-    /// Reports whether nothing is held back: such an entry need not be stored.
-    pub(super) const fn is_quiet(&self) -> bool {
-        self.refused.is_empty()
+    /// Reports whether nothing is known: such an entry need not be stored.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.accepted.is_none()
+            && self.refused.is_empty()
             && self.tokens.is_empty()
             && self.limited.is_none()
             && self.breaker.is_none()
@@ -171,69 +189,59 @@ impl Stops {
         }
     }
 
-    /// Takes up what this process remembers better than the entry.
-    pub(super) fn remember_accepted(&mut self, token: Option<String>) {
-        if token.is_some() {
-            self.accepted = token;
-        }
-    }
-
     /// Returns the token that was accepted last.
+    #[cfg(test)]
     pub(super) fn accepted(&self) -> Option<&str> {
         self.accepted.as_deref()
     }
 
-    /// Decides on a call with `token`, which is its keyed hash.
-    pub(super) fn admission(&self, token: &str, purpose: Purpose, now: DateTime<Utc>) -> Admission {
-        if purpose == Purpose::Automatic && self.is_open(now) {
-            return Admission::Open;
-        }
-        let probing = match &self.limited {
-            Some(limited) if !limited.may_try(purpose, now) => {
-                return Admission::Held(Refusal::RateLimited);
-            }
-            limited => limited.is_some(),
-        };
-        let refused = self.refused_within_the_hour(now);
-        let good = self.accepted.as_deref();
-        // What the accepted token may need is nobody else's.
-        let most = MOST_REFUSED - usize::from(good.is_some());
-        if good == Some(token) {
-            if probing {
-                Admission::Announced
-            } else {
-                Admission::Free
-            }
-        } else if let Some(stopped) = self.tokens.iter().find(|it| it.token == token) {
-            // One call stays for a token that was not refused yet.
-            if rested(stopped.tried_at, probe_interval(purpose), now) && refused + 1 < most {
-                Admission::Announced
-            } else {
-                Admission::Held(Refusal::Token)
-            }
-        } else if refused >= most {
-            Admission::Held(Refusal::RateLimited)
-        } else if refused == 0 && !probing {
-            Admission::Free
-        } else {
-            Admission::Announced
-        }
+    fn is_accepted(&self, token: &str) -> bool {
+        self.accepted.as_deref() == Some(token)
+    }
+
+    fn stopped(&self, token: &str) -> Option<&StoppedToken> {
+        self.tokens.iter().find(|it| it.token == token)
     }
 
     /// Counts a call that goes out as soon as this is stored. Returns by what it is found again.
-    pub(super) fn announce(&mut self, token: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    pub(super) fn announce(
+        &mut self,
+        caller: &Caller,
+        now: DateTime<Utc>,
+    ) -> Option<DateTime<Utc>> {
         self.prune(now);
+        let call = self.refused_call(caller, now);
         if let Some(limited) = &mut self.limited {
             limited.tried_at = now;
         }
-        if let Some(stopped) = self.tokens.iter_mut().find(|it| it.token == token) {
+        let tried = |it: &&mut StoppedToken| it.token == caller.token;
+        if let Some(stopped) = self.tokens.iter_mut().find(tried) {
             stopped.tried_at = now;
         }
-        if self.accepted.as_deref() == Some(token) {
+        if self.is_accepted(&caller.token) {
             return None;
         }
-        self.refused.push(now);
+        self.refused.push(call);
         Some(now)
+    }
+
+    /// What a call is if it is refused.
+    fn refused_call(&self, caller: &Caller, now: DateTime<Utc>) -> RefusedCall {
+        let reset = caller.purpose == Purpose::Reset;
+        let charged = if self.is_accepted(&caller.token) {
+            false
+        } else if self.stopped(&caller.token).is_some() {
+            // Where another token is accepted there is no call to spare. Elsewhere the next token
+            // is likely to be the corrected one.
+            reset && self.accepted.is_some()
+        } else {
+            true
+        };
+        RefusedCall {
+            at: now,
+            charged: charged.then(|| caller.tenant.clone()),
+            reset,
+        }
     }
 
     /// Takes up what a call came to. `announced` is what [`Stops::announce`] returned for it,
@@ -241,23 +249,27 @@ impl Stops {
     pub(super) fn hear(
         &mut self,
         heard: Heard,
-        token: &str,
+        caller: &Caller,
         announced: Option<DateTime<Utc>>,
         silent: u32,
         now: DateTime<Utc>,
     ) {
         self.prune(now);
+        let token = caller.token.as_str();
         match heard {
             Heard::Accepted => {
                 self.take_back(announced);
                 self.tokens.retain(|it| it.token != token);
-                self.accepted = Some(token.to_owned());
+                if !self.is_accepted(token) {
+                    self.accepted = Some(token.to_owned());
+                }
                 self.limited = None;
                 self.breaker = None;
             }
             Heard::Refused => {
                 if announced.is_none() {
-                    self.refused.push(now);
+                    let call = self.refused_call(caller, now);
+                    self.refused.push(call);
                 }
                 self.stop(token, announced.unwrap_or(now));
                 // The limiter would have answered before the token was looked at.
@@ -310,7 +322,7 @@ impl Stops {
     }
 
     fn stop(&mut self, token: &str, tried_at: DateTime<Utc>) {
-        if self.accepted.as_deref() == Some(token) {
+        if self.is_accepted(token) {
             self.accepted = None;
         }
         self.tokens.retain(|it| it.token != token);
@@ -322,20 +334,25 @@ impl Stops {
     }
 
     fn take_back(&mut self, announced: Option<DateTime<Utc>>) {
-        let found = self.refused.iter().position(|at| Some(*at) == announced);
+        let is_it = |call: &RefusedCall| Some(call.at) == announced;
+        let found = self.refused.iter().rposition(is_it);
         if let Some(place) = found {
             self.refused.remove(place);
         }
     }
 
-    fn refused_within_the_hour(&self, now: DateTime<Utc>) -> usize {
-        let recent = |at: &&DateTime<Utc>| !rested(**at, COUNTED, now);
-        self.refused.iter().filter(recent).count()
+    fn refused_within(
+        &self,
+        time: TimeDelta,
+        now: DateTime<Utc>,
+    ) -> impl Iterator<Item = &RefusedCall> {
+        let recent = move |call: &&RefusedCall| !rested(call.at, time, now);
+        self.refused.iter().filter(recent)
     }
 
     /// Drops what has no effect any more.
     fn prune(&mut self, now: DateTime<Utc>) {
-        self.refused.retain(|at| !rested(*at, COUNTED, now));
+        self.refused.retain(|call| !rested(call.at, CHARGED, now));
         self.tokens
             .retain(|it| !rested(it.tried_at, REMEMBERED, now));
     }
@@ -344,22 +361,9 @@ impl Stops {
         self.tokens.sort_by_key(|it| it.tried_at);
         let surplus = self.tokens.len().saturating_sub(MOST_TOKENS);
         self.tokens.drain(..surplus);
-        self.refused.sort();
+        self.refused.sort_by_key(|call| call.at);
         let surplus = self.refused.len().saturating_sub(MOST_KEPT);
         self.refused.drain(..surplus);
-    }
-}
-
-impl Limited {
-    fn may_try(&self, purpose: Purpose, now: DateTime<Utc>) -> bool {
-        let step = usize::try_from(self.times.saturating_sub(1)).unwrap_or(usize::MAX);
-        let minutes = LIMITED_MINUTES.get(step).or(LIMITED_MINUTES.last());
-        let wait = TimeDelta::minutes(minutes.copied().unwrap_or(60));
-        let wait = match purpose {
-            Purpose::Reset => wait.min(RESET_PROBE),
-            Purpose::Automatic | Purpose::Request => wait,
-        };
-        rested(self.tried_at, wait, now)
     }
 }
 
@@ -378,17 +382,10 @@ fn rested(at: DateTime<Utc>, wait: TimeDelta, now: DateTime<Utc>) -> bool {
     (now - at).abs() >= wait
 }
 
-const fn probe_interval(purpose: Purpose) -> TimeDelta {
-    match purpose {
-        Purpose::Reset => RESET_PROBE,
-        Purpose::Automatic | Purpose::Request => PROBE,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::Trouble;
+    use crate::provider::{Refusal, Trouble};
 
     const HOUR: i64 = 60;
 
@@ -403,17 +400,55 @@ mod tests {
         DateTime::from_timestamp(1_790_000_000 + minute * 60, 0).unwrap()
     }
 
+    fn caller(token: &str, tenant: &str, purpose: Purpose) -> Caller {
+        Caller {
+            token: token.to_owned(),
+            tenant: tenant.to_owned(),
+            purpose,
+        }
+    }
+
     impl Bench {
+        /// A server that accepts `good`.
+        fn in_order() -> Self {
+            let mut bench = Self::default();
+            assert!(bench.call("good", Purpose::Request, 0, Heard::Accepted));
+            bench
+        }
+
         fn admission(&self, token: &str, purpose: Purpose, minute: i64) -> Admission {
-            self.stops.admission(token, purpose, at(minute))
+            self.admission_of("acme", token, purpose, minute)
+        }
+
+        fn admission_of(
+            &self,
+            tenant: &str,
+            token: &str,
+            purpose: Purpose,
+            minute: i64,
+        ) -> Admission {
+            let caller = caller(token, tenant, purpose);
+            self.stops.admission(&caller, at(minute))
+        }
+
+        fn call(&mut self, token: &str, purpose: Purpose, minute: i64, heard: Heard) -> bool {
+            self.call_of("acme", token, purpose, minute, heard)
         }
 
         /// Makes a call if it may be made; returns whether it was.
-        fn call(&mut self, token: &str, purpose: Purpose, minute: i64, heard: Heard) -> bool {
+        fn call_of(
+            &mut self,
+            tenant: &str,
+            token: &str,
+            purpose: Purpose,
+            minute: i64,
+            heard: Heard,
+        ) -> bool {
             let now = at(minute);
-            let announced = match self.stops.admission(token, purpose, now) {
+            let caller = caller(token, tenant, purpose);
+            let announced = match self.stops.admission(&caller, now) {
                 Admission::Free => None,
-                Admission::Announced => self.stops.announce(token, now),
+                Admission::Announced => self.stops.announce(&caller, now),
                 Admission::Held(_) | Admission::Open => return false,
             };
             self.silent = if heard.is_silence() {
@@ -422,25 +457,36 @@ mod tests {
                 0
             };
             let silent = self.silent;
-            self.stops.hear(heard, token, announced, silent, now);
+            self.stops.hear(heard, &caller, announced, silent, now);
             // What is stored is what it was.
             let bytes = storage::encode(&self.stops).unwrap();
             assert_eq!(Stops::decode("server/x", &bytes).unwrap(), self.stops);
-            assert!(bytes.len() < 3_000, "{}", bytes.len());
+            assert!(bytes.len() < 4_000, "{}", bytes.len());
             true
+        }
+
+        /// Reports whether nothing is held back.
+        fn is_quiet(&self) -> bool {
+            let mut stops = self.stops.clone();
+            stops.accepted = None;
+            stops.is_empty()
         }
     }
 
     #[test]
-    fn a_healthy_server_leaves_nothing_to_store() {
+    fn of_a_healthy_server_its_token_is_known_and_nothing_changes() {
         let mut bench = Bench::default();
+        let known = Stops {
+            accepted: Some(String::from("good")),
+            ..Stops::default()
+        };
         for minute in 0..3 {
             assert_eq!(
                 bench.admission("good", Purpose::Automatic, minute),
                 Admission::Free
             );
             assert!(bench.call("good", Purpose::Request, minute, Heard::Accepted));
-            assert!(bench.stops.is_quiet());
+            assert_eq!(bench.stops, known);
         }
         bench.call("good", Purpose::Request, 3, Heard::Other);
         bench.call(
@@ -449,7 +495,7 @@ mod tests {
             3,
             Heard::Nothing(Trouble::Timeout),
         );
-        assert!(bench.stops.is_quiet());
+        assert_eq!(bench.stops, known);
     }
 
     #[test]
@@ -459,9 +505,10 @@ mod tests {
         assert!(bench.call("stale", Purpose::Request, 0, Heard::Refused));
         for (purpose, minute, admission) in [
             (Purpose::Request, 0, Held(Refusal::Token)),
-            (Purpose::Automatic, 59, Held(Refusal::Token)),
-            (Purpose::Automatic, 60, Announced),
-            (Purpose::Request, 60, Announced),
+            (Purpose::Automatic, 61, Held(Refusal::Token)),
+            // Its own call has to be free again: another is left to a corrected one.
+            (Purpose::Automatic, 62, Announced),
+            (Purpose::Request, 62, Announced),
             (Purpose::Reset, 14, Held(Refusal::Token)),
             (Purpose::Reset, 15, Announced),
         ] {
@@ -469,11 +516,11 @@ mod tests {
             assert_eq!(found, admission, "{purpose:?} {minute}");
         }
         let mut probed = bench.clone();
-        assert!(probed.call("stale", Purpose::Request, 60, Heard::Refused));
-        assert!(!probed.call("stale", Purpose::Request, 61, Heard::Refused));
-        assert!(bench.call("stale", Purpose::Request, 60, Heard::Accepted));
+        assert!(probed.call("stale", Purpose::Request, 62, Heard::Refused));
+        assert!(!probed.call("stale", Purpose::Request, 63, Heard::Refused));
+        assert!(bench.call("stale", Purpose::Request, 62, Heard::Accepted));
         assert_eq!(
-            bench.admission("stale", Purpose::Automatic, 61),
+            bench.admission("stale", Purpose::Automatic, 63),
             Admission::Free
         );
     }
@@ -501,14 +548,15 @@ mod tests {
     #[test]
     fn three_refused_calls_an_hour_and_never_a_fourth() {
         const PURPOSES: [Purpose; 3] = [Purpose::Automatic, Purpose::Request, Purpose::Reset];
-        for (tokens, good_until, forgets) in [
-            (1, 0, false),
-            (5, 0, false),
-            (5, 300, false),
-            (5, 300, true),
-            (10_000, 0, false),
-            (10_000, 300, false),
-            (10_000, 300, true),
+        for (tokens, tenants, good_until, forgets) in [
+            (1, 1, 0, false),
+            (5, 5, 0, false),
+            (5, 5, 300, false),
+            (5, 5, 300, true),
+            (10_000, 1, 300, false),
+            (10_000, 4, 0, false),
+            (10_000, 4, 300, false),
+            (10_000, 10_000, 300, true),
         ] {
             let mut bench = Bench::default();
             let mut refused = Vec::new();
@@ -526,7 +574,9 @@ mod tests {
                 }
                 let token = format!("wrong-{}", minute % tokens);
                 let turn = usize::try_from(minute).unwrap();
-                if bench.call(&token, PURPOSES[turn % 3], minute, Heard::Refused) {
+                let tenant = format!("tenant-{}", minute % tenants);
+                let purpose = PURPOSES[turn % 3];
+                if bench.call_of(&tenant, &token, purpose, minute, Heard::Refused) {
                     refused.push(minute);
                 }
                 if forgets {
@@ -545,19 +595,22 @@ mod tests {
 
     #[test]
     fn a_new_token_waits_only_for_refused_calls() {
-        let mut bench = Bench::default();
-        for token in ["a", "b", "c"] {
-            assert!(bench.call(token, Purpose::Request, 0, Heard::Refused));
-        }
+        use Purpose::{Automatic, Request, Reset};
         let held = Admission::Held(Refusal::RateLimited);
-        assert_eq!(bench.admission("right", Purpose::Reset, 61), held);
-        assert_eq!(
-            bench.admission("right", Purpose::Request, 62),
-            Admission::Free
-        );
+        let mut bench = Bench::default();
+        for (tenant, token) in [("acme", "a"), ("globex", "b")] {
+            assert!(bench.call_of(tenant, token, Request, 0, Heard::Refused));
+        }
+        for purpose in [Automatic, Request] {
+            assert_eq!(bench.admission_of("hooli", "right", purpose, 61), held);
+        }
+        assert!(bench.call_of("initech", "c", Reset, 0, Heard::Refused));
+        assert_eq!(bench.admission_of("hooli", "right", Reset, 61), held);
+        let later = bench.admission_of("hooli", "right", Request, 62);
+        assert_eq!(later, Admission::Free);
         // What was not refused is taken back, and what may have been is not.
         let mut bench = Bench::default();
-        bench.call("a", Purpose::Request, 0, Heard::Refused);
+        bench.call("a", Request, 0, Heard::Refused);
         for heard in [
             Heard::Accepted,
             Heard::Limited,
@@ -565,11 +618,113 @@ mod tests {
             Heard::Nothing(Trouble::Unreachable),
         ] {
             let mut bench = bench.clone();
-            assert!(bench.call("b", Purpose::Request, 1, heard));
+            assert!(bench.call("b", Request, 1, heard));
             assert_eq!(bench.stops.refused.len(), 1, "{heard:?}");
         }
-        bench.call("b", Purpose::Request, 1, Heard::Nothing(Trouble::Timeout));
+        bench.call("b", Request, 1, Heard::Nothing(Trouble::Timeout));
         assert_eq!(bench.stops.refused.len(), 2);
+    }
+
+    /// Somebody brings one wrong token after the other.
+    #[test]
+    fn one_tenants_new_tokens_leave_a_call_to_the_others_and_one_to_resets() {
+        use Purpose::{Request, Reset};
+        let held = Admission::Held(Refusal::RateLimited);
+        for purpose in [Request, Reset] {
+            for mut bench in [Bench::default(), Bench::in_order()] {
+                let accepts = bench.stops.accepted.is_some();
+                let mut refused = 0;
+                for minute in 0..60 {
+                    let token = format!("wrong-{minute}");
+                    refused +=
+                        usize::from(bench.call_of("evil", &token, purpose, minute, Heard::Refused));
+                }
+                assert_eq!(refused, if accepts { 1 } else { 2 });
+                let known = bench.admission_of("acme", "good", Request, 60);
+                // After a restart as well: it is stored.
+                assert!(!accepts || known == Admission::Free);
+                for tried in [Reset, Request] {
+                    let mut bench = bench.clone();
+                    let new = bench.admission_of("acme", "new", tried, 60);
+                    // What is left to resets is not for requests.
+                    let used = purpose == Request && tried == Request;
+                    assert_eq!(new, if used { held } else { Admission::Announced });
+                    if !used {
+                        assert!(bench.call_of("acme", "new", tried, 60, Heard::Accepted));
+                        let now = bench.admission_of("acme", "new", Request, 60);
+                        assert_eq!(now, Admission::Free);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_tenant_that_resets_with_wrong_tokens_does_not_take_the_others_call_either() {
+        let mut bench = Bench::in_order();
+        let mut refused = 0;
+        for minute in 0..24 * HOUR {
+            for (token, purpose) in [
+                ("wrong", Purpose::Reset),
+                ("wrong", Purpose::Request),
+                ("other", Purpose::Reset),
+                ("other", Purpose::Request),
+            ] {
+                let made = bench.call_of("evil", token, purpose, minute, Heard::Refused);
+                refused += usize::from(made);
+            }
+            let new = bench.admission_of("acme", "new", Purpose::Reset, minute);
+            let works = matches!(new, Admission::Free | Admission::Announced);
+            assert!(works, "{minute}");
+        }
+        assert!(refused > 8, "{refused}");
+    }
+
+    #[test]
+    fn a_looping_tenant_is_not_the_first_when_a_call_is_free_again() {
+        let mut bench = Bench::in_order();
+        let mut made = Vec::new();
+        for minute in 0..300 {
+            let token = format!("wrong-{minute}");
+            if bench.call_of("evil", &token, Purpose::Request, minute, Heard::Refused) {
+                made.push(minute);
+            }
+            let other = bench.admission_of("acme", "new", Purpose::Request, minute);
+            let free = made.last().is_some_and(|last| minute - last >= 62);
+            assert_eq!(other == Admission::Free, free, "{minute}");
+        }
+        assert_eq!(made, [0, 92, 184, 276]);
+    }
+
+    #[test]
+    fn a_refused_token_is_tried_beside_an_accepted_one_and_leaves_calls_to_new_ones() {
+        let mut bench = Bench::in_order();
+        let mut probes = Vec::new();
+        for minute in 0..20 * HOUR {
+            for token in ["stale", "staler"] {
+                if bench.call(token, Purpose::Automatic, minute, Heard::Refused) {
+                    probes.push(minute);
+                }
+            }
+        }
+        assert!(probes.len() >= 6, "{probes:?}");
+        let pauses = probes.windows(2).map(|pair| pair[1] - pair[0]);
+        assert!(pauses.skip(1).all(|pause| pause >= 180), "{probes:?}");
+    }
+
+    /// The token may be right again: an emergency does not wait an hour to know.
+    #[test]
+    fn a_reset_tries_a_refused_token_with_the_call_that_is_its_own() {
+        let mut bench = Bench::default();
+        for (tenant, token) in [("acme", "stale"), ("evil", "wrong")] {
+            assert!(bench.call_of(tenant, token, Purpose::Request, 0, Heard::Refused));
+        }
+        let held = Admission::Held(Refusal::Token);
+        assert_eq!(bench.admission("stale", Purpose::Reset, 14), held);
+        let mut right = bench.clone();
+        assert!(right.call("stale", Purpose::Reset, 15, Heard::Accepted));
+        assert!(bench.call("stale", Purpose::Reset, 15, Heard::Refused));
+        assert_eq!(bench.admission("stale", Purpose::Reset, 30), held);
     }
 
     #[test]
@@ -593,13 +748,14 @@ mod tests {
         }
         // A try that a crash forgot the answer of was a try.
         let mut crashed = bench.clone();
-        assert_eq!(crashed.stops.announce("good", at(minute)), None);
+        let good = caller("good", "acme", Purpose::Request);
+        assert_eq!(crashed.stops.announce(&good, at(minute)), None);
         assert_eq!(
             crashed.admission("good", Purpose::Request, minute + 59),
             held
         );
         assert!(bench.call("good", Purpose::Request, minute, Heard::Accepted));
-        assert!(bench.stops.is_quiet());
+        assert!(bench.is_quiet());
     }
 
     #[test]
@@ -608,7 +764,7 @@ mod tests {
         let mut bench = Bench::default();
         for _ in 0..2 {
             bench.call("good", Purpose::Automatic, 0, silence);
-            assert!(bench.stops.is_quiet());
+            assert!(bench.is_quiet());
         }
         let mut minute = 0;
         for open in [1, 2, 4, 8, 10, 10] {
@@ -623,7 +779,8 @@ mod tests {
             ] {
                 // A second before its end: in seconds, minutes are too coarse.
                 let now = at(minute + open) - TimeDelta::seconds(1);
-                assert_eq!(bench.stops.admission("good", purpose, now), admission);
+                let caller = caller("good", "acme", purpose);
+                assert_eq!(bench.stops.admission(&caller, now), admission);
             }
             minute += open;
             let now = bench.admission("good", Purpose::Automatic, minute);
@@ -646,7 +803,7 @@ mod tests {
                 bench.call("good", Purpose::Automatic, 0, Heard::Nothing(trouble));
             }
         }
-        assert!(bench.stops.is_quiet());
+        assert!(bench.is_quiet());
     }
 
     #[test]
@@ -658,7 +815,7 @@ mod tests {
             bench.call(token, Purpose::Request, future, Heard::Refused);
         }
         for _ in 0..3 {
-            bench.call("d", Purpose::Request, future + 62, silence);
+            bench.call("d", Purpose::Request, future + 92, silence);
         }
         bench.stops.limited = Some(Limited {
             tried_at: at(future),
@@ -682,7 +839,8 @@ mod tests {
             r#"{"schema":0}"#,
             r#"{"schema":2,"refused":[],"tokens":[],"accepted":null,"limited":null,"breaker":null}"#,
             r#"{"schema":1,"refused":[],"tokens":[],"accepted":null,"limited":null,"breaker":null,"x":1}"#,
-            r#"{"schema":1,"refused":["soon"],"tokens":[],"accepted":null,"limited":null,"breaker":null}"#,
+            r#"{"schema":1,"refused":["2026-09-21T14:13:20Z"],"tokens":[],"accepted":null,"limited":null,"breaker":null}"#,
+            r#"{"schema":1,"refused":[{"at":"soon","charged":null,"reset":false}],"tokens":[],"accepted":null,"limited":null,"breaker":null}"#,
         ] {
             assert!(
                 Stops::decode("server/x", bytes.as_bytes()).is_err(),
@@ -690,12 +848,11 @@ mod tests {
             );
         }
         let careful = Stops::careful(at(0));
-        assert_eq!(
-            careful.admission("any", Purpose::Automatic, at(0)),
-            Admission::Announced
-        );
+        let any = caller("any", "acme", Purpose::Automatic);
+        assert_eq!(careful.admission(&any, at(0)), Admission::Announced);
+        let call = careful.refused[0].clone();
         let larger_than_any = Stops {
-            refused: vec![at(0); 7],
+            refused: vec![call; 10],
             ..Stops::default()
         };
         let bytes = storage::encode(&larger_than_any).unwrap();
@@ -717,6 +874,6 @@ mod tests {
         );
         let much_later = 1_000 + 31 * 24 * HOUR;
         bench.call("good", Purpose::Request, much_later, Heard::Accepted);
-        assert!(bench.stops.is_quiet());
+        assert!(bench.is_quiet());
     }
 }
