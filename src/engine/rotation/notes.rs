@@ -130,6 +130,10 @@ pub(in crate::engine) fn note_drift(
     {
         // The graver of the two stays until a person has decided.
         drift.live_version = live_version;
+        // What was sent over it was looked at.
+        if let Some(sent) = last_sent {
+            drift.since = drift.since.max(sent);
+        }
         return Ok(());
     }
     if let Some(drift) = credential.drift.as_mut()

@@ -624,3 +624,25 @@ async fn an_acknowledgement_that_nobody_could_check_is_checked_later() {
     rig.tick().await;
     assert_eq!(rig.read("acme/admin").await.get("proof"), "hash");
 }
+
+#[tokio::test]
+async fn a_change_that_a_lie_stopped_behind_a_stranger_waits_for_a_person() {
+    let mut rig = Rig::created().await;
+    let earlier = rig.storage.snapshot();
+    let order = json!({ "incident_id": "INC-1", "reason": "x" });
+    rig.write("acme/reset", order).await.ok();
+    rig.storage.restore(&earlier);
+    rig.restart();
+    rig.mailu.fault(Rule::new(Fault::Lie).method("PATCH"));
+    rig.write("acme/rotate", json!({}))
+        .await
+        .fails(409, "drift");
+    for _ in 0..3 {
+        assert_eq!(rig.read("acme/admin").await.get("state"), "drift");
+        rig.later(3600);
+        rig.tick().await;
+        assert_eq!(next_work(&rig).await, None);
+    }
+    rig.write("acme/rotate", json!({})).await.ok();
+    rig.settled().await;
+}
