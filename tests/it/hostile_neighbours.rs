@@ -201,6 +201,8 @@ async fn a_forged_hash_is_drift_at_most_and_31_rounds_are_not_computed() {
 #[tokio::test]
 async fn of_a_costly_hash_two_checks_are_computed_and_nothing_is_concluded() {
     let rig = Rig::created().await;
+    // Real work of seconds: longer than a request waits on a busy machine.
+    rig.write("config", json!({ "wait": 25 })).await.ok();
     for _ in 0..2 {
         rig.later(3600);
         rig.write("acme/rotate", json!({})).await.ok();

@@ -174,24 +174,6 @@ impl Mail {
 }
 
 impl Engine {
-    /// Connects as [`Engine::connect_for`] does, for nobody in particular: new tokens that come
-    /// this way are charged together, as those of one tenant.
-    ///
-    /// # Errors
-    ///
-    /// As [`Engine::connect_for`].
-    pub(super) async fn connect(
-        &self,
-        mount: &Mount,
-        config: &MountConfig,
-        server: &Server,
-        api_token: Sensitive<String>,
-        purpose: Purpose,
-    ) -> Result<Mail, Error> {
-        self.connect_for("", mount, config, server, api_token, purpose)
-            .await
-    }
-
     /// Builds a client for `server` and waits for its turn at that server. A refused new token is
     /// charged to `tenant`.
     ///
@@ -199,7 +181,7 @@ impl Engine {
     ///
     /// [`Error::Refused`] without a call if the server's stops say so; for [`Purpose::Automatic`]
     /// also [`Error::BreakerOpen`], before the turn is waited for wherever that can be known.
-    async fn connect_for(
+    pub(super) async fn connect(
         &self,
         tenant: &str,
         mount: &Mount,
@@ -268,7 +250,7 @@ impl LockedTenant {
         let server = self.record.server.as_ref().ok_or_else(no_server)?;
         let token = self.open_token(&server.api_token)?;
         self.engine
-            .connect_for(
+            .connect(
                 self.name.as_str(),
                 &self.mount,
                 &self.config,

@@ -91,6 +91,7 @@ pub(super) async fn leave_open(mut tenant: LockedTenant, error: &Error) -> Error
         Ok(()) => match error {
             Error::Refused(_)
             | Error::Conflict { .. }
+            | Error::Invalid { .. }
             | Error::Unreachable(Trouble::Tls | Trouble::AddressRefused) => error.clone(),
             _ => Error::Unsettled,
         },

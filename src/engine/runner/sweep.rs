@@ -122,7 +122,14 @@ impl Engine {
         let config = self.config(mount).await?;
         let address = mail::address(&credential.username)?;
         let mail = self
-            .connect(mount, &config, server, token, Purpose::Automatic)
+            .connect(
+                name.as_str(),
+                mount,
+                &config,
+                server,
+                token,
+                Purpose::Automatic,
+            )
             .await?;
         let account = mail.account(&address).await.map_err(mail::read_error)?;
         Ok(!is_as_proven(&record, credential, account.as_ref()))

@@ -262,6 +262,7 @@ async fn require_same_server(
     let mail = locked
         .engine
         .connect(
+            locked.name.as_str(),
             &locked.mount,
             &locked.config,
             server,
