@@ -168,6 +168,8 @@ impl Engine {
             return Ok(());
         }
         rotation::revoke_app_tokens_if_due(&mut tenant).await?;
+        // The emergency is over: what follows is the engine's own work again.
+        tenant.purpose = Purpose::Automatic;
         self.look_again(tenant).await
     }
 
