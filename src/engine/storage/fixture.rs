@@ -22,6 +22,7 @@ pub(in crate::engine) fn credential(created_at: DateTime<Utc>) -> Credential {
         next_rotation: None,
         due_day: None,
         notice_sent_at: None,
+        preflight: None,
         current: None,
         versions: Vec::new(),
         drift: None,
@@ -64,3 +65,7 @@ pub(in crate::engine) const TENANT_V1: &[u8] =
 /// Exactly the bytes of the second, every field filled.
 pub(in crate::engine) const TENANT_V2: &[u8] =
     include_bytes!("../../../tests/it/fixtures/tenant-v2.json");
+
+/// Exactly the bytes of the third, every field filled.
+pub(in crate::engine) const TENANT_V3: &[u8] =
+    include_bytes!("../../../tests/it/fixtures/tenant-v3.json");

@@ -170,7 +170,7 @@ pub(crate) fn check_schema(key: &str, bytes: &[u8], known: u32) -> Result<u32, E
 pub(crate) fn decode_tenant(key: &str, bytes: &[u8]) -> Result<TenantRecord, Error> {
     check_schema(key, bytes, SCHEMA)?;
     let mut record: TenantRecord = decode(key, bytes)?;
-    // Schema 2 only added members whose absence says what schema 1 meant.
+    // Schemas 2 and 3 only added members whose absence says what the one before meant.
     record.schema = SCHEMA;
     if tenant_key(&record.tenant) != key {
         return Err(Error::Entry {
@@ -209,34 +209,47 @@ mod tests {
     /// format without a new schema is seen here.
     #[test]
     fn the_frozen_format_survives_a_round_trip() {
-        let record = decode_tenant("tenant/acme", fixture::TENANT_V2).unwrap();
+        let record = decode_tenant("tenant/acme", fixture::TENANT_V3).unwrap();
         let credential = record.credential.as_ref().unwrap();
         assert_eq!(credential.current, Some(2));
         assert_eq!(record.sent_intent().map(|intent| intent.version), Some(3));
         assert_eq!(
             encode(&record).unwrap(),
-            fixture::TENANT_V2.trim_ascii_end()
+            fixture::TENANT_V3.trim_ascii_end()
         );
     }
 
     /// Every older format is read for ever, and nothing of it is lost on the way up.
     #[test]
-    fn the_first_format_is_upgraded_when_it_is_read() {
-        let old = std::str::from_utf8(fixture::TENANT_V1.trim_ascii_end()).unwrap();
-        let record = decode_tenant("tenant/acme", old.as_bytes()).unwrap();
-        assert_eq!(record.schema, SCHEMA);
-        let credential = record.credential.as_ref().unwrap();
-        assert!(credential.versions.iter().all(|it| it.source.is_none()));
-        assert_eq!(record.intent.as_ref().unwrap().source, None);
-        let written = String::from_utf8(encode(&record).unwrap()).unwrap();
-        let added = written.replace("\"source\":null,", "");
-        assert_eq!(added.replacen("\"schema\":2", "\"schema\":1", 1), old);
+    fn older_formats_are_upgraded_when_they_are_read() {
+        for (bytes, schema, added) in [
+            (
+                fixture::TENANT_V1,
+                1,
+                &["\"source\":null,", "\"preflight\":null,"][..],
+            ),
+            (fixture::TENANT_V2, 2, &["\"preflight\":null,"][..]),
+        ] {
+            let old = std::str::from_utf8(bytes.trim_ascii_end()).unwrap();
+            let record = decode_tenant("tenant/acme", old.as_bytes()).unwrap();
+            assert_eq!(record.schema, SCHEMA);
+            let mut written = String::from_utf8(encode(&record).unwrap()).unwrap();
+            for member in added {
+                assert!(written.contains(member), "{member}");
+                written = written.replace(member, "");
+            }
+            let now = format!("\"schema\":{SCHEMA}");
+            assert_eq!(
+                written.replacen(&now, &format!("\"schema\":{schema}"), 1),
+                old
+            );
+        }
     }
 
     #[test]
     fn a_newer_a_moved_and_a_damaged_record_are_refused() {
         let text = std::str::from_utf8(fixture::TENANT_V1).unwrap();
-        let newer = text.replacen("\"schema\":1", "\"schema\":3", 1);
+        let newer = text.replacen("\"schema\":1", "\"schema\":4", 1);
         let unknown = text.replacen("\"schema\":1", "\"schema\":1,\"surprise\":true", 1);
         let caller = text.replacen("\"display_name\":", "\"display_nam\":", 1);
         let cases = [

@@ -73,6 +73,7 @@ fn credential(username: &EmailAddress, input: &Input, now: DateTime<Utc>) -> Cre
         next_rotation: None,
         due_day: None,
         notice_sent_at: None,
+        preflight: None,
         current: None,
         versions: Vec::new(),
         drift: None,

@@ -29,6 +29,9 @@ pub struct Credential {
     pub due_day: Option<NaiveDate>,
     /// When the notice for the coming change was sent.
     pub notice_sent_at: Option<DateTime<Utc>>,
+    /// What was found when that notice was prepared; since schema 3.
+    #[serde(default)]
+    pub preflight: Option<Preflight>,
     /// The number of the current version; `None` until the first was proven.
     pub current: Option<u64>,
     /// Every version kept, oldest first.
@@ -43,6 +46,74 @@ pub struct Credential {
     pub deleted: Option<Deletion>,
     /// How far the deletion of Mailu's app tokens after a reset has come.
     pub app_tokens: Option<AppTokenWork>,
+}
+
+/// What was found before a coming change: whether it can be expected to succeed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preflight {
+    /// When Mailu was asked.
+    pub at: DateTime<Utc>,
+    /// What is in the way or soon will be, gravest first; empty = nothing.
+    pub findings: Vec<Finding>,
+    /// The server's release line, if it told: `2.0` or `2024.06` (and later).
+    pub mailu_version: Option<String>,
+    /// When the server's certificate ends, if one was seen.
+    pub certificate_expires_at: Option<DateTime<Utc>>,
+}
+
+/// One thing that a preflight found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finding {
+    /// The tenant has no server.
+    NoServer,
+    /// Mailu has no such account.
+    AccountMissing,
+    /// Mailu holds another password than the current one.
+    Drift,
+    /// An earlier change is still open.
+    Unsettled,
+    /// The certificate is not valid for the server.
+    TlsInvalid,
+    /// The server cannot be reached.
+    Unreachable,
+    /// The server refused the API token.
+    TokenRefused,
+    /// Calls to the server rest after refused ones.
+    LimiterBusy,
+    /// Which password is live cannot be told.
+    LiveUnknown,
+    /// The account may not log in.
+    AccountDisabled,
+    /// The certificate ends before the change or within two weeks after it.
+    TlsExpiresSoon,
+    /// The server is of the 2.0 line.
+    MailuOld,
+    /// The server does not tell its release line.
+    MailuUnknown,
+}
+
+impl Finding {
+    /// Reports whether the change will fail unless somebody does something.
+    #[must_use]
+    pub const fn prevents(self) -> bool {
+        match self {
+            Self::NoServer
+            | Self::AccountMissing
+            | Self::Drift
+            | Self::Unsettled
+            | Self::TlsInvalid
+            | Self::Unreachable
+            | Self::TokenRefused => true,
+            Self::LimiterBusy
+            | Self::LiveUnknown
+            | Self::AccountDisabled
+            | Self::TlsExpiresSoon
+            | Self::MailuOld
+            | Self::MailuUnknown => false,
+        }
+    }
 }
 
 /// When a tenant's password is changed by the schedule.

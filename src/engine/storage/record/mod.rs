@@ -8,6 +8,7 @@
 //! |---|---|
 //! | 1 | the first format |
 //! | 2 | `source` of a version and of an intent: whose password it has again |
+//! | 3 | `preflight` of a credential: what was found when the notice was prepared |
 
 mod credential;
 mod work;
@@ -19,12 +20,13 @@ use crate::audit::{Actor, EventLog};
 use crate::crypto::Sealed;
 
 pub use credential::{
-    AppTokenWork, Compromise, Credential, Deletion, Drift, Hold, Proof, RotationPolicy, Version,
+    AppTokenWork, Compromise, Credential, Deletion, Drift, Finding, Hold, Preflight, Proof,
+    RotationPolicy, Version,
 };
 pub use work::{Intent, OpenWork};
 
 /// The version of the stored format this build writes.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// All the mount keeps of one tenant, under `tenant/<name>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
