@@ -14,6 +14,7 @@ mod reveal;
 mod rollback;
 mod rotate;
 mod routes;
+mod schedule;
 mod secrets;
 mod status;
 mod tenant_config;

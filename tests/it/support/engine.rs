@@ -418,8 +418,17 @@ pub(crate) async fn pointers(
                     && credential.drift.is_none()
                     && credential.current.is_some()
             });
-            if let Some(next) = next {
-                let day = next - chrono::TimeDelta::days(7);
+            assert_eq!(
+                next.is_some(),
+                credential.due_day.is_some() && kept.is_some()
+            );
+            if let Some((next, day)) = next.zip(credential.due_day) {
+                // Between a week before and the change; an overdue one is on a later day.
+                let earliest = next - chrono::TimeDelta::days(8);
+                assert!(
+                    day >= earliest.date_naive(),
+                    "{tenant} is looked at too early"
+                );
                 needed.insert(format!("due/{}/{tenant}", day.format("%Y%m%d")));
             }
             if let Some(server) = &record.server {
