@@ -51,7 +51,7 @@ impl SmtpBackend {
     }
 
     /// Looks at what the tenant's next change will need; `None` if the record cannot be had. For
-    /// tests, which need no notice for it.
+    /// tests of every finding, whatever the schedule says.
     #[doc(hidden)]
     pub async fn preflight(&self, mount: &Mount, tenant: &str) -> Option<Preflight> {
         let name = TenantName::parse(tenant).ok()?;
@@ -123,6 +123,9 @@ impl Backend for SmtpBackend {
             _ => {
                 if let Some(tenant) = key.strip_prefix(storage::TENANTS) {
                     self.engine.records.forget(tenant);
+                    if let Ok(name) = TenantName::parse(tenant) {
+                        self.engine.runner.forget_tenant(&name);
+                    }
                 } else if key.starts_with(storage::SERVERS) {
                     self.engine.servers.forget(key);
                 }

@@ -253,3 +253,31 @@ async fn a_tenant_without_a_server_has_one_finding() {
     .ok();
     assert_eq!(findings(&rig).await, ["no_server"]);
 }
+
+#[tokio::test]
+async fn the_notice_a_week_before_the_change_carries_the_verdict() {
+    let rig = Rig::created().await;
+    rig.mailu.set_release(Release::V2_0);
+    rig.mailu.disable(EMAIL);
+    rig.later(172 * 24 * 3600);
+    // Ticks had stopped, so the schedule waits for a check; the notice comes with the next one.
+    for _ in 0..60 {
+        rig.later(55 * 60);
+        rig.tick().await;
+    }
+    let status = rig.read("acme/status").await.ok();
+    let found = status.get("preflight");
+    let codes: Vec<&str> = found["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| finding["code"].as_str().unwrap())
+        .collect();
+    assert_eq!(codes, ["account_disabled", "mailu_old"]);
+    assert_eq!(found["mailu_version"], "2.0");
+    assert_eq!(found["at"], *status.get("notice_sent_at"));
+    let story = rig.story("acme").await;
+    let notice = "rotation_notice(account_disabled)";
+    assert_eq!(story.last().unwrap(), notice, "{story:?}");
+    assert_eq!(story.iter().filter(|event| *event == notice).count(), 1);
+}

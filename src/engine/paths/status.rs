@@ -241,7 +241,7 @@ fn preflight(found: &Preflight) -> PreflightOutput<'_> {
     let findings = found.findings.iter().map(|finding| {
         let told = finding::explain(*finding);
         FindingOutput {
-            code: told.code,
+            code: finding.code(),
             message: told.message,
             hint: told.hint,
         }
