@@ -6,6 +6,7 @@
 mod cache;
 mod config;
 mod error;
+mod finding;
 mod joined;
 mod keyring;
 mod keys;

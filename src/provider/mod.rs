@@ -17,6 +17,7 @@ mod tls;
 use std::fmt;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 use crate::crypto::Sensitive;
 
@@ -144,6 +145,10 @@ pub trait MailProvider: fmt::Debug + Send + Sync {
 
     /// Detects the server's release line.
     async fn server_version(&self) -> ServerVersion;
+
+    /// Returns when the certificate ends that the server showed to the last call of this client that
+    /// got an answer; `None` before one, and over plain http.
+    fn certificate_expires_at(&self) -> Option<DateTime<Utc>>;
 
     /// Logs in by SMTP AUTH; [`Login::CannotTell`] if no SMTP address is configured.
     async fn login(&self, account: &EmailAddress, password: &Sensitive<String>) -> Login;

@@ -40,12 +40,13 @@ const LAYERS: [(&str, &[&str]); 14] = [
 ];
 
 /// A crate and the only modules that may name it.
-const FENCES: [(&str, &[&str]); 11] = [
+const FENCES: [(&str, &[&str]); 12] = [
     ("tonic", &["goplugin", "wire", "proto"]),
     ("prost", &["goplugin", "wire", "proto"]),
     ("reqwest", &["provider"]),
     ("lettre", &["provider"]),
     ("bcrypt", &["provider"]),
+    ("x509_cert", &["provider"]),
     ("aes_gcm", &["crypto"]),
     ("hkdf", &["crypto"]),
     ("rand", &["crypto"]),

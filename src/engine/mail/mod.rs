@@ -13,6 +13,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::Engine;
 use super::config::MountConfig;
 use super::error::Error;
@@ -156,6 +158,11 @@ impl Mail {
     /// nothing is taken down of it.
     pub(super) async fn server_version(&self) -> ServerVersion {
         self.provider.server_version().await
+    }
+
+    /// See [`MailProvider::certificate_expires_at`].
+    pub(super) fn certificate_expires_at(&self) -> Option<DateTime<Utc>> {
+        self.provider.certificate_expires_at()
     }
 
     /// See [`MailProvider::login`].

@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::tenant;
 use crate::engine::Engine;
 use crate::engine::error;
+use crate::engine::finding;
 use crate::engine::state::{self, State};
-use crate::engine::storage::record::TenantRecord;
+use crate::engine::storage::record::{Preflight, TenantRecord};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
 };
@@ -25,6 +26,36 @@ const ANSWERS: &[Field] = &[
     Field::boolean("deleted", "Whether the credential was deleted softly."),
     super::NEXT_ROTATION,
     Field::instant("notice_sent_at", "When the notice of that change was sent.").nullable(),
+    Field::object(
+        "preflight",
+        "What was found when that notice was prepared: whether the change can be expected to \
+         succeed.",
+    )
+    .of(const {
+        &[
+            Field::instant("at", "When Mailu was asked."),
+            Field::objects(
+                "findings",
+                "What was in the way or soon would be, gravest first; empty if nothing was.",
+            )
+            .of(const {
+                &[
+                    Field::text("code", "Its stable code.").example("tls_expires_soon"),
+                    Field::text("message", "What is wrong."),
+                    Field::text("hint", "What to do."),
+                ]
+            }),
+            Field::text("mailu_version", "The server's release line, if it told.")
+                .example("2024.06")
+                .nullable(),
+            Field::instant(
+                "certificate_expires_at",
+                "When the server's certificate ends, if one was seen.",
+            )
+            .nullable(),
+        ]
+    })
+    .nullable(),
     Field::object(
         "drift",
         "What Mailu was found to hold, if not the current password.",
@@ -108,6 +139,7 @@ struct Output<'a> {
     next_rotation: Option<DateTime<Utc>>,
     #[serde(serialize_with = "instant::serialize")]
     notice_sent_at: Option<DateTime<Utc>>,
+    preflight: Option<PreflightOutput<'a>>,
     drift: Option<DriftOutput<'a>>,
     open_work: Option<OpenWorkOutput>,
     hold: Option<HoldOutput<'a>>,
@@ -115,6 +147,23 @@ struct Output<'a> {
     #[serde(serialize_with = "instant::serialize")]
     last_attempt: Option<DateTime<Utc>>,
     last_error: Option<LastErrorOutput<'a>>,
+}
+
+#[derive(Serialize)]
+struct PreflightOutput<'a> {
+    #[serde(serialize_with = "instant::serialize")]
+    at: DateTime<Utc>,
+    findings: Vec<FindingOutput>,
+    mailu_version: Option<&'a str>,
+    #[serde(serialize_with = "instant::serialize")]
+    certificate_expires_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize)]
+struct FindingOutput {
+    code: &'static str,
+    message: &'static str,
+    hint: &'static str,
 }
 
 #[derive(Serialize)]
@@ -188,6 +237,23 @@ fn hold(record: &TenantRecord) -> Option<HoldOutput<'_>> {
     })
 }
 
+fn preflight(found: &Preflight) -> PreflightOutput<'_> {
+    let findings = found.findings.iter().map(|finding| {
+        let told = finding::explain(*finding);
+        FindingOutput {
+            code: finding.code(),
+            message: told.message,
+            hint: told.hint,
+        }
+    });
+    PreflightOutput {
+        at: found.at,
+        findings: findings.collect(),
+        mailu_version: found.mailu_version.as_deref(),
+        certificate_expires_at: found.certificate_expires_at,
+    }
+}
+
 fn output(record: &TenantRecord) -> Output<'_> {
     let credential = record.live_credential();
     let reading = credential.and_then(|kept| state::read(record, kept));
@@ -197,6 +263,9 @@ fn output(record: &TenantRecord) -> Output<'_> {
         deleted: record.credential.is_some() && credential.is_none(),
         next_rotation: credential.and_then(|kept| kept.next_rotation),
         notice_sent_at: credential.and_then(|kept| kept.notice_sent_at),
+        preflight: credential
+            .and_then(|kept| kept.preflight.as_ref())
+            .map(preflight),
         drift: drift.map(|drift| DriftOutput {
             code: &drift.code,
             live_version: drift.live_version,

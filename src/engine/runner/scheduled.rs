@@ -29,12 +29,7 @@ impl Engine {
             return Ok(false);
         };
         let now = self.clock().now();
-        let verdict = crate::engine::storage::record::Preflight {
-            at: now,
-            findings: Vec::new(),
-            mailu_version: None,
-            certificate_expires_at: None,
-        };
+        let verdict = rotation::preflight(&tenant).await;
         let grave = verdict.findings.iter().any(|finding| finding.prevents());
         let mut event = NewEvent::new(EventName::RotationNotice, Actor::system(), now);
         event.rotation_type = Some(RotationType::Automated);

@@ -6,19 +6,21 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use reqwest::tls::TlsInfo;
 use reqwest::{Client, Method, Response, redirect, retry};
 use zeroize::Zeroizing;
 
 use super::error::depends_on_body;
 use crate::crypto::Sensitive;
 use crate::provider::registry::{ConnectError, MailuConfig, check_token};
-use crate::provider::tls::{client_config, parse_server_name};
+use crate::provider::tls::{certificate_end, client_config, parse_server_name};
 use crate::provider::{NetworkPolicy, Scheme, Trouble};
 
 /// Largest answer to a call about one account, in bytes; real ones have some thousands.
@@ -35,6 +37,8 @@ pub(super) struct Transport {
     /// `Some` if the URL carries the certificate's name instead of the host's.
     host_header: Option<HeaderValue>,
     bearer: HeaderValue,
+    /// When the certificate of the last answer ends. A blocking mutex: held to copy it only.
+    certificate_end: Mutex<Option<DateTime<Utc>>>,
 }
 
 /// An answer, read as far as its meaning depends on it.
@@ -89,6 +93,7 @@ impl Transport {
         };
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
+            .tls_info(true)
             .dns_resolver(resolver)
             .no_proxy()
             .redirect(redirect::Policy::none())
@@ -111,6 +116,7 @@ impl Transport {
             base: url.api_base(server_name.as_deref()),
             host_header,
             bearer: bearer(&config.api_token)?,
+            certificate_end: Mutex::default(),
         })
     }
 
@@ -137,7 +143,27 @@ impl Transport {
                 .body(Bytes::from_owner(body));
         }
         let response = request.send().await.map_err(|error| trouble(&error))?;
+        self.note_certificate(&response);
         read(response, call.limit).await
+    }
+
+    /// Returns when the certificate ends that the last answer came under, if it is known.
+    pub(super) fn certificate_expires_at(&self) -> Option<DateTime<Utc>> {
+        *self
+            .certificate_end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_certificate(&self, response: &Response) {
+        let shown = response.extensions().get::<TlsInfo>();
+        let end = shown
+            .and_then(TlsInfo::peer_certificate)
+            .and_then(certificate_end);
+        *self
+            .certificate_end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = end;
     }
 }
 
