@@ -102,7 +102,11 @@ async fn passwords_of_long_ago_are_changed_by_the_ticks_alone_and_once() {
 
     let names = names_of_events(&rig, "resting").await;
     assert!(resting.password_fits(EMAIL, FIRST), "{names:?}");
-    assert!(!names.iter().any(|name| name.contains("rotat") && !name.contains("paused")));
+    assert!(
+        !names
+            .iter()
+            .any(|name| name.contains("rotat") && !name.contains("paused"))
+    );
 
     let status = within_ticks("the failing one is for a person", async || {
         let status = rig.read("status").await.data().clone();
