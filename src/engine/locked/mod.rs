@@ -58,6 +58,8 @@ pub(super) struct LockedTenant {
     pub(super) hash_checks: AtomicUsize,
     /// What storage holds; `None` if there is no entry.
     stored: Option<Vec<u8>>,
+    /// The schedule left the tenant alone, as storage has it.
+    rested: bool,
     /// The pointers that belong to what storage holds.
     pointers: BTreeMap<String, Vec<u8>>,
     /// Locks of accounts claimed here, held until the record's fate is known.
@@ -103,6 +105,7 @@ impl Engine {
         let stored = read_bytes(&*mount.storage, name.as_str()).await?;
         let record = self.decode_or_new(name, stored.as_deref())?;
         let pointers = pointer::pointers(&record)?;
+        let rested = schedule::rests(&record, self.clock().now());
         Ok(LockedTenant {
             engine: Arc::clone(self),
             mount: mount.clone(),
@@ -113,6 +116,7 @@ impl Engine {
             purpose: Purpose::Request,
             hash_checks: AtomicUsize::new(0),
             stored,
+            rested,
             pointers,
             accounts: Vec::new(),
             _guard: guard,
@@ -296,6 +300,10 @@ impl LockedTenant {
     async fn try_store(&mut self) -> Result<(), Error> {
         self.record.revision += 1;
         let now = self.engine.clock().now();
+        let rests = schedule::rests(&self.record, now);
+        if self.rested && !rests {
+            schedule::end_rest(&mut self.record, &self.config, now);
+        }
         let due_day = schedule::due_day(&self.record, &self.config, now);
         if let Some(credential) = self.record.credential.as_mut() {
             credential.due_day = due_day;
@@ -312,6 +320,7 @@ impl LockedTenant {
             }
         }
         self.put_record(bytes).await?;
+        self.rested = rests;
         let before = std::mem::replace(&mut self.pointers, wanted);
         // The record's fate is known: claimed accounts need no lock any more.
         self.accounts.clear();

@@ -169,8 +169,10 @@ async fn a_drift_waits_for_a_person() {
     rig.check_pointers("acme").await;
     rig.mailu.set_password_directly(EMAIL, FIRST);
     rig.write("acme/verify", json!({})).await.ok();
-    rig.tick().await;
-    assert_ne!(rig.settled().await, FIRST, "it was due all the time");
+    ticks_until(&rig, "2026-09-23T02:00:24Z").await;
+    assert_eq!(rig.settled().await, FIRST, "it waits for a check");
+    ticks_until(&rig, "2026-09-23T02:00:25Z").await;
+    assert_ne!(rig.settled().await, FIRST);
 }
 
 #[tokio::test]
@@ -383,4 +385,24 @@ async fn a_notice_is_told_once_whatever_fails() {
 fn watched(rig: &Rig, plan: &Plan) -> Host {
     let parts = parts(&rig.clock, connector());
     Host::new(parts, plan.over(&rig.storage), StaticSystemView::default())
+}
+
+/// A record that nobody can read keeps its day's folder from being empty: it must not keep the days
+/// after it from being looked at, nor make every tick dearer.
+#[tokio::test]
+async fn an_unreadable_record_is_taken_along_and_found_when_it_can_be_read() {
+    let mut rig = imported("2026-01-01T00:00:00Z").await;
+    let entry = rig.storage.get("tenant/acme").await.unwrap().unwrap();
+    let damaged = StorageEntry::new("tenant/acme", b"{".to_vec());
+    rig.storage.put(damaged).await.unwrap();
+    rig.restart();
+    ticks_until(&rig, "2026-09-25T12:00:00Z").await;
+    let days = rig.storage.list("due/").await.unwrap();
+    assert_eq!(days, ["20260925/"]);
+    let entry = StorageEntry::new("tenant/acme", entry.value.clone());
+    rig.storage.put(entry).await.unwrap();
+    rig.restart();
+    ticks_until(&rig, "2026-09-26T02:01:00Z").await;
+    assert_ne!(rig.settled().await, FIRST);
+    rig.check_pointers("acme").await;
 }
