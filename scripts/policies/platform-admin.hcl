@@ -46,6 +46,14 @@ path "smtp/+/release" {
   capabilities = ["update"]
 }
 
+path "smtp/+/pause" {
+  capabilities = ["update"]
+}
+
+path "smtp/+/resume" {
+  capabilities = ["update"]
+}
+
 path "smtp/+/verify" {
   capabilities = ["update"]
 }

@@ -88,7 +88,7 @@ pub enum EventName {
     /// A tenant's server or settings changed.
     #[serde(rename = "smtp_tenant_config_changed")]
     TenantConfigChanged,
-    /// Automatic rotation was paused or resumed.
+    /// Automatic rotation of a tenant was paused (outcome `started`) or resumed (`success`).
     #[serde(rename = "smtp_rotation_paused")]
     RotationPaused,
     /// The keyring got a new version.

@@ -5,6 +5,7 @@ mod config;
 mod deletion;
 mod events;
 mod keyring;
+mod pause;
 mod reset;
 mod reveal;
 mod rollback;
@@ -58,6 +59,7 @@ pub(super) fn router() -> Router<Engine> {
     routes.extend(versions::routes());
     routes.extend(reset::routes());
     routes.extend(deletion::routes());
+    routes.extend(pause::routes());
     Router::new(routes)
         .with_help(HELP)
         .with_name("smtp")

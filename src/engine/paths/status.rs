@@ -24,6 +24,12 @@ const ANSWERS: &[Field] = &[
     .nullable(),
     Field::boolean("deleted", "Whether the credential was deleted softly."),
     super::NEXT_ROTATION,
+    Field::instant(
+        "paused_until",
+        "Until when automatic rotation rests; null if it does not.",
+    )
+    .nullable(),
+    Field::text("pause_reason", "Why it rests.").nullable(),
     Field::instant("notice_sent_at", "When the notice of that change was sent.").nullable(),
     Field::object(
         "drift",
@@ -107,6 +113,9 @@ struct Output<'a> {
     #[serde(serialize_with = "instant::serialize")]
     next_rotation: Option<DateTime<Utc>>,
     #[serde(serialize_with = "instant::serialize")]
+    paused_until: Option<DateTime<Utc>>,
+    pause_reason: Option<&'a str>,
+    #[serde(serialize_with = "instant::serialize")]
     notice_sent_at: Option<DateTime<Utc>>,
     drift: Option<DriftOutput<'a>>,
     open_work: Option<OpenWorkOutput>,
@@ -167,9 +176,8 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let Some(record) = engine.read_tenant(&mount, &name).await? else {
         return Ok(None);
     };
-    Ok(Some(Response::data(Data::from_serialize(&output(
-        &record,
-    ))?)))
+    let output = output(&record, engine.clock().now());
+    Ok(Some(Response::data(Data::from_serialize(&output)?)))
 }
 
 /// The hold as it is, or as the reset that waits has asked for it.
@@ -188,7 +196,8 @@ fn hold(record: &TenantRecord) -> Option<HoldOutput<'_>> {
     })
 }
 
-fn output(record: &TenantRecord) -> Output<'_> {
+fn output(record: &TenantRecord, now: DateTime<Utc>) -> Output<'_> {
+    let pause = record.paused_at(now);
     let credential = record.live_credential();
     let reading = credential.and_then(|kept| state::read(record, kept));
     let drift = credential.and_then(|kept| kept.drift.as_ref());
@@ -196,6 +205,8 @@ fn output(record: &TenantRecord) -> Output<'_> {
         state: reading.map(|reading| reading.state),
         deleted: record.credential.is_some() && credential.is_none(),
         next_rotation: credential.and_then(|kept| kept.next_rotation),
+        paused_until: pause.map(|pause| pause.until),
+        pause_reason: pause.map(|pause| pause.reason.as_str()),
         notice_sent_at: credential.and_then(|kept| kept.notice_sent_at),
         drift: drift.map(|drift| DriftOutput {
             code: &drift.code,

@@ -294,6 +294,13 @@ async fn answers_are_what_the_openapi_document_says() {
     document
         .call(&rig, "post", "/{tenant}/verify", none())
         .await;
+    document
+        .call(&rig, "post", "/{tenant}/pause", json!({"until": "1h"}))
+        .await;
+    document.call(&rig, "get", "/{tenant}/status", none()).await;
+    document
+        .call(&rig, "post", "/{tenant}/resume", none())
+        .await;
     rig.later(3600);
     answers_of_an_incident(&mut document, &rig).await;
     rig.later(3600);
