@@ -3,6 +3,7 @@
 //! Reading order: [`storage::record`] (the truth about a tenant), `locked` (how it is changed),
 //! `rotation` (how a password changes), `paths` (what clients see).
 
+mod batch;
 mod cache;
 mod config;
 mod error;
@@ -79,6 +80,7 @@ pub struct Engine {
     servers: mail::Servers,
     joined: joined::Joined,
     runner: runner::Runner,
+    batches: batch::Batches,
 }
 
 impl Engine {
@@ -98,6 +100,7 @@ impl Engine {
             servers: mail::Servers::default(),
             joined: joined::Joined::default(),
             runner: runner::Runner::default(),
+            batches: batch::Batches::default(),
         }
     }
 
@@ -184,6 +187,7 @@ impl Engine {
             self.keyring.forget();
             self.config.forget();
             self.rewrap.want();
+            self.batches.want();
         }
         match active {
             Ok(_proof) => Ok(()),

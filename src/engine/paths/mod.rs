@@ -1,6 +1,7 @@
 //! What clients see: one file per endpoint, one line per route.
 
 mod admin;
+mod batches;
 mod config;
 mod deletion;
 mod events;
@@ -46,6 +47,7 @@ pub(super) fn router() -> Router<Engine> {
     let mut routes = vec![config::route()];
     routes.extend(keyring::routes());
     routes.extend(tenants::routes());
+    routes.extend(batches::routes());
     routes.extend([
         tenant_config::route(),
         admin::route(),

@@ -19,6 +19,7 @@ use std::time::Duration;
 use super::Engine;
 use super::error::Error;
 use crate::logical::Mount;
+pub(super) use open_work::server_of;
 pub(super) use rewrap::{Rewrap, RewrapProgress};
 
 /// Names read from a folder at once.
@@ -96,6 +97,7 @@ impl Engine {
 
     async fn run(self: &Arc<Self>, mount: &Mount) -> Result<(), Error> {
         self.begin_rewrap(mount);
+        self.begin_batches(mount);
         self.begin_open_work(mount).await?;
         self.begin_sweep(mount).await
     }

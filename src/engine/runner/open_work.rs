@@ -194,7 +194,7 @@ impl Engine {
 }
 
 /// The server a tenant's work waits for; tenants without one wait for nobody.
-fn server_of(record: Option<&TenantRecord>) -> String {
+pub(in crate::engine) fn server_of(record: Option<&TenantRecord>) -> String {
     record
         .and_then(|record| record.server.as_ref())
         .and_then(|server| EndpointUrl::parse_stored(&server.mailu_url).ok())

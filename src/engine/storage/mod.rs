@@ -12,6 +12,7 @@
 //! | `mountlog` | the mount's own events |
 //! | `keyring`, `keyring-copy` | the keys, seal-wrapped |
 //! | `rewrap` | how far encrypting everything with the newest key has come |
+//! | `batch/<id>` | a batch and how far it is |
 //!
 //! Pointers are written before the record that needs them and may be stale; the record decides.
 
@@ -42,6 +43,8 @@ pub(crate) const KEYRING: &str = "keyring";
 pub(crate) const KEYRING_COPY: &str = "keyring-copy";
 /// How far encrypting everything with the newest key has come.
 pub(crate) const REWRAP: &str = "rewrap";
+/// The folder of all batches.
+pub(crate) const BATCHES: &str = "batch/";
 /// The folder of all records.
 pub(crate) const TENANTS: &str = "tenant/";
 /// The folder of all pointers to open work.
@@ -57,6 +60,11 @@ const MAX_COUNT: u64 = 1 << 31;
 /// The key of a tenant's record.
 pub(crate) fn tenant_key(tenant: &str) -> String {
     format!("{TENANTS}{tenant}")
+}
+
+/// The key of a batch.
+pub(crate) fn batch_key(id: &str) -> String {
+    format!("{BATCHES}{id}")
 }
 
 /// The key of the pointer to open work.
