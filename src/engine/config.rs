@@ -1,11 +1,10 @@
 //! [`MountConfig`]: the mount's settings, as stored and as checked.
 
-use std::str::FromStr;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use super::schedule::Checks;
 use super::storage;
 use crate::crypto::{PasswordEncoding, PasswordShape};
 use crate::provider::AddressRule;
@@ -236,13 +235,13 @@ impl MountConfig {
 }
 
 fn check_cron(text: &str) -> Result<(), Error> {
-    let five_fields = text.split_whitespace().count() == 5;
-    if five_fields && croner::Cron::from_str(text).is_ok() {
+    if Checks::parse(text).is_some() {
         return Ok(());
     }
     Err(Error::invalid(
         "invalid_config",
-        "`check_schedule` must be five cron fields in UTC, for example `0 2 * * *`.",
+        "`check_schedule` must be five cron fields in UTC that are met at least once a year, for \
+         example `0 2 * * *`.",
     ))
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::tenant::TenantName;
 use super::{Engine, Parts, assemble, storage};
 use crate::logical::{
     Backend, BackendInfo, Error, Mount, Operation, Reply, Request, Router, SpecialPaths,
@@ -112,6 +113,9 @@ impl Backend for SmtpBackend {
             _ => {
                 if let Some(tenant) = key.strip_prefix(storage::TENANTS) {
                     self.engine.records.forget(tenant);
+                    if let Ok(name) = TenantName::parse(tenant) {
+                        self.engine.runner.forget_tenant(&name);
+                    }
                 } else if key.starts_with(storage::SERVERS) {
                     self.engine.servers.forget(key);
                 }

@@ -13,7 +13,7 @@ use super::{Batches, TIDY};
 use crate::audit::Actor;
 use crate::engine::Engine;
 use crate::engine::error::Error;
-use crate::engine::runner::server_of;
+use crate::engine::runner::{Class, server_of};
 use crate::engine::tenant::TenantName;
 use crate::logical::Mount;
 
@@ -205,8 +205,8 @@ impl<'a> Run<'a> {
 
     /// Server by server, as many at once as the settings allow.
     async fn all(&self, page: &[String]) -> Result<(), Error> {
-        let parallel = self.engine.config(self.mount).await?.max_parallel;
-        let parallel = usize::try_from(parallel).unwrap_or(1).max(1);
+        // One at a time at each server, as everywhere; settling there is not kept waiting. Who
+        // gets a place is decided for every tenant anew.
         let mut servers: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for name in page {
             if !self.batch.had_turn.contains(name) {
@@ -215,7 +215,7 @@ impl<'a> Run<'a> {
             }
         }
         stream::iter(servers)
-            .for_each_concurrent(parallel, |(_server, names)| self.all_of_server(names))
+            .for_each_concurrent(None, |(_server, names)| self.all_of_server(names))
             .await;
         Ok(())
     }
@@ -248,8 +248,16 @@ impl<'a> Run<'a> {
         server_of(record.ok().flatten().as_deref())
     }
 
-    /// Gives a tenant its turn.
+    /// Gives a tenant its turn, once there is a place for it.
     async fn take_turn(&self, name: &str) {
+        let most = match self.engine.config(self.mount).await {
+            Ok(config) => config.max_parallel,
+            Err(error) => return self.end(error),
+        };
+        let _place = self.engine.runner.places.take(Class::Rotation, most).await;
+        if !self.goes_on() {
+            return;
+        }
         let turn = match self.engine.turn(self.mount, &self.batch, name).await {
             Ok(turn) => turn,
             Err(Error::Storage(error)) if self.engine.batches.is_stuck(name) => {

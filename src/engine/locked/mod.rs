@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use chrono::NaiveDate;
+
 use super::Engine;
 use super::config::MountConfig;
 use super::error::Error;
@@ -229,6 +231,12 @@ impl LockedTenant {
         self.remove_unneeded([key].iter()).await;
     }
 
+    /// Removes the pointer from a day to this tenant if the record, as stored, does not need it.
+    pub(super) async fn remove_stale_day(&self, day: NaiveDate) {
+        let key = storage::due_key(day, self.name.as_str());
+        self.remove_unneeded([key].iter()).await;
+    }
+
     /// Goes back to what storage holds after a change that did not happen, pointers included.
     async fn undo(&mut self) -> Result<(), Error> {
         let written = pointer::pointers(&self.record);
@@ -288,8 +296,9 @@ impl LockedTenant {
     async fn try_store(&mut self) -> Result<(), Error> {
         self.record.revision += 1;
         let now = self.engine.clock().now();
+        let due_day = schedule::due_day(&self.record, &self.config, now);
         if let Some(credential) = self.record.credential.as_mut() {
-            credential.due_day = schedule::due_day(credential, &self.config, now);
+            credential.due_day = due_day;
         }
         self.move_overflow_to_trail().await?;
         let bytes = storage::encode(&self.record)?;
@@ -314,7 +323,10 @@ impl LockedTenant {
     async fn put_record(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
         let key = storage::tenant_key(self.name.as_str());
         let writing = self.engine.records.write(self.name.as_str());
-        self.put_and_judge(&key, bytes).await?;
+        let put = self.put_and_judge(&key, bytes).await;
+        // Whatever became of it, what ticks have read before is not to be believed.
+        self.engine.runner.forget_tenant(&self.name);
+        put?;
         let stored = self.stored.as_deref().unwrap_or_default();
         // What cannot be read back is for the next read to report: it was stored all the same.
         if let Ok(record) = storage::decode_tenant(&key, stored) {

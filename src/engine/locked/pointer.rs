@@ -15,7 +15,7 @@ pub(super) fn pointers(record: &TenantRecord) -> Result<BTreeMap<String, Vec<u8>
     let mut wanted = BTreeMap::new();
     let tenant = record.tenant.as_str();
     let nothing = || b"{}".to_vec();
-    if record.intent.is_some() || record.next_work(record.created_at).is_some() {
+    if record.is_open() {
         wanted.insert(storage::open_key(tenant), nothing());
     }
     if let Some(day) = record.live_credential().and_then(|kept| kept.due_day) {

@@ -85,7 +85,13 @@ pub(super) async fn rotate_automatically(
         notes::retry_later(&mut tenant);
         return tenant.store().await;
     }
-    let password = new_password(&tenant, Generated::Ordinary).await?;
+    let password = match new_password(&tenant, Generated::Ordinary).await {
+        Ok(password) => password,
+        Err(error) => {
+            notes::record_failure(&mut tenant, &change, &error).await;
+            return Err(error);
+        }
+    };
     let announced = Announced::prepare(tenant, &change, &password).await?;
     settle::drive(announced).await.map(|_committed| ())
 }

@@ -11,6 +11,7 @@
 //! | `config` | the mount's settings |
 //! | `mountlog` | the mount's own events |
 //! | `keyring`, `keyring-copy` | the keys, seal-wrapped |
+//! | `schedule` | from where on the folders of `due/` are looked at, when a tick was last seen |
 //! | `rewrap` | how far encrypting everything with the newest key has come |
 //! | `batch/<id>` | a batch and how far it is |
 //!
@@ -45,10 +46,14 @@ pub(crate) const KEYRING_COPY: &str = "keyring-copy";
 pub(crate) const REWRAP: &str = "rewrap";
 /// The folder of all batches.
 pub(crate) const BATCHES: &str = "batch/";
+/// What the schedule remembers.
+pub(crate) const SCHEDULE: &str = "schedule";
 /// The folder of all records.
 pub(crate) const TENANTS: &str = "tenant/";
 /// The folder of all pointers to open work.
 pub(crate) const OPEN_WORK: &str = "open/";
+/// The folder of the days' folders.
+pub(crate) const DUE: &str = "due/";
 /// Prefixes the host shall wrap with its seal as well.
 pub(crate) const SEAL_WRAPPED: [&str; 2] = [KEYRING, KEYRING_COPY];
 /// A record longer than this is refused before Mailu hears anything.
@@ -74,7 +79,12 @@ pub(crate) fn open_key(tenant: &str) -> String {
 
 /// The key of the pointer to a tenant's next due day.
 pub(crate) fn due_key(day: NaiveDate, tenant: &str) -> String {
-    format!("due/{}/{tenant}", day.format("%Y%m%d"))
+    format!("{}{tenant}", due_folder(day))
+}
+
+/// The folder of the tenants that are due on a day.
+pub(crate) fn due_folder(day: NaiveDate) -> String {
+    format!("{DUE}{}/", day.format("%Y%m%d"))
 }
 
 /// The key of the pointer from a mail account to its tenant.
@@ -148,9 +158,16 @@ pub(crate) fn decode<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, 
 pub(crate) fn damaged(key: &str) -> Error {
     Error::Entry {
         key: key.to_owned(),
-        why: "the stored entry is damaged or of an unknown format",
+        why: DAMAGED,
     }
 }
+
+/// Reports whether an entry cannot have been written by any release.
+pub(crate) fn is_damaged(error: &Error) -> bool {
+    matches!(error, Error::Entry { why, .. } if *why == DAMAGED)
+}
+
+const DAMAGED: &str = "the stored entry is damaged or of an unknown format";
 
 /// The one field every format has.
 #[derive(Deserialize)]

@@ -10,6 +10,7 @@
 //! | 2 | `source` of a version and of an intent: whose password it has again |
 //! | 3 | `preflight` of a credential: what was found when the notice was prepared |
 
+mod attention;
 mod credential;
 mod work;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::{Actor, EventLog};
 use crate::crypto::Sealed;
 
+pub use attention::{ATTENTION_AFTER, Attention};
 pub use credential::{
     AppTokenWork, Compromise, Credential, Deletion, Drift, Finding, Hold, Preflight, Proof,
     RotationPolicy, Version,
