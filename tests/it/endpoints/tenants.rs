@@ -22,7 +22,7 @@ async fn names_are_sorted_paged_and_detailed() {
     assert_eq!(detailed.get("keys"), &json!(["a-b_c", "acme"]));
     let info = &detailed.get("key_info")["acme"];
     assert_eq!(info["state"], "settled");
-    assert_eq!(info["next_rotation"], "2027-03-20T14:13:20Z");
+    assert_eq!(info["next_rotation"], "2027-03-21T02:00:25Z");
     for body in [
         json!({ "limit": 0 }),
         json!({ "limit": 101, "detailed": true }),

@@ -400,15 +400,24 @@ pub(crate) async fn pointers(
         let looks = !record.open.confirm_at.is_empty();
         let waits = kept.is_some_and(|kept| {
             let tokens = kept.app_tokens.as_ref();
-            looks || kept.rotate_at.is_some() || tokens.is_some_and(|it| it.next_attempt.is_some())
+            let seen = kept.drift.is_some()
+                || (record.open.retry_failures >= 3 && record.last_error.is_some())
+                || tokens.is_some_and(|it| it.failures >= 3);
+            looks
+                || seen
+                || kept.rotate_at.is_some()
+                || tokens.is_some_and(|it| it.next_attempt.is_some())
         });
-        if record.intent.is_some() || waits {
+        if record.intent.is_some() || record.pause.is_some() || waits {
             needed.insert(format!("open/{tenant}"));
         }
         if let Some(credential) = &record.credential {
-            let next = credential
-                .next_rotation
-                .filter(|_| credential.deleted.is_none());
+            // In drift a person decides first.
+            let next = credential.next_rotation.filter(|_| {
+                credential.deleted.is_none()
+                    && credential.drift.is_none()
+                    && credential.current.is_some()
+            });
             if let Some(next) = next {
                 let day = next - chrono::TimeDelta::days(7);
                 needed.insert(format!("due/{}/{tenant}", day.format("%Y%m%d")));
