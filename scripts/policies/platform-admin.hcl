@@ -17,6 +17,28 @@ path "smtp/" {
   capabilities = ["list"]
 }
 
+# Ordinary changes only: an emergency for many is the responder's.
+path "smtp/batches" {
+  capabilities      = ["update"]
+  denied_parameters = { "action" = ["reset"] }
+}
+
+path "smtp/batches/" {
+  capabilities = ["list"]
+}
+
+path "smtp/batches/+" {
+  capabilities = ["read"]
+}
+
+path "smtp/batches/+/cancel" {
+  capabilities = ["update"]
+}
+
+path "smtp/ops/+" {
+  capabilities = ["update"]
+}
+
 path "smtp/tenants" {
   capabilities = ["list"]
 }

@@ -81,6 +81,7 @@ pub struct Engine {
     joined: joined::Joined,
     runner: runner::Runner,
     batches: batch::Batches,
+    reindex: runner::Reindex,
 }
 
 impl Engine {
@@ -101,6 +102,7 @@ impl Engine {
             joined: joined::Joined::default(),
             runner: runner::Runner::default(),
             batches: batch::Batches::default(),
+            reindex: runner::Reindex::default(),
         }
     }
 
@@ -188,6 +190,7 @@ impl Engine {
             self.config.forget();
             self.rewrap.want();
             self.batches.want();
+            self.reindex.want();
         }
         match active {
             Ok(_proof) => Ok(()),

@@ -67,7 +67,7 @@ impl Engine {
             batch.request_id == order.event.request_id && !batch.request_id.is_empty()
         };
         if let Some(batch) = kept.iter().rev().find(resent).cloned() {
-            let before = |other: &&Batch| !other.is_over() && other.id < batch.id;
+            let before = |other: &&Batch| !other.is_over() && other.seq < batch.seq;
             let ahead = kept.iter().filter(before).count() as u64;
             return Ok(Created { batch, ahead });
         }
@@ -219,6 +219,8 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
+        // In the order in which they were created, whatever the clock did.
+        kept.sort_by_key(|batch| batch.seq);
         let now = self.clock().now();
         let told = |batch: &Batch| batch.end.as_ref().is_some_and(|it| it.event_id.is_some());
         let mut excess = kept

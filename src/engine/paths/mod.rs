@@ -6,6 +6,7 @@ mod config;
 mod deletion;
 mod events;
 mod keyring;
+mod ops;
 mod pause;
 mod reset;
 mod reveal;
@@ -48,6 +49,7 @@ pub(super) fn router() -> Router<Engine> {
     routes.extend(keyring::routes());
     routes.extend(tenants::routes());
     routes.extend(batches::routes());
+    routes.extend(ops::routes());
     routes.extend([
         tenant_config::route(),
         admin::route(),

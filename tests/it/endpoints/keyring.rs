@@ -333,8 +333,7 @@ async fn a_finished_rewrap_costs_a_tick_nothing() {
         // What every tick asks for, whatever has become of the keyring.
         let calls = plan.calls();
         let usual = |call: &String| {
-            matches!(call.as_str(), "list open/" | "get config")
-                || call.starts_with("list due/")
+            matches!(call.as_str(), "list open/" | "get config") || call.starts_with("list due/")
         };
         assert!(calls.iter().all(usual), "{calls:?}");
     }
