@@ -228,6 +228,43 @@ impl LockedTenant {
         Ok(self.mount.storage.put(entry).await?)
     }
 
+    /// Puts every pointer back that the record needs and that got lost; returns how many those
+    /// were. A due day that is past already is planned anew, because nobody looks there any more.
+    ///
+    /// # Cancel safety
+    ///
+    /// None: run on a tracked task.
+    pub(super) async fn repair_pointers(&mut self, oldest: NaiveDate) -> Result<u64, Error> {
+        let credential = self.record.live_credential();
+        if pointer::is_missed(credential, oldest) {
+            self.store().await?;
+            return Ok(1);
+        }
+        let mut repaired = 0;
+        for (key, value) in self.pointers.clone() {
+            let found = self.mount.storage.get(&key).await?;
+            if found.is_some_and(|entry| entry.value == value) {
+                continue;
+            }
+            if storage::is_account_key(&key) {
+                // Unless another tenant owns it, as its record says.
+                self.claim_account().await?;
+            }
+            self.mount
+                .storage
+                .put(StorageEntry::new(key, value))
+                .await?;
+            self.accounts.clear();
+            repaired += 1;
+        }
+        Ok(repaired)
+    }
+
+    /// Removes the pointer of a mail account if the record, as stored, does not need it.
+    pub(super) async fn remove_stale_account(&self, key: &str) {
+        self.remove_unneeded([key.to_owned()].iter()).await;
+    }
+
     /// Removes the pointer to open work if the record, as stored, does not need it: somebody died
     /// between two Puts.
     pub(super) async fn remove_stale_work(&self) {

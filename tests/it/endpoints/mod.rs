@@ -9,6 +9,8 @@ mod deletion;
 mod events;
 mod keyring;
 mod nodes;
+mod ops;
+mod pause;
 mod reset;
 mod reveal;
 mod rollback;
