@@ -5,7 +5,9 @@
 
 mod batch;
 mod cache;
+mod census;
 mod config;
+mod counters;
 mod error;
 mod joined;
 mod keyring;
@@ -81,6 +83,7 @@ pub struct Engine {
     joined: joined::Joined,
     runner: runner::Runner,
     batches: batch::Batches,
+    counters: counters::Counters,
     reindex: runner::Reindex,
 }
 
@@ -102,6 +105,7 @@ impl Engine {
             joined: joined::Joined::default(),
             runner: runner::Runner::default(),
             batches: batch::Batches::default(),
+            counters: counters::Counters::default(),
             reindex: runner::Reindex::default(),
         }
     }
@@ -191,6 +195,7 @@ impl Engine {
             self.rewrap.want();
             self.batches.want();
             self.reindex.want();
+            self.counters.forget_tenants();
         }
         match active {
             Ok(_proof) => Ok(()),
