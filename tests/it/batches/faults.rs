@@ -59,12 +59,18 @@ fn point(left: &Left, id: &str, fault: Fault) {
             .cloned()
             .unwrap_or_default();
         let what = format!("{fault:?} = {name}");
+        eprintln!("{what}");
         if crashed {
             fleet.restart();
         }
         for _ in 0..30 {
             fleet.world.later(60).await;
             fleet.host.tick().await;
+            let stored = fleet.world.storage.snapshot();
+            let open = stored.entries().any(|it| it.key.starts_with("open/"));
+            if !open && fleet.read(id).await.get("end_event_id").is_string() {
+                break;
+            }
         }
         let read = fleet.read(id).await;
         assert_eq!(read.get("state"), "done", "{what}: {:?}", read.data);

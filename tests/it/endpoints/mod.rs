@@ -8,7 +8,7 @@ mod crowds;
 mod deletion;
 mod events;
 mod keyring;
-mod mount_status;
+pub(crate) mod mount_status;
 mod nodes;
 mod ops;
 mod pause;
