@@ -5,7 +5,9 @@
 
 mod batch;
 mod cache;
+mod census;
 mod config;
+mod counters;
 mod error;
 mod finding;
 mod joined;
@@ -82,6 +84,7 @@ pub struct Engine {
     joined: joined::Joined,
     runner: runner::Runner,
     batches: batch::Batches,
+    counters: counters::Counters,
     reindex: runner::Reindex,
 }
 
@@ -103,6 +106,7 @@ impl Engine {
             joined: joined::Joined::default(),
             runner: runner::Runner::default(),
             batches: batch::Batches::default(),
+            counters: counters::Counters::default(),
             reindex: runner::Reindex::default(),
         }
     }
@@ -192,6 +196,7 @@ impl Engine {
             self.rewrap.want();
             self.batches.want();
             self.reindex.want();
+            self.counters.forget_tenants();
         }
         match active {
             Ok(_proof) => Ok(()),

@@ -22,7 +22,7 @@ use chrono::{DateTime, Utc};
 use crate::crypto::Sensitive;
 
 pub use error::{Refusal, Trouble};
-pub use hash::{HashCheck, HashPool, NoVerdict, StoredHash};
+pub use hash::{HashCheck, HashPool, HashPoolUse, NoVerdict, StoredHash};
 pub use network::{
     AddressRefusal, AddressRule, AddressRuleError, EndpointError, EndpointUrl, NetworkPolicy,
     Scheme, SmtpAddress, SmtpAddressError,

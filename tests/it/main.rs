@@ -26,6 +26,7 @@ mod layering;
 mod lifecycle;
 mod limiter;
 mod manual;
+mod monitoring;
 mod never_lost;
 mod preflight;
 mod readme;

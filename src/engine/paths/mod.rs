@@ -6,6 +6,8 @@ mod config;
 mod deletion;
 mod events;
 mod keyring;
+mod metrics;
+mod mount_status;
 mod ops;
 mod pause;
 mod reset;
@@ -50,6 +52,7 @@ pub(super) fn router() -> Router<Engine> {
     routes.extend(tenants::routes());
     routes.extend(batches::routes());
     routes.extend(ops::routes());
+    routes.extend([mount_status::route(), metrics::route()]);
     routes.extend([
         tenant_config::route(),
         admin::route(),

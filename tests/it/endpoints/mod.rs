@@ -8,6 +8,7 @@ mod crowds;
 mod deletion;
 mod events;
 mod keyring;
+pub(crate) mod mount_status;
 mod nodes;
 mod ops;
 mod pause;

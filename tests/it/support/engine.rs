@@ -16,7 +16,7 @@ use vault_plugin_secrets_smtp::engine::storage::record::TenantRecord;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, Error, MemoryStorage, Mount, Operation, Reply, Request, RequestId,
-    StaticSystemView, Storage, Wrap,
+    Special, StaticSystemView, Storage, Wrap,
 };
 use vault_plugin_secrets_smtp::provider::{Connector, HashPool, connector};
 
@@ -36,6 +36,8 @@ pub(crate) struct Answer {
     pub(crate) text: String,
     pub(crate) data: Value,
     pub(crate) warnings: Vec<String>,
+    /// A body that is not JSON, with its type.
+    pub(crate) raw: Option<(String, String)>,
     /// For how long the host wraps the answer; `None` if it does not.
     pub(crate) wrap: Option<Duration>,
 }
@@ -49,6 +51,7 @@ impl Answer {
             data: Value::Null,
             warnings: Vec::new(),
             wrap: None,
+            raw: None,
         };
         match reply {
             Ok(Some(response)) => {
@@ -56,6 +59,10 @@ impl Answer {
                     answer.data = Value::Object(data.as_map().clone());
                 }
                 answer.warnings = response.warnings;
+                if let Some(Special::Raw(raw)) = response.special {
+                    let body = String::from_utf8(raw.body).unwrap();
+                    answer.raw = Some((raw.content_type, body));
+                }
                 answer.wrap = response.wrap.map(Wrap::ttl);
             }
             Ok(None) => {
