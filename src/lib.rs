@@ -9,7 +9,7 @@
 //! main
 //!  ├─ wire ──── goplugin, logical, proto     the gRPC services Vault calls
 //!  └─ engine ── provider, audit, logical     the SMTP secrets engine
-//!               crypto, clock, tasks, keyed_lock
+//!               network, crypto, clock, tasks, keyed_lock
 //! ```
 
 pub mod audit;
@@ -20,6 +20,7 @@ pub mod goplugin;
 pub mod keyed_lock;
 pub mod logical;
 pub mod manual;
+pub mod network;
 pub mod proto;
 pub mod provider;
 pub mod tasks;

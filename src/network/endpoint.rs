@@ -50,7 +50,7 @@ impl Scheme {
 /// own `WEB_API`.
 ///
 /// ```
-/// use vault_plugin_secrets_smtp::provider::{EndpointUrl, NetworkPolicy};
+/// use vault_plugin_secrets_smtp::network::{EndpointUrl, NetworkPolicy};
 ///
 /// let policy = NetworkPolicy::default();
 /// let url = EndpointUrl::parse("https://Mail.Acme.example:443/api/v1/", &policy).unwrap();
@@ -189,12 +189,12 @@ impl EndpointUrl {
     }
 
     /// Returns `host[:port]` as the `Host` header carries it.
-    pub(in crate::provider) fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         authority(&self.host, self.port, self.scheme)
     }
 
     /// Returns the API's base URL without a trailing slash, with `name` in the place of the host.
-    pub(in crate::provider) fn api_base(&self, name: Option<&str>) -> String {
+    pub(crate) fn api_base(&self, name: Option<&str>) -> String {
         let host = name.unwrap_or(&self.host);
         let authority = authority(host, self.port, self.scheme);
         let path = if ends_in_segment(&self.prefix, "v1") {
@@ -278,7 +278,7 @@ fn authority(host: &str, port: u16, scheme: Scheme) -> String {
 /// Port 465 speaks TLS from the first byte, any other must offer STARTTLS.
 ///
 /// ```
-/// use vault_plugin_secrets_smtp::provider::SmtpAddress;
+/// use vault_plugin_secrets_smtp::network::SmtpAddress;
 ///
 /// assert!(SmtpAddress::parse("mail.acme.example:465").unwrap().implicit_tls());
 /// assert!(!SmtpAddress::parse("[2001:db8::1]:587").unwrap().implicit_tls());

@@ -1,4 +1,4 @@
-//! TLS towards mail servers: which certificates are believed, and for which name.
+//! TLS towards everything that is called: which certificates are believed, and for which name.
 //!
 //! The crypto provider is named explicitly; no process-wide default is read or installed. A given
 //! CA replaces the public roots: who runs a private CA does not want a public one to vouch for
@@ -96,7 +96,7 @@ pub fn parse_server_name(text: &str) -> Result<String, ServerNameError> {
 /// Builds the TLS side of a client: TLS 1.2 and 1.3, the given roots or the public ones.
 ///
 /// Without resumption: every connection shows its certificate anew, and no ticket links two.
-pub(super) fn client_config(ca_cert: Option<&str>) -> Result<ClientConfig, CaError> {
+pub(crate) fn client_config(ca_cert: Option<&str>) -> Result<ClientConfig, CaError> {
     let roots = match ca_cert {
         Some(pem) => parse_ca(pem)?,
         None => Arc::clone(&PUBLIC_ROOTS),
