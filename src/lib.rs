@@ -8,7 +8,7 @@
 //! ```text
 //! main
 //!  ├─ wire ──── goplugin, logical, proto     the gRPC services Vault calls
-//!  └─ engine ── provider, audit, logical     the SMTP secrets engine
+//!  └─ engine ── provider, notify, audit, logical     the SMTP secrets engine
 //!               network, crypto, clock, tasks, keyed_lock
 //! ```
 
@@ -21,6 +21,7 @@ pub mod keyed_lock;
 pub mod logical;
 pub mod manual;
 pub mod network;
+pub mod notify;
 pub mod proto;
 pub mod provider;
 pub mod tasks;
