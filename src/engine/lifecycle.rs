@@ -112,6 +112,8 @@ impl Backend for SmtpBackend {
             _ => {
                 if let Some(tenant) = key.strip_prefix(storage::TENANTS) {
                     self.engine.records.forget(tenant);
+                } else if key.starts_with(storage::CHANNELS) {
+                    self.engine.channels.forget();
                 } else if key.starts_with(storage::SERVERS) {
                     self.engine.servers.forget(key);
                 }

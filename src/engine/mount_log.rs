@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::error::Error;
+use super::outbox::Announced;
 use super::storage::{self, MOUNT_LOG, TrailEntry};
 use crate::audit::{Actor, Event, EventLog, EventName, NewEvent, Outcome};
 use crate::crypto::{self, Keyring};
@@ -12,7 +13,7 @@ use crate::logical::{Mount, Request, StorageEntry};
 const SCHEMA: u32 = 1;
 
 /// The tenant name of mount events.
-const MOUNT: &str = "-";
+pub(super) const MOUNT: &str = "-";
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,6 +24,11 @@ pub(super) struct MountLog {
 }
 
 impl MountLog {
+    /// Returns the latest events, oldest first.
+    pub(super) fn events(&self) -> &[Event] {
+        self.log.events()
+    }
+
     /// Reads the stored log.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Error> {
         storage::check_schema(MOUNT_LOG, bytes, SCHEMA)?;
@@ -77,10 +83,35 @@ impl Engine {
                 .await?;
         }
         log.log.drop_overflow();
-        mount
-            .storage
-            .put(StorageEntry::new(MOUNT_LOG, storage::encode(&log)?))
-            .await?;
+        let mut announced = Announced::default();
+        let stored = self
+            .store_mount_log(mount, &log, &told, &mut announced)
+            .await;
+        if let Err(error) = stored {
+            // The log may have been stored all the same: whoever delivers judges what is left.
+            if !announced.take_keys().is_empty() {
+                self.outbox.forget();
+            }
+            return Err(error);
+        }
+        self.announced(&mut announced);
         Ok(told)
+    }
+
+    /// Stores the log, and before it whom to tell of its newest event.
+    async fn store_mount_log(
+        &self,
+        mount: &Mount,
+        log: &MountLog,
+        newest: &Event,
+        announced: &mut Announced,
+    ) -> Result<(), Error> {
+        if newest.outcome != Outcome::Started {
+            let channels = self.channels(mount).await?;
+            self.announce(mount, &channels, (newest, None), announced)
+                .await?;
+        }
+        let entry = StorageEntry::new(MOUNT_LOG, storage::encode(log)?);
+        Ok(mount.storage.put(entry).await?)
     }
 }

@@ -26,6 +26,7 @@ mod lifecycle;
 mod limiter;
 mod manual;
 mod never_lost;
+mod notices;
 mod readme;
 mod real;
 mod rotation_faults;

@@ -9,6 +9,7 @@
 //!   decide which state holds, and until they could be read the tenant takes no change.
 
 mod account;
+mod announce;
 mod pointer;
 mod sealing;
 
@@ -58,6 +59,8 @@ pub(super) struct LockedTenant {
     stored: Option<Vec<u8>>,
     /// The pointers that belong to what storage holds.
     pointers: BTreeMap<String, Vec<u8>>,
+    /// Who is told of events, and what was written for that.
+    telling: announce::Telling,
     /// Locks of accounts claimed here, held until the record's fate is known.
     accounts: Vec<KeyGuard>,
     _guard: KeyGuard,
@@ -101,6 +104,7 @@ impl Engine {
         let stored = read_bytes(&*mount.storage, name.as_str()).await?;
         let record = self.decode_or_new(name, stored.as_deref())?;
         let pointers = pointer::pointers(&record)?;
+        let telling = announce::Telling::new(self.channels(mount).await?);
         Ok(LockedTenant {
             engine: Arc::clone(self),
             mount: mount.clone(),
@@ -112,6 +116,7 @@ impl Engine {
             hash_checks: AtomicUsize::new(0),
             stored,
             pointers,
+            telling,
             accounts: Vec::new(),
             _guard: guard,
         })
@@ -212,23 +217,6 @@ impl LockedTenant {
         }
     }
 
-    /// Puts the pointer to open work back if the record needs one: it may have got lost.
-    pub(super) async fn restore_work_pointer(&self) -> Result<(), Error> {
-        let key = storage::open_key(self.name.as_str());
-        let Some(value) = self.pointers.get(&key) else {
-            return Ok(());
-        };
-        let entry = StorageEntry::new(key, value.clone());
-        Ok(self.mount.storage.put(entry).await?)
-    }
-
-    /// Removes the pointer to open work if the record, as stored, does not need it: somebody died
-    /// between two Puts.
-    pub(super) async fn remove_stale_work(&self) {
-        let key = storage::open_key(self.name.as_str());
-        self.remove_unneeded([key].iter()).await;
-    }
-
     /// Goes back to what storage holds after a change that did not happen, pointers included.
     async fn undo(&mut self) -> Result<(), Error> {
         let written = pointer::pointers(&self.record);
@@ -236,6 +224,7 @@ impl LockedTenant {
         // While the mount goes away it may be open which record holds: then all pointers stay.
         if !self.engine.tasks.is_stopping() {
             self.remove_unneeded(written?.keys()).await;
+            self.take_announcements_back().await;
         }
         Ok(())
     }
@@ -291,6 +280,7 @@ impl LockedTenant {
         if let Some(credential) = self.record.credential.as_mut() {
             credential.due_day = schedule::due_day(credential, &self.config, now);
         }
+        self.announce_events().await?;
         self.move_overflow_to_trail().await?;
         let bytes = storage::encode(&self.record)?;
         let wanted = pointer::pointers(&self.record)?;
@@ -303,6 +293,7 @@ impl LockedTenant {
             }
         }
         self.put_record(bytes).await?;
+        self.events_are_true();
         let before = std::mem::replace(&mut self.pointers, wanted);
         // The record's fate is known: claimed accounts need no lock any more.
         self.accounts.clear();

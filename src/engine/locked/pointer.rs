@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::LockedTenant;
 use crate::engine::error::Error;
 use crate::engine::storage;
 use crate::engine::storage::record::TenantRecord;
+use crate::logical::StorageEntry;
 use crate::provider::EmailAddress;
 
 /// The pointers a record needs, with their values; derived from the record alone, so that those of
@@ -45,4 +47,23 @@ pub(super) fn account_pointer(record: &TenantRecord) -> Result<Option<(String, V
 #[derive(Serialize, Deserialize)]
 pub(super) struct AccountOwner {
     pub(super) tenant: String,
+}
+
+impl LockedTenant {
+    /// Puts the pointer to open work back if the record needs one: it may have got lost.
+    pub(in crate::engine) async fn restore_work_pointer(&self) -> Result<(), Error> {
+        let key = storage::open_key(self.name.as_str());
+        let Some(value) = self.pointers.get(&key) else {
+            return Ok(());
+        };
+        let entry = StorageEntry::new(key, value.clone());
+        Ok(self.mount.storage.put(entry).await?)
+    }
+
+    /// Removes the pointer to open work if the record, as stored, does not need it: somebody died
+    /// between two Puts.
+    pub(in crate::engine) async fn remove_stale_work(&self) {
+        let key = storage::open_key(self.name.as_str());
+        self.remove_unneeded([key].iter()).await;
+    }
 }

@@ -5,6 +5,7 @@ mod config;
 mod deletion;
 mod events;
 mod keyring;
+mod notify;
 mod reset;
 mod reveal;
 mod rollback;
@@ -44,6 +45,7 @@ Examples, for a mount at smtp/ and a tenant acme:
 pub(super) fn router() -> Router<Engine> {
     let mut routes = vec![config::route()];
     routes.extend(keyring::routes());
+    routes.extend(notify::routes());
     routes.extend(tenants::routes());
     routes.extend([
         tenant_config::route(),

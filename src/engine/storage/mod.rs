@@ -12,6 +12,9 @@
 //! | `mountlog` | the mount's own events |
 //! | `keyring`, `keyring-copy` | the keys, seal-wrapped |
 //! | `rewrap` | how far encrypting everything with the newest key has come |
+//! | `config/notify/<name>` | a notification channel |
+//! | `outbox/<event_id>` | an event that somebody is still to be told of |
+//! | `notified/<name>` | how a notification channel fares |
 //!
 //! Pointers are written before the record that needs them and may be stale; the record decides.
 
@@ -46,6 +49,10 @@ pub(crate) const REWRAP: &str = "rewrap";
 pub(crate) const TENANTS: &str = "tenant/";
 /// The folder of all pointers to open work.
 pub(crate) const OPEN_WORK: &str = "open/";
+/// The folder of all notification channels.
+pub(crate) const CHANNELS: &str = "config/notify/";
+/// The folder of all events that somebody is still to be told of.
+pub(crate) const OUTBOX: &str = "outbox/";
 /// Prefixes the host shall wrap with its seal as well.
 pub(crate) const SEAL_WRAPPED: [&str; 2] = [KEYRING, KEYRING_COPY];
 /// A record longer than this is refused before Mailu hears anything.
@@ -81,6 +88,21 @@ pub(crate) const SERVERS: &str = "server/";
 /// The key of a mail server's stops; `server` is its scheme, host and port.
 pub(crate) fn server_key(server: &str) -> String {
     format!("{SERVERS}{}", crypto::sha256_hex(server.as_bytes()))
+}
+
+/// The key of a notification channel.
+pub(crate) fn channel_key(name: &str) -> String {
+    format!("{CHANNELS}{name}")
+}
+
+/// The key of how a notification channel fares.
+pub(crate) fn notified_key(name: &str) -> String {
+    format!("notified/{name}")
+}
+
+/// The key of an event that somebody is still to be told of.
+pub(crate) fn outbox_key(event_id: &str) -> String {
+    format!("{OUTBOX}{event_id}")
 }
 
 /// Tells the pointers of mail accounts from the others.

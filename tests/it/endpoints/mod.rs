@@ -9,6 +9,7 @@ mod deletion;
 mod events;
 mod keyring;
 mod nodes;
+mod notify;
 mod reset;
 mod reveal;
 mod rollback;
