@@ -9,4 +9,5 @@ pub(crate) mod mailbox;
 pub(crate) mod mailu;
 pub(crate) mod notices;
 pub(crate) mod probe;
+pub(crate) mod sinks;
 pub(crate) mod world;

@@ -43,7 +43,13 @@ pub(super) fn wanted(
     policy: &NetworkPolicy,
 ) -> Result<Wanted, Error> {
     let kind = match (call.fields.text("type").set(), stored) {
-        (Some(kind), _) => kind,
+        (Some(kind @ ("email" | "slack" | "webhook")), _) => kind,
+        (Some(_), _) => {
+            return Err(Error::invalid(
+                "invalid_field",
+                "`type` must be email, slack or webhook.",
+            ));
+        }
         (None, Some(stored)) => super::type_of(&stored.target),
         (None, None) => {
             return Err(Error::invalid(
