@@ -76,6 +76,27 @@ impl Engine {
         self.store_calendar(mount, &calendar).await
     }
 
+    /// Gives a tenant a plan that has none, or one that only a wrong clock can have made: never an
+    /// earlier change than a sound plan would have.
+    pub(super) async fn mend_plan(
+        self: &Arc<Self>,
+        mount: &Mount,
+        name: &TenantName,
+    ) -> Result<(), Error> {
+        let config = self.config(mount).await?;
+        let by = Placement::of(&config);
+        let placed = {
+            let state = self.runner.state();
+            let calendar = state.calendar.as_ref();
+            calendar.is_some_and(|calendar| calendar.placed_by == by)
+        };
+        if placed {
+            // While a pass is under way, that is its work. Who is busy has his turn next week.
+            self.place(mount, &config, &by, name).await?;
+        }
+        Ok(())
+    }
+
     /// Places one tenant; `false` if somebody else has it.
     async fn place(
         self: &Arc<Self>,

@@ -406,3 +406,47 @@ async fn an_unreadable_record_is_taken_along_and_found_when_it_can_be_read() {
     assert_ne!(rig.settled().await, FIRST);
     rig.check_pointers("acme").await;
 }
+
+/// A pause that ends by itself ends between two checks.
+#[tokio::test]
+async fn what_became_due_in_a_tenant_s_pause_waits_for_the_check_after_it() {
+    let rig = imported("2026-01-01T00:00:00Z").await;
+    let pause = json!({ "until": "2026-09-24T12:00:00Z", "reason": "migration" });
+    rig.write("acme/pause", pause).await.ok();
+    ticks_until(&rig, "2026-09-25T02:00:24Z").await;
+    assert_eq!(rig.settled().await, FIRST);
+    assert!(rig.record("acme").await.unwrap().pause.is_none());
+    ticks_until(&rig, "2026-09-25T02:00:25Z").await;
+    assert_ne!(rig.settled().await, FIRST);
+    rig.check_pointers("acme").await;
+}
+
+/// Plans that no sound clock makes: mended by the pass over all pointers, and never by a change now.
+#[tokio::test]
+async fn a_missing_or_absurd_plan_goes_forward() {
+    for absurd in [Value::Null, json!("2031-01-01T02:00:25Z")] {
+        let mut rig = imported("2026-01-01T00:00:00Z").await;
+        let entry = rig.storage.get("tenant/acme").await.unwrap().unwrap();
+        let mut record: Value = serde_json::from_slice(&entry.value).unwrap();
+        record["credential"]["next_rotation"] = absurd.clone();
+        let bytes = serde_json::to_vec(&record).unwrap();
+        let entry = StorageEntry::new("tenant/acme", bytes);
+        rig.storage.put(entry).await.unwrap();
+        rig.restart();
+        rig.tick().await;
+        rig.write("ops/reindex", json!({})).await.ok();
+        for _ in 0..3 {
+            rig.later(60);
+            rig.tick().await;
+        }
+        assert_eq!(rig.settled().await, FIRST);
+        let next = next_rotation(&rig).await;
+        let next: DateTime<Utc> = next.as_str().unwrap().parse().unwrap();
+        let ahead = next - rig.clock.now();
+        assert!(
+            ahead > TimeDelta::hours(1) && ahead < TimeDelta::days(9),
+            "{absurd}: {next}"
+        );
+        rig.check_pointers("acme").await;
+    }
+}
