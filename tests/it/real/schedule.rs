@@ -90,6 +90,7 @@ async fn passwords_of_long_ago_are_changed_by_the_ticks_alone_and_once() {
     .await;
     rig.server.stop("KILL");
     rig.server.start_again().await;
+    rig.server.unseal_alone().await;
     let initech = overdue(&rig, "initech").await;
     within_ticks("the next server changes what is due", async || {
         let admin = rig.admin("initech").await;
