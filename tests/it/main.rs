@@ -17,6 +17,7 @@
 )]
 
 mod batches;
+mod channels;
 mod endpoints;
 mod handshake;
 mod hostile_neighbours;
@@ -28,6 +29,7 @@ mod limiter;
 mod manual;
 mod monitoring;
 mod never_lost;
+mod notices;
 mod preflight;
 mod readme;
 mod real;

@@ -9,6 +9,7 @@
 //!   decide which state holds, and until they could be read the tenant takes no change.
 
 mod account;
+mod announce;
 mod pointer;
 mod repair;
 mod sealing;
@@ -63,6 +64,8 @@ pub(super) struct LockedTenant {
     stored_seq: u64,
     /// The pointers that belong to what storage holds.
     pointers: BTreeMap<String, Vec<u8>>,
+    /// Who is told of events, and what was written for that.
+    telling: announce::Telling,
     /// Locks of accounts claimed here, held until the record's fate is known.
     accounts: Vec<KeyGuard>,
     _guard: KeyGuard,
@@ -109,6 +112,7 @@ impl Engine {
         // A pause that is over and still stored counts: nobody has taken its end into account.
         let rested = record.pause.is_some() || schedule::rests(&record, self.clock().now());
         let stored_seq = record.log.seq();
+        let telling = announce::Telling::new(self.channels(mount).await?);
         Ok(LockedTenant {
             engine: Arc::clone(self),
             mount: mount.clone(),
@@ -122,6 +126,7 @@ impl Engine {
             stored,
             rested,
             pointers,
+            telling,
             accounts: Vec::new(),
             _guard: guard,
         })
@@ -229,6 +234,7 @@ impl LockedTenant {
         // While the mount goes away it may be open which record holds: then all pointers stay.
         if !self.engine.tasks.is_stopping() {
             self.remove_unneeded(written?.keys()).await;
+            self.take_announcements_back().await;
         }
         Ok(())
     }
@@ -274,6 +280,7 @@ impl LockedTenant {
         if let Some(credential) = self.record.credential.as_mut() {
             credential.due_day = due_day;
         }
+        self.announce_events().await?;
         self.move_overflow_to_trail().await?;
         let bytes = storage::encode(&self.record)?;
         let wanted = pointer::pointers(&self.record)?;
@@ -289,6 +296,7 @@ impl LockedTenant {
         self.put_record(bytes).await?;
         self.rested = rests;
         self.count(is_new);
+        self.events_are_true();
         let before = std::mem::replace(&mut self.pointers, wanted);
         // The record's fate is known: claimed accounts need no lock any more.
         self.accounts.clear();

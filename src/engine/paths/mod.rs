@@ -8,6 +8,7 @@ mod events;
 mod keyring;
 mod metrics;
 mod mount_status;
+mod notify;
 mod ops;
 mod pause;
 mod reset;
@@ -49,6 +50,7 @@ Examples, for a mount at smtp/ and a tenant acme:
 pub(super) fn router() -> Router<Engine> {
     let mut routes = vec![config::route()];
     routes.extend(keyring::routes());
+    routes.extend(notify::routes());
     routes.extend(tenants::routes());
     routes.extend(batches::routes());
     routes.extend(ops::routes());

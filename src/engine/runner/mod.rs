@@ -131,6 +131,7 @@ impl Engine {
                 return;
             }
         }
+        self.begin_delivery(mount);
         if std::mem::replace(&mut self.runner.state().listing, true) {
             // The run of the last tick still waits for storage.
             return;

@@ -10,6 +10,7 @@ mod events;
 mod keyring;
 pub(crate) mod mount_status;
 mod nodes;
+mod notify;
 mod ops;
 mod pause;
 mod reset;

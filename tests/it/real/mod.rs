@@ -16,6 +16,7 @@ mod crash;
 mod errors;
 mod handover;
 mod help;
+mod notices;
 mod openapi;
 mod process;
 mod reset;

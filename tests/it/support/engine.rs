@@ -18,6 +18,7 @@ use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, Error, MemoryStorage, Mount, Operation, Reply, Request, RequestId,
     Special, StaticSystemView, Storage, Wrap,
 };
+use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::{Connector, HashPool, connector};
 
 /// The account of tenant `acme`, and the password it starts with.
@@ -384,6 +385,7 @@ pub(crate) fn parts(clock: &Arc<ManualClock>, connector: Connector) -> Parts {
     Parts {
         clock: Arc::clone(clock) as _,
         connector,
+        notifier: notifier(),
         hash_pool: HashPool::new(),
         dev_loopback: true,
     }
