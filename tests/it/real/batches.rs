@@ -44,7 +44,11 @@ async fn a_batch_is_done_by_the_ticks_and_the_metrics_tell() {
 
     let status = admin.read("batches/status").await;
     assert_eq!(status.data()["tenants"], 1);
-    let answer = admin.request("GET", "batches/metrics").send().await.unwrap();
+    let answer = admin
+        .request("GET", "batches/metrics")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 200);
     let kind = answer.headers()["content-type"].to_str().unwrap();
     assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
