@@ -415,7 +415,7 @@ async fn answers_about_channels(document: &mut Document, rig: &Rig) {
     let test = "/config/notify/{name}/test";
     document.call(rig, "post", test, none()).await;
     // An event of the mount that is told, and one that is not taken.
-    for (head, wait) in [("200 OK\r\n", 7), ("500 Internal Server Error\r\n", 9)] {
+    for (head, wait) in [("200 OK\r\n", 9), ("500 Internal Server Error\r\n", 10)] {
         sink.answers(head);
         rig.patch("config", json!({ "wait": wait })).await.ok();
         rig.later(60);
