@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::entry::Entry;
-use crate::engine::error;
+use crate::engine::hint;
 use crate::engine::storage::record::Finding;
 use crate::notify::{Explained, Message, Recipient};
 
@@ -16,7 +16,7 @@ pub(super) fn message(
 ) -> Message {
     let event = &entry.event;
     let error = event.error_code.as_ref().map(|code| {
-        let (meaning, hint) = error::explain(code);
+        let (meaning, hint) = hint::explain(code);
         Explained {
             code: code.clone(),
             meaning,

@@ -44,6 +44,7 @@ async fn read(engine: Arc<Engine>, mount: Mount, _call: Call) -> Reply {
     of_tenants(&mut text, &census);
     of_ticks(&mut text, &census, &engine.counters);
     of_work(&mut text, &census, &engine.counters);
+    of_background(&mut text, &census);
     of_notifications(&mut text, &census);
     let body = RawResponse::new(200, CONTENT_TYPE, text.0);
     Ok(Some(Response::raw(body)))
@@ -204,6 +205,9 @@ fn of_work(text: &mut Text, census: &Census, counters: &Counters) {
     for end in BATCH_ENDS {
         text.sample(name, &format!("state=\"{end}\""), counters.batches(end));
     }
+}
+
+fn of_background(text: &mut Text, census: &Census) {
     let sweep = &census.sweep;
     let running = sweep.started_at.is_some() && sweep.finished_at.is_none();
     text.gauge(

@@ -9,7 +9,7 @@ use super::ops::{REINDEX, ReindexOutput, SWEEP, SweepOutput};
 use crate::engine::Engine;
 use crate::engine::batch::State;
 use crate::engine::census::Census;
-use crate::engine::error;
+use crate::engine::hint;
 use crate::engine::runner::RewrapProgress;
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
@@ -244,7 +244,7 @@ fn output(census: &Census) -> Output<'_> {
         tenant: &it.tenant,
         code: &it.code,
         since: it.since,
-        hint: error::explain(&it.code).1,
+        hint: hint::explain(&it.code).1,
     });
     Output {
         tenants: census.tenants,
