@@ -17,6 +17,36 @@ path "smtp/" {
   capabilities = ["list"]
 }
 
+# Ordinary changes only: an emergency for many is the responder's.
+path "smtp/batches" {
+  capabilities      = ["update"]
+  denied_parameters = { "action" = ["reset"] }
+}
+
+path "smtp/batches/" {
+  capabilities = ["list"]
+}
+
+path "smtp/batches/+" {
+  capabilities = ["read"]
+}
+
+path "smtp/batches/+/cancel" {
+  capabilities = ["update"]
+}
+
+path "smtp/status" {
+  capabilities = ["read"]
+}
+
+path "smtp/metrics" {
+  capabilities = ["read"]
+}
+
+path "smtp/ops/+" {
+  capabilities = ["update"]
+}
+
 path "smtp/tenants" {
   capabilities = ["list"]
 }
@@ -43,6 +73,14 @@ path "smtp/+/rollback" {
 }
 
 path "smtp/+/release" {
+  capabilities = ["update"]
+}
+
+path "smtp/+/pause" {
+  capabilities = ["update"]
+}
+
+path "smtp/+/resume" {
   capabilities = ["update"]
 }
 

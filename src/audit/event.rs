@@ -88,9 +88,15 @@ pub enum EventName {
     /// A tenant's server or settings changed.
     #[serde(rename = "smtp_tenant_config_changed")]
     TenantConfigChanged,
-    /// Automatic rotation was paused or resumed.
+    /// Automatic rotation of a tenant was paused (outcome `started`) or resumed (`success`).
     #[serde(rename = "smtp_rotation_paused")]
     RotationPaused,
+    /// A batch was created.
+    #[serde(rename = "smtp_batch_started")]
+    BatchStarted,
+    /// A batch came to its end, was stopped or cancelled.
+    #[serde(rename = "smtp_batch_ended")]
+    BatchEnded,
     /// The keyring got a new version.
     #[serde(rename = "smtp_keyring_rotated")]
     KeyringRotated,
@@ -101,7 +107,7 @@ pub enum EventName {
 
 impl EventName {
     /// Every name.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::Stored,
         Self::Imported,
         Self::RotationStarted,
@@ -123,6 +129,8 @@ impl EventName {
         Self::RotationPaused,
         Self::KeyringRotated,
         Self::KeyringTrimmed,
+        Self::BatchStarted,
+        Self::BatchEnded,
     ];
 
     /// Returns the name as events, filters and messages carry it.
@@ -150,6 +158,8 @@ impl EventName {
             Self::RotationPaused => "smtp_rotation_paused",
             Self::KeyringRotated => "smtp_keyring_rotated",
             Self::KeyringTrimmed => "smtp_keyring_trimmed",
+            Self::BatchStarted => "smtp_batch_started",
+            Self::BatchEnded => "smtp_batch_ended",
         }
     }
 

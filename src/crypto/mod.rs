@@ -14,6 +14,7 @@ mod password;
 mod random;
 mod sensitive;
 
+pub(crate) use digest::sha256;
 pub use digest::{hmac_sha256, sha256_hex};
 pub use envelope::{Binding, OpenError, SealError, Sealed, SealedParseError};
 pub use keyring::{Keyring, KeyringError, KeyringVersion};

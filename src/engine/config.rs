@@ -1,11 +1,10 @@
 //! [`MountConfig`]: the mount's settings, as stored and as checked.
 
-use std::str::FromStr;
-
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use super::schedule::Checks;
 use super::storage;
 use crate::crypto::{PasswordEncoding, PasswordShape};
 use crate::provider::AddressRule;
@@ -16,6 +15,9 @@ const SCHEMA: u32 = 1;
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
+
+/// The longest pause, of a tenant or of the mount.
+pub(crate) const LONGEST_PAUSE: TimeDelta = TimeDelta::days(90);
 
 /// The mount's settings; durations in seconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,6 +183,24 @@ impl MountConfig {
         self.address_rules().map(|_rules| ())
     }
 
+    /// Checks the end of a pause that is about to begin.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with code `invalid_config` if it is more than [`LONGEST_PAUSE`] ahead.
+    pub(crate) fn check_pause(&self, now: DateTime<Utc>) -> Result<(), Error> {
+        if self
+            .paused_until
+            .is_none_or(|until| until - now <= LONGEST_PAUSE)
+        {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "invalid_config",
+            "`paused_until` must be at most 90 days ahead. Write it again before the pause ends.",
+        ))
+    }
+
     /// Returns `allowed_hosts` as rules.
     pub(crate) fn address_rules(&self) -> Result<Vec<AddressRule>, Error> {
         let parse = |text: &String| {
@@ -215,13 +235,13 @@ impl MountConfig {
 }
 
 fn check_cron(text: &str) -> Result<(), Error> {
-    let five_fields = text.split_whitespace().count() == 5;
-    if five_fields && croner::Cron::from_str(text).is_ok() {
+    if Checks::parse(text).is_some() {
         return Ok(());
     }
     Err(Error::invalid(
         "invalid_config",
-        "`check_schedule` must be five cron fields in UTC, for example `0 2 * * *`.",
+        "`check_schedule` must be five cron fields in UTC that are met at least once a year, for \
+         example `0 2 * * *`.",
     ))
 }
 

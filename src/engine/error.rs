@@ -305,6 +305,26 @@ fn explain_other(code: &str) -> (&'static str, &'static str) {
             "Mailu holds a password that this engine did not set",
             "find out who changed it; write <tenant>/rotate to overwrite it",
         ),
+        "foreign_password" => (
+            "somebody set a password in Mailu",
+            "take it over with `cas` on <tenant>/admin, or write <tenant>/rotate",
+        ),
+        "older_version" => (
+            "a stored version is live again",
+            "write <tenant>/rotate, or <tenant>/rollback to that version",
+        ),
+        "account_missing" => (
+            "Mailu has no such account",
+            "create it in Mailu, then write <tenant>/rotate",
+        ),
+        "app_tokens_left" => (
+            "app tokens of the account still log in after a reset",
+            "read <tenant>/status; delete them in Mailu if it goes on",
+        ),
+        "unsettled" => (
+            "a change is open and was not settled for a while",
+            "check the Mailu server, then write <tenant>/verify",
+        ),
         "stale_storage" => (
             "somebody else has set the password since this record was written",
             "find out whether storage was restored or another cluster acts on the account; write \

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Engine, Parts, assemble, storage};
+use super::storage::record::Preflight;
+use super::tenant::TenantName;
+use super::{Engine, Parts, assemble, rotation, storage};
 use crate::logical::{
     Backend, BackendInfo, Error, Mount, Operation, Reply, Request, Router, SpecialPaths,
 };
@@ -46,6 +48,15 @@ impl SmtpBackend {
     #[doc(hidden)]
     pub async fn idle(&self) {
         self.engine.tasks.idle().await;
+    }
+
+    /// Looks at what the tenant's next change will need; `None` if the record cannot be had. For
+    /// tests of every finding, whatever the schedule says.
+    #[doc(hidden)]
+    pub async fn preflight(&self, mount: &Mount, tenant: &str) -> Option<Preflight> {
+        let name = TenantName::parse(tenant).ok()?;
+        let tenant = self.engine.lock_tenant(mount, &name).await.ok()?;
+        Some(rotation::preflight(&tenant).await)
     }
 
     /// Lists the pattern and synopsis of every path, for documentation checks.
@@ -112,6 +123,9 @@ impl Backend for SmtpBackend {
             _ => {
                 if let Some(tenant) = key.strip_prefix(storage::TENANTS) {
                     self.engine.records.forget(tenant);
+                    if let Ok(name) = TenantName::parse(tenant) {
+                        self.engine.runner.forget_tenant(&name);
+                    }
                 } else if key.starts_with(storage::CHANNELS) {
                     self.engine.channels.forget();
                 } else if key.starts_with(storage::SERVERS) {

@@ -3,10 +3,14 @@
 //! Reading order: [`storage::record`] (the truth about a tenant), `locked` (how it is changed),
 //! `rotation` (how a password changes), `paths` (what clients see).
 
+mod batch;
 mod cache;
+mod census;
 mod channels;
 mod config;
+mod counters;
 mod error;
+mod finding;
 mod joined;
 mod keyring;
 mod keys;
@@ -87,6 +91,9 @@ pub struct Engine {
     servers: mail::Servers,
     joined: joined::Joined,
     runner: runner::Runner,
+    batches: batch::Batches,
+    counters: counters::Counters,
+    reindex: runner::Reindex,
 }
 
 impl Engine {
@@ -108,6 +115,9 @@ impl Engine {
             servers: mail::Servers::default(),
             joined: joined::Joined::default(),
             runner: runner::Runner::default(),
+            batches: batch::Batches::default(),
+            counters: counters::Counters::default(),
+            reindex: runner::Reindex::default(),
         }
     }
 
@@ -196,6 +206,9 @@ impl Engine {
             self.channels.forget();
             self.outbox.forget();
             self.rewrap.want();
+            self.batches.want();
+            self.reindex.want();
+            self.counters.forget_tenants();
         }
         match active {
             Ok(_proof) => Ok(()),

@@ -61,26 +61,42 @@ impl Engine {
         event: &NewEvent,
     ) -> Result<Event, Error> {
         let _guard = self.mount_lock.lock("mountlog").await;
-        let mut log = match mount.storage.get(MOUNT_LOG).await? {
-            Some(entry) => MountLog::decode(&entry.value)?,
-            None => MountLog {
-                schema: SCHEMA,
-                lineage: crypto::random_id()?,
-                log: EventLog::default(),
-            },
-        };
+        let log = mount_log(mount).await?;
+        self.append_to(mount, log, keyring, event).await
+    }
+
+    /// Like [`Engine::announce_mount_event`], but an event of the same name and request that is
+    /// among the latest already is answered instead: whoever stored it died before he could say so.
+    pub(super) async fn announce_mount_event_once(
+        &self,
+        mount: &Mount,
+        keyring: &Keyring,
+        event: &NewEvent,
+    ) -> Result<Event, Error> {
+        let _guard = self.mount_lock.lock("mountlog").await;
+        let log = mount_log(mount).await?;
+        let same = |told: &&Event| told.event == event.event && told.request_id == event.request_id;
+        if let Some(told) = log.log.events().iter().rev().find(same) {
+            return Ok(told.clone());
+        }
+        self.append_to(mount, log, keyring, event).await
+    }
+
+    /// Appends to the log and stores it; under its lock.
+    async fn append_to(
+        &self,
+        mount: &Mount,
+        mut log: MountLog,
+        keyring: &Keyring,
+        event: &NewEvent,
+    ) -> Result<Event, Error> {
         let told = log
             .log
             .append(MOUNT, &log.lineage, keyring, event.clone())?;
         for event in log.log.overflow() {
             let key = storage::trail_key(MOUNT, event.seq);
-            mount
-                .storage
-                .put(StorageEntry::new(
-                    key,
-                    storage::encode(&TrailEntry::undelivered(event.clone()))?,
-                ))
-                .await?;
+            let entry = storage::encode(&TrailEntry::undelivered(event.clone()))?;
+            mount.storage.put(StorageEntry::new(key, entry)).await?;
         }
         log.log.drop_overflow();
         let mut announced = Announced::default();
@@ -113,5 +129,16 @@ impl Engine {
         }
         let entry = StorageEntry::new(MOUNT_LOG, storage::encode(log)?);
         Ok(mount.storage.put(entry).await?)
+    }
+}
+
+async fn mount_log(mount: &Mount) -> Result<MountLog, Error> {
+    match mount.storage.get(MOUNT_LOG).await? {
+        Some(entry) => MountLog::decode(&entry.value),
+        None => Ok(MountLog {
+            schema: SCHEMA,
+            lineage: crypto::random_id()?,
+            log: EventLog::default(),
+        }),
     }
 }

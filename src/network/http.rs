@@ -47,6 +47,7 @@ pub(crate) fn client(
     };
     Client::builder()
         .tls_backend_preconfigured(tls)
+        .tls_info(true)
         .dns_resolver(resolver)
         .no_proxy()
         .redirect(redirect::Policy::none())

@@ -6,11 +6,14 @@
 
 use std::sync::{Arc, LazyLock};
 
+use chrono::{DateTime, Utc};
 use rustls::client::Resumption;
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, DnsName};
 use rustls::{ClientConfig, RootCertStore};
 use url::Host;
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
 
 /// Largest CA bundle accepted, in bytes.
 const MAX_CA: usize = 64 * 1024;
@@ -112,6 +115,15 @@ pub(crate) fn client_config(ca_cert: Option<&str>) -> Result<ClientConfig, CaErr
     Ok(config)
 }
 
+/// Returns the `notAfter` of a certificate in DER form; `None` if it is not to be read, which TLS
+/// may have accepted all the same.
+pub(crate) fn certificate_end(der: &[u8]) -> Option<DateTime<Utc>> {
+    let certificate = Certificate::from_der(der).ok()?;
+    let end = certificate.tbs_certificate().validity().not_after;
+    let seconds = i64::try_from(end.to_unix_duration().as_secs()).ok()?;
+    DateTime::from_timestamp(seconds, 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +154,22 @@ mod tests {
         ] {
             assert_eq!(parse_ca(&pem).unwrap_err(), why);
         }
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_read_in_both_of_its_forms() {
+        // UTCTime up to 2049, GeneralizedTime from 2050. Source: RFC 5280, section 4.1.2.5.
+        for (year, text) in [(2049, "2049-12-31"), (2050, "2050-12-31")] {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+            params.not_after = rcgen::date_time_ymd(year, 12, 31);
+            let certificate = params.self_signed(&key).unwrap();
+            let end = certificate_end(certificate.der()).unwrap();
+            assert_eq!(end.date_naive().to_string(), text);
+            let cut = certificate.der().split_last().unwrap().1;
+            assert_eq!(certificate_end(cut), None);
+        }
+        assert_eq!(certificate_end(b""), None);
     }
 
     #[test]

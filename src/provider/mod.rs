@@ -15,6 +15,7 @@ mod registry;
 use std::fmt;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 use crate::crypto::Sensitive;
 
@@ -24,7 +25,7 @@ pub use crate::network::{
     parse_server_name,
 };
 pub use error::{Refusal, Trouble};
-pub use hash::{HashCheck, HashPool, NoVerdict, StoredHash};
+pub use hash::{HashCheck, HashPool, HashPoolUse, NoVerdict, StoredHash};
 pub use registry::{ConnectError, Connector, MailuConfig, ProviderConfig, check_token, connector};
 
 /// What became of a call that changes something.
@@ -142,6 +143,10 @@ pub trait MailProvider: fmt::Debug + Send + Sync {
 
     /// Detects the server's release line.
     async fn server_version(&self) -> ServerVersion;
+
+    /// Returns when the certificate ends that the server showed to the last call of this client that
+    /// got an answer; `None` before one, and over plain http.
+    fn certificate_expires_at(&self) -> Option<DateTime<Utc>>;
 
     /// Logs in by SMTP AUTH; [`Login::CannotTell`] if no SMTP address is configured.
     async fn login(&self, account: &EmailAddress, password: &Sensitive<String>) -> Login;

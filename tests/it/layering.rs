@@ -44,12 +44,13 @@ const LAYERS: [(&str, &[&str]); 16] = [
 ];
 
 /// A crate and the only modules that may name it.
-const FENCES: [(&str, &[&str]); 11] = [
+const FENCES: [(&str, &[&str]); 12] = [
     ("tonic", &["goplugin", "wire", "proto"]),
     ("prost", &["goplugin", "wire", "proto"]),
     ("reqwest", &["network", "notify", "provider"]),
     ("lettre", &["notify"]),
     ("bcrypt", &["provider"]),
+    ("x509_cert", &["network"]),
     ("aes_gcm", &["crypto"]),
     ("hkdf", &["crypto"]),
     ("rand", &["crypto"]),

@@ -16,6 +16,7 @@
     reason = "a test that meets the unexpected shall stop there and then, and has no API"
 )]
 
+mod batches;
 mod channels;
 mod endpoints;
 mod handshake;
@@ -26,8 +27,10 @@ mod layering;
 mod lifecycle;
 mod limiter;
 mod manual;
+mod monitoring;
 mod never_lost;
 mod notices;
+mod preflight;
 mod readme;
 mod real;
 mod rotation_faults;

@@ -40,6 +40,8 @@ pub struct Config {
     pub domain: String,
     /// More names for the certificate, beside localhost, 127.0.0.1 and `mail.<domain>`.
     pub names: Vec<String>,
+    /// The year as whose begin the certificate ends.
+    pub certificate_end: i32,
     /// Accounts to create, with their passwords. Their domains are created too.
     pub users: Vec<(String, String)>,
     /// The API token.
@@ -63,6 +65,7 @@ impl Default for Config {
         Self {
             domain: "example.test".to_owned(),
             names: Vec::new(),
+            certificate_end: 4096,
             users: Vec::new(),
             token: "standin-api-token-5f0c1d".to_owned(),
             release: Release::V2024_06,

@@ -20,6 +20,9 @@ use super::tls::Authority;
 use super::tokens::{self, AppToken};
 use super::users::User;
 
+/// The year as whose begin the expired certificate ended.
+const EXPIRED: i32 = 2020;
+
 /// A running stand-in; dropping it stops it and forgets what it holds.
 #[derive(Debug)]
 pub struct MailuStandin {
@@ -52,9 +55,10 @@ impl MailuStandin {
         let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         names.push(format!("mail.{}", config.domain));
         names.extend(config.names.iter().cloned());
-        let good = authority.acceptor(names.clone(), false)?;
-        let expired = authority.acceptor(names, true)?;
-        let stranger = authority.acceptor(vec!["stranger.invalid".to_owned()], false)?;
+        let end = config.certificate_end;
+        let good = authority.acceptor(names.clone(), end)?;
+        let expired = authority.acceptor(names, EXPIRED)?;
+        let stranger = authority.acceptor(vec!["stranger.invalid".to_owned()], end)?;
         let work = config.clone();
         let shared = tokio::task::spawn_blocking(move || Arc::new(Shared::new(&work)))
             .await

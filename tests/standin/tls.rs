@@ -43,17 +43,14 @@ impl Authority {
         &self.pem
     }
 
-    /// Returns a TLS acceptor with a certificate for `names`, expired years ago if so wished.
+    /// Returns a TLS acceptor with a certificate for `names` that ends as that year begins.
     ///
     /// # Errors
     ///
     /// Fails when a name cannot stand in a certificate.
-    pub fn acceptor(&self, names: Vec<String>, expired: bool) -> io::Result<TlsAcceptor> {
+    pub fn acceptor(&self, names: Vec<String>, end: i32) -> io::Result<TlsAcceptor> {
         let mut params = CertificateParams::new(names).map_err(io::Error::other)?;
-        if expired {
-            params.not_before = date_time_ymd(2020, 1, 1);
-            params.not_after = date_time_ymd(2020, 4, 1);
-        }
+        params.not_after = date_time_ymd(end, 1, 1);
         let key = KeyPair::generate().map_err(io::Error::other)?;
         let leaf = params
             .signed_by(&key, &self.issuer)

@@ -28,7 +28,7 @@ pub(super) const MOST: usize = 20;
 const PAGE: usize = 100;
 
 /// What a channel is told unless its `events` say otherwise; failures only when they are critical.
-const BY_DEFAULT: [EventName; 8] = [
+const BY_DEFAULT: [EventName; 9] = [
     EventName::RotationNotice,
     EventName::Rotated,
     EventName::RotationFailed,
@@ -37,6 +37,7 @@ const BY_DEFAULT: [EventName; 8] = [
     EventName::DriftDetected,
     EventName::RolledBack,
     EventName::Adopted,
+    EventName::BatchEnded,
 ];
 
 /// One stored channel.

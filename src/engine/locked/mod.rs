@@ -11,6 +11,7 @@
 mod account;
 mod announce;
 mod pointer;
+mod repair;
 mod sealing;
 
 use std::collections::BTreeMap;
@@ -57,6 +58,10 @@ pub(super) struct LockedTenant {
     pub(super) hash_checks: AtomicUsize,
     /// What storage holds; `None` if there is no entry.
     stored: Option<Vec<u8>>,
+    /// The schedule left the tenant alone, as storage has it.
+    rested: bool,
+    /// The number of the last stored event.
+    stored_seq: u64,
     /// The pointers that belong to what storage holds.
     pointers: BTreeMap<String, Vec<u8>>,
     /// Who is told of events, and what was written for that.
@@ -104,6 +109,9 @@ impl Engine {
         let stored = read_bytes(&*mount.storage, name.as_str()).await?;
         let record = self.decode_or_new(name, stored.as_deref())?;
         let pointers = pointer::pointers(&record)?;
+        // A pause that is over and still stored counts: nobody has taken its end into account.
+        let rested = record.pause.is_some() || schedule::rests(&record, self.clock().now());
+        let stored_seq = record.log.seq();
         let telling = announce::Telling::new(self.channels(mount).await?);
         Ok(LockedTenant {
             engine: Arc::clone(self),
@@ -114,7 +122,9 @@ impl Engine {
             record: Box::new(record),
             purpose: Purpose::Request,
             hash_checks: AtomicUsize::new(0),
+            stored_seq,
             stored,
+            rested,
             pointers,
             telling,
             accounts: Vec::new(),
@@ -229,21 +239,6 @@ impl LockedTenant {
         Ok(())
     }
 
-    /// Removes those of `keys` that the record, as stored, does not need.
-    async fn remove_unneeded(&self, keys: impl Iterator<Item = &String>) {
-        for key in keys.filter(|key| !self.pointers.contains_key(*key)) {
-            // A pointer left behind is judged stale by whoever follows it: not worth an error.
-            let removed = if storage::is_account_key(key) {
-                self.release_account(key).await
-            } else {
-                self.mount.storage.delete(key).await.map_err(Error::from)
-            };
-            if let Err(error) = removed {
-                tracing::warn!(tenant = %self.name, %error, "stale pointer not removed");
-            }
-        }
-    }
-
     /// Makes sure that the record has room for what may follow: a change that Mailu hears of must
     /// always be committable, and an emergency reset after it.
     ///
@@ -277,8 +272,13 @@ impl LockedTenant {
     async fn try_store(&mut self) -> Result<(), Error> {
         self.record.revision += 1;
         let now = self.engine.clock().now();
+        let rests = schedule::rests(&self.record, now);
+        if self.rested && !rests {
+            schedule::end_rest(&mut self.record, &self.config, now);
+        }
+        let due_day = schedule::due_day(&self.record, &self.config, now);
         if let Some(credential) = self.record.credential.as_mut() {
-            credential.due_day = schedule::due_day(credential, &self.config, now);
+            credential.due_day = due_day;
         }
         self.announce_events().await?;
         self.move_overflow_to_trail().await?;
@@ -292,7 +292,10 @@ impl LockedTenant {
                     .await?;
             }
         }
+        let is_new = self.stored.is_none();
         self.put_record(bytes).await?;
+        self.rested = rests;
+        self.count(is_new);
         self.events_are_true();
         let before = std::mem::replace(&mut self.pointers, wanted);
         // The record's fate is known: claimed accounts need no lock any more.
@@ -305,7 +308,10 @@ impl LockedTenant {
     async fn put_record(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
         let key = storage::tenant_key(self.name.as_str());
         let writing = self.engine.records.write(self.name.as_str());
-        self.put_and_judge(&key, bytes).await?;
+        let put = self.put_and_judge(&key, bytes).await;
+        // Whatever became of it, what ticks have read before is not to be believed.
+        self.engine.runner.forget_tenant(&self.name);
+        put?;
         let stored = self.stored.as_deref().unwrap_or_default();
         // What cannot be read back is for the next read to report: it was stored all the same.
         if let Ok(record) = storage::decode_tenant(&key, stored) {

@@ -1,11 +1,16 @@
 //! What clients see: one file per endpoint, one line per route.
 
 mod admin;
+mod batches;
 mod config;
 mod deletion;
 mod events;
 mod keyring;
+mod metrics;
+mod mount_status;
 mod notify;
+mod ops;
+mod pause;
 mod reset;
 mod reveal;
 mod rollback;
@@ -47,6 +52,9 @@ pub(super) fn router() -> Router<Engine> {
     routes.extend(keyring::routes());
     routes.extend(notify::routes());
     routes.extend(tenants::routes());
+    routes.extend(batches::routes());
+    routes.extend(ops::routes());
+    routes.extend([mount_status::route(), metrics::route()]);
     routes.extend([
         tenant_config::route(),
         admin::route(),
@@ -60,6 +68,7 @@ pub(super) fn router() -> Router<Engine> {
     routes.extend(versions::routes());
     routes.extend(reset::routes());
     routes.extend(deletion::routes());
+    routes.extend(pause::routes());
     Router::new(routes)
         .with_help(HELP)
         .with_name("smtp")

@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::tenant;
 use crate::engine::Engine;
 use crate::engine::error;
+use crate::engine::finding;
 use crate::engine::state::{self, State};
-use crate::engine::storage::record::TenantRecord;
+use crate::engine::storage::record::{Preflight, TenantRecord};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
 };
@@ -24,7 +25,43 @@ const ANSWERS: &[Field] = &[
     .nullable(),
     Field::boolean("deleted", "Whether the credential was deleted softly."),
     super::NEXT_ROTATION,
+    Field::instant(
+        "paused_until",
+        "Until when automatic rotation rests; null if it does not.",
+    )
+    .nullable(),
+    Field::text("pause_reason", "Why it rests.").nullable(),
     Field::instant("notice_sent_at", "When the notice of that change was sent.").nullable(),
+    Field::object(
+        "preflight",
+        "What was found when that notice was prepared: whether the change can be expected to \
+         succeed.",
+    )
+    .of(const {
+        &[
+            Field::instant("at", "When Mailu was asked."),
+            Field::objects(
+                "findings",
+                "What was in the way or soon would be, gravest first; empty if nothing was.",
+            )
+            .of(const {
+                &[
+                    Field::text("code", "Its stable code.").example("tls_expires_soon"),
+                    Field::text("message", "What is wrong."),
+                    Field::text("hint", "What to do."),
+                ]
+            }),
+            Field::text("mailu_version", "The server's release line, if it told.")
+                .example("2024.06")
+                .nullable(),
+            Field::instant(
+                "certificate_expires_at",
+                "When the server's certificate ends, if one was seen.",
+            )
+            .nullable(),
+        ]
+    })
+    .nullable(),
     Field::object(
         "drift",
         "What Mailu was found to hold, if not the current password.",
@@ -107,7 +144,11 @@ struct Output<'a> {
     #[serde(serialize_with = "instant::serialize")]
     next_rotation: Option<DateTime<Utc>>,
     #[serde(serialize_with = "instant::serialize")]
+    paused_until: Option<DateTime<Utc>>,
+    pause_reason: Option<&'a str>,
+    #[serde(serialize_with = "instant::serialize")]
     notice_sent_at: Option<DateTime<Utc>>,
+    preflight: Option<PreflightOutput<'a>>,
     drift: Option<DriftOutput<'a>>,
     open_work: Option<OpenWorkOutput>,
     hold: Option<HoldOutput<'a>>,
@@ -115,6 +156,23 @@ struct Output<'a> {
     #[serde(serialize_with = "instant::serialize")]
     last_attempt: Option<DateTime<Utc>>,
     last_error: Option<LastErrorOutput<'a>>,
+}
+
+#[derive(Serialize)]
+struct PreflightOutput<'a> {
+    #[serde(serialize_with = "instant::serialize")]
+    at: DateTime<Utc>,
+    findings: Vec<FindingOutput>,
+    mailu_version: Option<&'a str>,
+    #[serde(serialize_with = "instant::serialize")]
+    certificate_expires_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize)]
+struct FindingOutput {
+    code: &'static str,
+    message: &'static str,
+    hint: &'static str,
 }
 
 #[derive(Serialize)]
@@ -167,9 +225,8 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let Some(record) = engine.read_tenant(&mount, &name).await? else {
         return Ok(None);
     };
-    Ok(Some(Response::data(Data::from_serialize(&output(
-        &record,
-    ))?)))
+    let output = output(&record, engine.clock().now());
+    Ok(Some(Response::data(Data::from_serialize(&output)?)))
 }
 
 /// The hold as it is, or as the reset that waits has asked for it.
@@ -188,7 +245,25 @@ fn hold(record: &TenantRecord) -> Option<HoldOutput<'_>> {
     })
 }
 
-fn output(record: &TenantRecord) -> Output<'_> {
+fn preflight(found: &Preflight) -> PreflightOutput<'_> {
+    let findings = found.findings.iter().map(|finding| {
+        let told = finding::explain(*finding);
+        FindingOutput {
+            code: finding.code(),
+            message: told.message,
+            hint: told.hint,
+        }
+    });
+    PreflightOutput {
+        at: found.at,
+        findings: findings.collect(),
+        mailu_version: found.mailu_version.as_deref(),
+        certificate_expires_at: found.certificate_expires_at,
+    }
+}
+
+fn output(record: &TenantRecord, now: DateTime<Utc>) -> Output<'_> {
+    let pause = record.paused_at(now);
     let credential = record.live_credential();
     let reading = credential.and_then(|kept| state::read(record, kept));
     let drift = credential.and_then(|kept| kept.drift.as_ref());
@@ -196,7 +271,12 @@ fn output(record: &TenantRecord) -> Output<'_> {
         state: reading.map(|reading| reading.state),
         deleted: record.credential.is_some() && credential.is_none(),
         next_rotation: credential.and_then(|kept| kept.next_rotation),
+        paused_until: pause.map(|pause| pause.until),
+        pause_reason: pause.map(|pause| pause.reason.as_str()),
         notice_sent_at: credential.and_then(|kept| kept.notice_sent_at),
+        preflight: credential
+            .and_then(|kept| kept.preflight.as_ref())
+            .map(preflight),
         drift: drift.map(|drift| DriftOutput {
             code: &drift.code,
             live_version: drift.live_version,

@@ -6,6 +6,7 @@ mod app_tokens;
 mod change;
 mod confirm;
 mod notes;
+mod preflight;
 mod reset;
 mod retention;
 mod settle;
@@ -18,6 +19,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::error::Error;
 use super::locked::LockedTenant;
+use super::mail::Purpose;
 use super::storage::record::{TenantRecord, Version};
 use crate::audit::{Event, Outcome, RotationType};
 use crate::crypto::Sensitive;
@@ -26,6 +28,7 @@ pub(super) use app_tokens::revoke_if_due as revoke_app_tokens_if_due;
 pub(super) use change::Change;
 pub(super) use confirm::confirm;
 pub(super) use notes::note_live;
+pub(super) use preflight::preflight;
 pub(super) use reset::{Done, Outcome as ResetOutcome, Queued, Reset, release, reset};
 pub(super) use settle::{InDrift, Settled, settle};
 use steps::Announced;
@@ -83,6 +86,33 @@ pub(super) async fn rotate_automatically(
     if tenant.require_credential()?.drift.is_some() {
         notes::retry_later(&mut tenant);
         return tenant.store().await;
+    }
+    let password = match new_password(&tenant, Generated::Ordinary).await {
+        Ok(password) => password,
+        Err(error) => {
+            notes::record_failure(&mut tenant, &change, &error).await;
+            return Err(error);
+        }
+    };
+    let announced = Announced::prepare(tenant, &change, &password).await?;
+    settle::drive(announced).await.map(|_committed| ())
+}
+
+/// Changes the tenant's password as part of a batch: once, however often a batch that was
+/// interrupted comes back to the tenant. What a person has to decide is left alone.
+///
+/// # Errors
+///
+/// [`Error::UnknownTenant`] and its kind, and whatever the change itself meets.
+pub(super) async fn rotate_in_batch(mut tenant: LockedTenant, change: Change) -> Result<(), Error> {
+    tenant.require_credential()?;
+    tenant.purpose = Purpose::Bulk;
+    let tenant = match settle(tenant, InDrift::Stop).await? {
+        Settled::Free(tenant) => *tenant,
+        Settled::Committed(committed) => committed.tenant,
+    };
+    if made_before(&tenant.record, &change.request_id).is_some() {
+        return Ok(());
     }
     let password = new_password(&tenant, Generated::Ordinary).await?;
     let announced = Announced::prepare(tenant, &change, &password).await?;

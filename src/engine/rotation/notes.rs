@@ -4,15 +4,31 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::change::Change;
 use super::strangers::STALE_STORAGE;
-use crate::audit::{Actor, EventName, NewEvent, Outcome, Severity};
+use crate::audit::{Actor, EventName, NewEvent, Outcome, RotationType, Severity};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::Purpose;
-use crate::engine::storage::record::{Drift, LastError, Proof};
+use crate::engine::schedule;
+use crate::engine::storage::record::{ATTENTION_AFTER, Drift, LastError, Proof};
 use crate::provider::Refusal;
 
 /// Minutes between the engine's own tries.
 const BACK_OFF_MINUTES: [i64; 5] = [1, 2, 4, 8, 10];
+
+/// Between the schedule's tries: the first pause, doubled with each failure up to the longest. A
+/// tenth of it more or less keeps tenants that failed together from coming back together.
+const FIRST_RETRY: TimeDelta = TimeDelta::minutes(1);
+const LONGEST_RETRY: TimeDelta = TimeDelta::hours(6);
+const JITTER_PER_MILLE: u64 = 200;
+
+/// When the schedule tries again after so many failures in a row.
+fn next_scheduled_try(tenant: &str, failures: u32, now: DateTime<Utc>) -> DateTime<Utc> {
+    let doubled = FIRST_RETRY.checked_mul(1 << failures.min(10));
+    let pause = doubled.map_or(LONGEST_RETRY, |pause| pause.min(LONGEST_RETRY));
+    let share = schedule::share(tenant, &format!("retry {failures}"), JITTER_PER_MILLE + 1);
+    let per_mille = i32::try_from(900 + share).unwrap_or(1_000);
+    now + pause * per_mille / 1_000
+}
 
 /// When the engine tries again by itself after so many failures in a row.
 pub(super) fn next_try(failures: u32, now: DateTime<Utc>) -> DateTime<Utc> {
@@ -24,8 +40,9 @@ pub(super) fn next_try(failures: u32, now: DateTime<Utc>) -> DateTime<Utc> {
 /// Records that a change failed before anything was sent. What the change had put into the record
 /// is forgotten: only the failure is stored.
 pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, error: &Error) {
-    if matches!(error, Error::BreakerOpen) {
-        // Nothing was tried.
+    if matches!(error, Error::BreakerOpen) && !is_scheduled(change.rotation_type, change.source) {
+        // Nothing was tried, and the work is still due. The schedule's tries have an end of their
+        // own: a server that is down for long must be seen.
         return;
     }
     if let Err(error) = tenant.forget_changes() {
@@ -43,7 +60,8 @@ pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, e
     if tenant.purpose == Purpose::Automatic {
         retry_later(tenant);
     }
-    let event = change.failure(error.code(), now);
+    let mut event = change.failure(error.code(), now);
+    raise_severity(tenant, &mut event);
     let recorded = match tenant.record_event(event) {
         Ok(_event) => tenant.store().await,
         Err(error) => Err(error),
@@ -54,12 +72,30 @@ pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, e
     }
 }
 
+/// Reports whether a change is one of the schedule.
+pub(super) fn is_scheduled(rotation_type: Option<RotationType>, source: Option<u64>) -> bool {
+    rotation_type == Some(RotationType::Automated) && source.is_none()
+}
+
 /// An automatic change failed: the next one waits longer.
 pub(super) fn retry_later(tenant: &mut LockedTenant) {
     let now = tenant.engine.clock().now();
+    let revealed = tenant.record.rotate_at(now).is_some_and(|at| at <= now);
     let open = &mut tenant.record.open;
-    open.retry_at = Some(next_try(open.retry_failures, now));
+    open.retry_at = Some(if revealed {
+        next_try(open.retry_failures, now)
+    } else {
+        next_scheduled_try(tenant.name.as_str(), open.retry_failures, now)
+    });
     open.retry_failures = open.retry_failures.saturating_add(1);
+}
+
+/// The failure after which a person has to look is told as such, once: alerts go by it.
+pub(super) fn raise_severity(tenant: &LockedTenant, event: &mut NewEvent) {
+    let automatic = tenant.purpose == Purpose::Automatic;
+    if automatic && tenant.record.open.retry_failures == ATTENTION_AFTER {
+        event.severity = Severity::Critical;
+    }
 }
 
 /// Mailu has no such account: a stored password cannot be live any more, and reads must say so.

@@ -6,7 +6,7 @@ use super::change::Change;
 use super::notes;
 use super::settle::Settled;
 use super::steps::Announced;
-use crate::audit::NewEvent;
+use crate::audit::{NewEvent, Severity};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::Purpose;
@@ -51,7 +51,8 @@ pub(super) async fn drop_candidate(mut tenant: LockedTenant, error: Error) -> Er
     if tenant.purpose == Purpose::Automatic {
         notes::retry_later(&mut tenant);
     }
-    let event = failure(&intent, error.code(), now);
+    let mut event = failure(&intent, error.code(), now);
+    notes::raise_severity(&tenant, &mut event);
     if let Err(error) = tenant.record_event(event) {
         return error;
     }
@@ -203,7 +204,12 @@ pub(in crate::engine) fn abandon(
     let Some(intent) = tenant.record.intent.take() else {
         return Ok(());
     };
-    let event = failure(&intent, code, now);
+    let mut event = failure(&intent, code, now);
+    if notes::is_scheduled(intent.rotation_type, intent.source) {
+        // A day of tries: the next one is none of the next minute, and a person should look.
+        event.severity = Severity::Critical;
+        notes::retry_later(tenant);
+    }
     let credential = tenant
         .record
         .credential

@@ -4,45 +4,67 @@
 //! starts the run, which does everything else on tracked tasks: ticks do no network work, have no
 //! timers, and a process that died is revived by the next one. What must stay true:
 //!
-//! - work waits for its own server only: each server has at most one worker, and all of them
-//!   together half of `max_parallel`;
-//! - a quiet tick costs one list of `open/`, whatever the number of tenants.
+//! - work waits for its own server only: each server has at most one worker, and each kind of work
+//!   has its places (see `places`);
+//! - a quiet tick costs one list of `open/` and one of today's folder of `due/`, whatever the
+//!   number of tenants.
 
+mod agenda;
+mod calendar;
+mod due;
 mod open_work;
+mod places;
+mod placing;
+mod reindex;
 mod rewrap;
+mod scheduled;
 mod sweep;
+mod unasked;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::Engine;
+use super::config::MountConfig;
 use super::error::Error;
+use super::schedule::Rest;
+use super::tenant::TenantName;
 use crate::logical::Mount;
+use agenda::Agenda;
+pub(super) use agenda::Known;
+pub(super) use calendar::{Calendar, Sight};
+pub(super) use due::server_of;
+pub(super) use places::Class;
+use places::Places;
+pub(super) use reindex::{Reindex, ReindexProgress};
 pub(super) use rewrap::{Rewrap, RewrapProgress};
+pub(super) use sweep::SweepProgress;
+use sweep::Sweeps;
 
 /// Names read from a folder at once.
-const PAGE: usize = 256;
+const PAGE: usize = 4096;
 
 /// What the runs of one mount have under way. Everything in it can be found again in storage.
 #[derive(Debug, Default)]
 pub(super) struct Runner {
     // A blocking mutex: held only for set operations.
     state: Mutex<State>,
+    pub(super) places: Arc<Places>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// A run is listing the open work.
+    /// A run is listing the work.
     listing: bool,
     /// Servers that have a worker, or will have one when a place is free.
     busy: HashSet<String>,
-    /// Workers that have a place.
-    working: usize,
-    /// The daily look at every tenant is under way.
-    sweeping: bool,
-    /// When the next one may begin, monotonic; zero since this node became the active one.
-    next_sweep: Duration,
+    /// What the records say that ticks look at.
+    agenda: Agenda,
+    /// What storage holds of the schedule.
+    calendar: Option<Calendar>,
+    /// The last tick that this process took as the active node.
+    last_tick: Option<Sight>,
+    sweeps: Sweeps,
 }
 
 /// A run under way; however it ends, the next tick can begin one.
@@ -55,14 +77,42 @@ impl Drop for Listing {
     }
 }
 
+/// A server that has a worker; however that ends, the next tick may begin another.
+#[derive(Debug)]
+pub(super) struct Busy(Arc<Engine>, String);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.runner.state().busy.remove(&self.1);
+    }
+}
+
 impl Runner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Another role, another knowledge: the next active tick sweeps.
+    /// Another role, another knowledge: the next active tick reads and sweeps.
     pub(super) fn forget(&self) {
-        self.state().next_sweep = Duration::ZERO;
+        let mut state = self.state();
+        state.sweeps.forget();
+        state.agenda = Agenda::default();
+        state.calendar = None;
+        state.last_tick = None;
+    }
+
+    /// Shows everything that ticks know of tenants, in no order; returns the last tick.
+    pub(super) fn look(&self, mut see: impl FnMut(&TenantName, &Known)) -> Option<Sight> {
+        let state = self.state();
+        for (tenant, known) in state.agenda.entries() {
+            see(tenant, known);
+        }
+        state.last_tick
+    }
+
+    /// A tenant's record was stored, here or by another node.
+    pub(super) fn forget_tenant(&self, name: &TenantName) {
+        self.state().agenda.forget(name);
     }
 }
 
@@ -86,6 +136,7 @@ impl Engine {
             // The run of the last tick still waits for storage.
             return;
         }
+        self.counters.note_tick();
         let listing = Listing(Arc::clone(self));
         let mount = mount.clone();
         self.tasks.spawn(async move {
@@ -97,7 +148,29 @@ impl Engine {
 
     async fn run(self: &Arc<Self>, mount: &Mount) -> Result<(), Error> {
         self.begin_rewrap(mount);
-        self.begin_open_work(mount).await?;
+        self.begin_reindex(mount);
+        let config = self.config(mount).await?;
+        let calendar = self.calendar(mount, &config).await?;
+        self.begin_due_work(mount, &config, &calendar).await?;
+        self.go_on_placing(mount, &config).await?;
+        // After what cannot wait has taken its places.
+        self.begin_batches(mount);
         self.begin_sweep(mount).await
+    }
+
+    /// Takes a server for work that is not begun by a request; `None` if it has a worker.
+    pub(super) fn occupy(self: &Arc<Self>, server: &str) -> Option<Busy> {
+        let free = self.runner.state().busy.insert(server.to_owned());
+        free.then(|| Busy(Arc::clone(self), server.to_owned()))
+    }
+
+    /// Until when the whole mount's schedule rests, as far as is known.
+    fn rest(&self, config: &MountConfig) -> Rest {
+        let state = self.runner.state();
+        let calendar = state.calendar.as_ref();
+        Rest {
+            paused_until: config.paused_until,
+            held_until: calendar.and_then(|calendar| calendar.held_until),
+        }
     }
 }

@@ -11,7 +11,10 @@
 //! | `config` | the mount's settings |
 //! | `mountlog` | the mount's own events |
 //! | `keyring`, `keyring-copy` | the keys, seal-wrapped |
+//! | `schedule` | from where on the folders of `due/` are looked at, when a tick was last seen |
 //! | `rewrap` | how far encrypting everything with the newest key has come |
+//! | `reindex` | how far rebuilding the pointers from the records has come |
+//! | `batch/<id>` | a batch and how far it is |
 //! | `config/notify/<name>` | a notification channel |
 //! | `outbox/<event_id>` | an event that somebody is still to be told of |
 //! | `notified/<name>` | how a notification channel fares |
@@ -45,10 +48,20 @@ pub(crate) const KEYRING: &str = "keyring";
 pub(crate) const KEYRING_COPY: &str = "keyring-copy";
 /// How far encrypting everything with the newest key has come.
 pub(crate) const REWRAP: &str = "rewrap";
+/// How far rebuilding the pointers from the records has come.
+pub(crate) const REINDEX: &str = "reindex";
+/// The folder of all pointers of mail accounts.
+pub(crate) const ACCOUNTS: &str = "account/";
+/// The folder of all batches.
+pub(crate) const BATCHES: &str = "batch/";
+/// What the schedule remembers.
+pub(crate) const SCHEDULE: &str = "schedule";
 /// The folder of all records.
 pub(crate) const TENANTS: &str = "tenant/";
 /// The folder of all pointers to open work.
 pub(crate) const OPEN_WORK: &str = "open/";
+/// The folder of the days' folders.
+pub(crate) const DUE: &str = "due/";
 /// The folder of all notification channels.
 pub(crate) const CHANNELS: &str = "config/notify/";
 /// The folder of all events that somebody is still to be told of.
@@ -66,6 +79,11 @@ pub(crate) fn tenant_key(tenant: &str) -> String {
     format!("{TENANTS}{tenant}")
 }
 
+/// The key of a batch.
+pub(crate) fn batch_key(id: &str) -> String {
+    format!("{BATCHES}{id}")
+}
+
 /// The key of the pointer to open work.
 pub(crate) fn open_key(tenant: &str) -> String {
     format!("{OPEN_WORK}{tenant}")
@@ -73,13 +91,18 @@ pub(crate) fn open_key(tenant: &str) -> String {
 
 /// The key of the pointer to a tenant's next due day.
 pub(crate) fn due_key(day: NaiveDate, tenant: &str) -> String {
-    format!("due/{}/{tenant}", day.format("%Y%m%d"))
+    format!("{}{tenant}", due_folder(day))
+}
+
+/// The folder of the tenants that are due on a day.
+pub(crate) fn due_folder(day: NaiveDate) -> String {
+    format!("{DUE}{}/", day.format("%Y%m%d"))
 }
 
 /// The key of the pointer from a mail account to its tenant.
 pub(crate) fn account_key(server: &str, folded_username: &str) -> String {
     let text = format!("{}:{server}{folded_username}", server.len());
-    format!("account/{}", crypto::sha256_hex(text.as_bytes()))
+    format!("{ACCOUNTS}{}", crypto::sha256_hex(text.as_bytes()))
 }
 
 /// The folder of all servers' stops.
@@ -107,7 +130,7 @@ pub(crate) fn outbox_key(event_id: &str) -> String {
 
 /// Tells the pointers of mail accounts from the others.
 pub(crate) fn is_account_key(key: &str) -> bool {
-    key.starts_with("account/")
+    key.starts_with(ACCOUNTS)
 }
 
 /// The key of one event in the trail; padded so that lists are in order.
@@ -162,9 +185,16 @@ pub(crate) fn decode<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, 
 pub(crate) fn damaged(key: &str) -> Error {
     Error::Entry {
         key: key.to_owned(),
-        why: "the stored entry is damaged or of an unknown format",
+        why: DAMAGED,
     }
 }
+
+/// Reports whether an entry cannot have been written by any release.
+pub(crate) fn is_damaged(error: &Error) -> bool {
+    matches!(error, Error::Entry { why, .. } if *why == DAMAGED)
+}
+
+const DAMAGED: &str = "the stored entry is damaged or of an unknown format";
 
 /// The one field every format has.
 #[derive(Deserialize)]

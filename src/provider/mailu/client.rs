@@ -3,6 +3,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use reqwest::Method;
 
 use super::api::{self, Change, Creation};
@@ -208,6 +209,10 @@ impl MailProvider for MailuClient {
             Ok(answer) if answer.status == 200 => api::version(&answer.body),
             Ok(_) | Err(_) => ServerVersion::Unknown,
         }
+    }
+
+    fn certificate_expires_at(&self) -> Option<DateTime<Utc>> {
+        self.transport.certificate_expires_at()
     }
 
     async fn login(&self, account: &EmailAddress, password: &Sensitive<String>) -> Login {

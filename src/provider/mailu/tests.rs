@@ -42,11 +42,15 @@ impl Authority {
     }
 
     fn server(&self, name: &str, expired: bool) -> TlsAcceptor {
+        let year = if expired { 2020 } else { 4096 };
+        self.server_until(name, year)
+    }
+
+    /// A certificate that ends as that year begins.
+    fn server_until(&self, name: &str, year: i32) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        if expired {
-            params.not_after = date_time_ymd(2020, 1, 1);
-        }
+        params.not_after = date_time_ymd(year, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
@@ -410,6 +414,26 @@ async fn only_the_right_certificate_is_accepted() {
             assert!(seen[0].to_ascii_lowercase().contains(&host), "{case}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_end_of_the_certificate_is_known_after_an_answer() {
+    let authority = Authority::new();
+    for status in ["200 OK", "401 Unauthorized"] {
+        let acceptor = authority.server_until("localhost", 2048);
+        let server = Server::start(Some(acceptor), json(status, DONE)).await;
+        let mut config = config(&format!("https://localhost:{}", server.port));
+        config.ca_cert = Some(authority.pem.clone());
+        let client = client(&config);
+        assert_eq!(client.certificate_expires_at(), None, "nothing was asked");
+        change(&client).await;
+        let end = client.certificate_expires_at().unwrap();
+        assert_eq!(end.to_rfc3339(), "2048-01-01T00:00:00+00:00", "{status}");
+    }
+    let plain = Server::start(None, json("200 OK", DONE)).await;
+    let client = client(&config(&format!("http://localhost:{}", plain.port)));
+    assert_eq!(change(&client).await, Sent::Acknowledged);
+    assert_eq!(client.certificate_expires_at(), None, "there is none");
 }
 
 #[tokio::test]

@@ -4,16 +4,19 @@
 //! certificate is never assumed for the next, and a changed setting acts at once.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use reqwest::tls::TlsInfo;
 use reqwest::{Client, Method, Response};
 use zeroize::Zeroizing;
 
 use super::error::depends_on_body;
 use crate::crypto::Sensitive;
 use crate::network::http::{self, Peer, fault};
-use crate::network::tls::{client_config, parse_server_name};
+use crate::network::tls::{certificate_end, client_config, parse_server_name};
 use crate::network::{NetworkPolicy, Scheme};
 use crate::provider::Trouble;
 use crate::provider::registry::{ConnectError, MailuConfig, check_token};
@@ -28,6 +31,8 @@ pub(super) struct Transport {
     /// `Some` if the URL carries the certificate's name instead of the host's.
     host_header: Option<HeaderValue>,
     bearer: HeaderValue,
+    /// When the certificate of the last answer ends. A blocking mutex: held to copy it only.
+    certificate_end: Mutex<Option<DateTime<Utc>>>,
 }
 
 /// An answer, read as far as its meaning depends on it.
@@ -86,6 +91,7 @@ impl Transport {
             base: url.api_base(server_name.as_deref()),
             host_header,
             bearer: bearer(&config.api_token)?,
+            certificate_end: Mutex::default(),
         })
     }
 
@@ -112,7 +118,27 @@ impl Transport {
                 .body(Bytes::from_owner(body));
         }
         let response = request.send().await.map_err(|error| fault(&error))?;
+        self.note_certificate(&response);
         read(response, call.limit).await
+    }
+
+    /// Returns when the certificate ends that the last answer came under, if it is known.
+    pub(super) fn certificate_expires_at(&self) -> Option<DateTime<Utc>> {
+        *self
+            .certificate_end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_certificate(&self, response: &Response) {
+        let shown = response.extensions().get::<TlsInfo>();
+        let end = shown
+            .and_then(TlsInfo::peer_certificate)
+            .and_then(certificate_end);
+        *self
+            .certificate_end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = end;
     }
 }
 

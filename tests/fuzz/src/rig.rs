@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once};
 
 use async_trait::async_trait;
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 use tokio::runtime::{Builder, Runtime};
 use tracing::field::{Field, Visit};
@@ -180,6 +180,10 @@ impl MailProvider for ScriptedMail {
 
     async fn server_version(&self) -> ServerVersion {
         ServerVersion::Unknown
+    }
+
+    fn certificate_expires_at(&self) -> Option<DateTime<Utc>> {
+        None
     }
 
     async fn login(&self, _account: &EmailAddress, _password: &Sensitive<String>) -> Login {

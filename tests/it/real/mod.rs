@@ -10,6 +10,7 @@
 
 mod acl;
 mod api;
+mod batches;
 mod cluster;
 mod crash;
 mod errors;
@@ -20,6 +21,7 @@ mod openapi;
 mod process;
 mod reset;
 mod rig;
+mod schedule;
 mod sdk;
 mod server;
 mod soak;

@@ -16,7 +16,7 @@ use vault_plugin_secrets_smtp::engine::storage::record::TenantRecord;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, Error, MemoryStorage, Mount, Operation, Reply, Request, RequestId,
-    StaticSystemView, Storage, Wrap,
+    Special, StaticSystemView, Storage, Wrap,
 };
 use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::{Connector, HashPool, connector};
@@ -37,6 +37,8 @@ pub(crate) struct Answer {
     pub(crate) text: String,
     pub(crate) data: Value,
     pub(crate) warnings: Vec<String>,
+    /// A body that is not JSON, with its type.
+    pub(crate) raw: Option<(String, String)>,
     /// For how long the host wraps the answer; `None` if it does not.
     pub(crate) wrap: Option<Duration>,
 }
@@ -50,6 +52,7 @@ impl Answer {
             data: Value::Null,
             warnings: Vec::new(),
             wrap: None,
+            raw: None,
         };
         match reply {
             Ok(Some(response)) => {
@@ -57,6 +60,10 @@ impl Answer {
                     answer.data = Value::Object(data.as_map().clone());
                 }
                 answer.warnings = response.warnings;
+                if let Some(Special::Raw(raw)) = response.special {
+                    let body = String::from_utf8(raw.body).unwrap();
+                    answer.raw = Some((raw.content_type, body));
+                }
                 answer.wrap = response.wrap.map(Wrap::ttl);
             }
             Ok(None) => {
@@ -402,17 +409,35 @@ pub(crate) async fn pointers(
         let looks = !record.open.confirm_at.is_empty();
         let waits = kept.is_some_and(|kept| {
             let tokens = kept.app_tokens.as_ref();
-            looks || kept.rotate_at.is_some() || tokens.is_some_and(|it| it.next_attempt.is_some())
+            let seen = kept.drift.is_some()
+                || (record.open.retry_failures >= 3 && record.last_error.is_some())
+                || tokens.is_some_and(|it| it.failures >= 3);
+            looks
+                || seen
+                || kept.rotate_at.is_some()
+                || tokens.is_some_and(|it| it.next_attempt.is_some())
         });
-        if record.intent.is_some() || waits {
+        if record.intent.is_some() || record.pause.is_some() || waits {
             needed.insert(format!("open/{tenant}"));
         }
         if let Some(credential) = &record.credential {
-            let next = credential
-                .next_rotation
-                .filter(|_| credential.deleted.is_none());
-            if let Some(next) = next {
-                let day = next - chrono::TimeDelta::days(7);
+            // In drift a person decides first.
+            let next = credential.next_rotation.filter(|_| {
+                credential.deleted.is_none()
+                    && credential.drift.is_none()
+                    && credential.current.is_some()
+            });
+            assert_eq!(
+                next.is_some(),
+                credential.due_day.is_some() && kept.is_some()
+            );
+            if let Some((next, day)) = next.zip(credential.due_day) {
+                // Between a week before and the change; an overdue one is on a later day.
+                let earliest = next - chrono::TimeDelta::days(8);
+                assert!(
+                    day >= earliest.date_naive(),
+                    "{tenant} is looked at too early"
+                );
                 needed.insert(format!("due/{}/{tenant}", day.format("%Y%m%d")));
             }
             if let Some(server) = &record.server {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 
 use vault_plugin_secrets_smtp::crypto::Sensitive;
@@ -359,6 +360,10 @@ impl MailProvider for FaultyProvider {
         self.plan
             .mail("server_version", ServerVersion::Unknown, effect)
             .await
+    }
+
+    fn certificate_expires_at(&self) -> Option<DateTime<Utc>> {
+        self.inner.certificate_expires_at()
     }
 
     async fn login(&self, account: &EmailAddress, password: &Sensitive<String>) -> Login {

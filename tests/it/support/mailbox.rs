@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 use super::faults::{Fault, Kind, Plan};
 use super::mailu::standin::hash_password;
@@ -401,6 +402,11 @@ impl MailProvider for Client {
             Ok(_) => ServerVersion::Mailu2024,
             Err(_) => ServerVersion::Unknown,
         }
+    }
+
+    fn certificate_expires_at(&self) -> Option<DateTime<Utc>> {
+        // These servers have no TLS.
+        None
     }
 
     async fn login(&self, account: &EmailAddress, password: &Sensitive<String>) -> Login {

@@ -73,7 +73,7 @@ impl MailSink {
     pub(crate) async fn start(begins: Begins) -> Self {
         let authority = Authority::new().unwrap();
         let names = vec![String::from("localhost")];
-        let acceptor = authority.acceptor(names, false).unwrap();
+        let acceptor = authority.acceptor(names, 2100).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mails: Arc<Mutex<Vec<Mail>>> = Arc::default();
@@ -225,7 +225,7 @@ impl HookSink {
     pub(crate) async fn start() -> Self {
         let authority = Authority::new().unwrap();
         let names = vec![String::from("localhost")];
-        let acceptor = authority.acceptor(names, false).unwrap();
+        let acceptor = authority.acceptor(names, 2100).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let posted: Arc<Mutex<Vec<Posted>>> = Arc::default();

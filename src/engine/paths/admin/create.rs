@@ -203,8 +203,13 @@ pub(super) fn add_version(
     credential.drift = None;
     credential.last_rotated = last_rotated;
     credential.notice_sent_at = None;
-    credential.next_rotation =
-        schedule::next_rotation(credential.rotation_policy, &config, last_rotated);
+    credential.next_rotation = schedule::next_rotation(
+        credential.rotation_policy,
+        &config,
+        locked.name.as_str(),
+        last_rotated,
+        now,
+    );
     Ok(move |name| {
         let mut event = NewEvent::new(name, change.actor, now);
         event.version = Some(number);

@@ -201,7 +201,7 @@ async fn answer(
     let open =
         |number: u64, sealed: &Sealed| locked::open_password(&keyring, &record, number, sealed);
     let now = engine.clock().now();
-    let output = Read::new(credential, &reading, &config, now, open)?;
+    let output = Read::new(&record, credential, &reading, &config, now, open)?;
     Ok(Some(Response::data(Data::from_serialize(&output)?)))
 }
 

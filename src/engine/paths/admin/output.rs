@@ -12,7 +12,7 @@ use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::schedule;
 use crate::engine::state::{self, Reading, State};
-use crate::engine::storage::record::{Credential, Proof};
+use crate::engine::storage::record::{Credential, Proof, TenantRecord};
 use crate::logical::{Data, expose, instant, seconds};
 
 /// The answer to a read.
@@ -57,6 +57,7 @@ struct Candidate {
 
 impl<'a> Read<'a> {
     pub(super) fn new(
+        record: &TenantRecord,
         credential: &'a Credential,
         reading: &Reading<'_>,
         config: &MountConfig,
@@ -87,7 +88,7 @@ impl<'a> Read<'a> {
             rotation_policy: credential.rotation_policy.as_text(config),
             rotation_period: credential.rotation_policy.period(config).unwrap_or(0),
             next_rotation: credential.next_rotation,
-            ttl: schedule::read_again_after(credential, config, settled, now),
+            ttl: schedule::read_again_after(record, config, settled, now),
             version: reading.answer.number,
             state: reading.state,
             proof: shown(reading.version.map(|version| version.proof)),

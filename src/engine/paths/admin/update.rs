@@ -230,10 +230,13 @@ fn apply_settings(
     if before.1 != credential.rotation_policy {
         // A shorter period must not rotate the tenant by accident right away.
         let spread = TimeDelta::try_seconds(i64::try_from(config.spread).unwrap_or(0));
-        let earliest = now + spread.unwrap_or_default();
-        credential.next_rotation =
-            schedule::next_rotation(credential.rotation_policy, &config, credential.last_rotated)
-                .map(|next| next.max(earliest));
+        credential.next_rotation = schedule::next_rotation(
+            credential.rotation_policy,
+            &config,
+            locked.name.as_str(),
+            credential.last_rotated,
+            now + spread.unwrap_or_default(),
+        );
         credential.notice_sent_at = None;
     }
     let mut event = NewEvent::new(EventName::TenantConfigChanged, change.actor, now);

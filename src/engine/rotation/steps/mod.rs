@@ -301,8 +301,14 @@ impl Proven {
             source.is_some() || announced_at <= seen_at
         });
         credential.rotate_at = revealed;
-        credential.next_rotation =
-            schedule::next_rotation(credential.rotation_policy, &self.tenant.config, now);
+        credential.preflight = None;
+        credential.next_rotation = schedule::next_rotation(
+            credential.rotation_policy,
+            &self.tenant.config,
+            self.tenant.name.as_str(),
+            now,
+            now,
+        );
         retention::prune(credential, &self.tenant.config, now);
         Ok((event, previous_version))
     }

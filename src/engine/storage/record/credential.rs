@@ -95,6 +95,26 @@ pub enum Finding {
 }
 
 impl Finding {
+    /// Returns the stable code.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::NoServer => "no_server",
+            Self::AccountMissing => "account_missing",
+            Self::Drift => "drift",
+            Self::Unsettled => "unsettled",
+            Self::TlsInvalid => "tls_invalid",
+            Self::Unreachable => "unreachable",
+            Self::TokenRefused => "token_refused",
+            Self::LimiterBusy => "limiter_busy",
+            Self::LiveUnknown => "live_unknown",
+            Self::AccountDisabled => "account_disabled",
+            Self::TlsExpiresSoon => "tls_expires_soon",
+            Self::MailuOld => "mailu_old",
+            Self::MailuUnknown => "mailu_unknown",
+        }
+    }
+
     /// Reports whether the change will fail unless somebody does something.
     #[must_use]
     pub const fn prevents(self) -> bool {

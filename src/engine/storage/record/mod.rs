@@ -10,6 +10,7 @@
 //! | 2 | `source` of a version and of an intent: whose password it has again |
 //! | 3 | `preflight` of a credential: what was found when the notice was prepared |
 
+mod attention;
 mod credential;
 mod work;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::{Actor, EventLog};
 use crate::crypto::Sealed;
 
+pub use attention::{ATTENTION_AFTER, Attention};
 pub use credential::{
     AppTokenWork, Compromise, Credential, Deletion, Drift, Finding, Hold, Preflight, Proof,
     RotationPolicy, Version,
@@ -142,6 +144,12 @@ impl TenantRecord {
         self.credential
             .as_ref()
             .filter(|credential| credential.deleted.is_none())
+    }
+
+    /// Returns the pause that holds automatic rotation back at `now`; one that is over is none.
+    #[must_use]
+    pub fn paused_at(&self, now: DateTime<Utc>) -> Option<&Pause> {
+        self.pause.as_ref().filter(|pause| pause.until > now)
     }
 
     /// Returns the intent if its candidate was ever sent.

@@ -1,0 +1,124 @@
+//! What a preflight's findings mean, for `status` and notices.
+
+use super::storage::record::Finding;
+
+/// A finding, as people are told of it. Constant texts: nothing in them comes from a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Explained {
+    /// What is wrong: one sentence without a full stop.
+    pub(super) message: &'static str,
+    /// What to do about it, likewise.
+    pub(super) hint: &'static str,
+}
+
+/// Explains a finding.
+pub(super) const fn explain(finding: Finding) -> Explained {
+    match finding {
+        Finding::NoServer => NO_SERVER,
+        Finding::AccountMissing => ACCOUNT_MISSING,
+        Finding::Drift => DRIFT,
+        Finding::Unsettled => UNSETTLED,
+        Finding::TlsInvalid => TLS_INVALID,
+        Finding::Unreachable => UNREACHABLE,
+        Finding::TokenRefused => TOKEN_REFUSED,
+        Finding::LimiterBusy => LIMITER_BUSY,
+        Finding::LiveUnknown => LIVE_UNKNOWN,
+        Finding::AccountDisabled => ACCOUNT_DISABLED,
+        Finding::TlsExpiresSoon => TLS_EXPIRES_SOON,
+        Finding::MailuOld => MAILU_OLD,
+        Finding::MailuUnknown => MAILU_UNKNOWN,
+    }
+}
+
+const fn told(message: &'static str, hint: &'static str) -> Explained {
+    Explained { message, hint }
+}
+
+const NO_SERVER: Explained = told(
+    "the tenant has no Mailu server",
+    "write mailu_url and api_token to <tenant>/config",
+);
+const ACCOUNT_MISSING: Explained = told(
+    "Mailu has no such account",
+    "create the account in Mailu, or check that mailu_url is the right server",
+);
+const DRIFT: Explained = told(
+    "Mailu holds another password than the current one",
+    "find out who changed it, then write <tenant>/verify and <tenant>/rotate",
+);
+const UNSETTLED: Explained = told(
+    "an earlier change of the password is still open",
+    "read <tenant>/status for why, and write <tenant>/verify to settle it",
+);
+const TLS_INVALID: Explained = told(
+    "the server's TLS certificate was not accepted",
+    "check its name, its validity and who issued it, or set ca_cert or tls_server_name in \
+     <tenant>/config",
+);
+const UNREACHABLE: Explained = told(
+    "no Mailu API answers at the server's address",
+    "check that the Mailu server runs with API=true, that mailu_url is right and that this \
+     server may connect to it (allowed_hosts of the mount's config, firewalls, DNS)",
+);
+const TOKEN_REFUSED: Explained = told(
+    "Mailu refuses the API token",
+    "write the server's API_TOKEN to <tenant>/config",
+);
+const LIMITER_BUSY: Explained = told(
+    "calls to the server rest after refused ones",
+    "find out which tenant of this server has a wrong API token, and add the Vault servers \
+     to AUTH_RATELIMIT_EXEMPTION on the Mailu server; calls are made again within the hour",
+);
+const LIVE_UNKNOWN: Explained = told(
+    "it could not be told which password is live",
+    "write <tenant>/verify; the change itself does not depend on it",
+);
+const ACCOUNT_DISABLED: Explained = told(
+    "the account is disabled in Mailu, so no password logs in",
+    "enable the account in Mailu if it is still needed; the change itself works",
+);
+const TLS_EXPIRES_SOON: Explained = told(
+    "the server's certificate ends before the change or within two weeks after it",
+    "renew the certificate of the Mailu server",
+);
+const MAILU_OLD: Explained = told(
+    "the server runs the Mailu 2.0 line, which gets no fixes any more",
+    "upgrade the server to Mailu 2024.06 or later; the change itself works",
+);
+const MAILU_UNKNOWN: Explained = told(
+    "the server does not tell which Mailu it runs",
+    "check that <mailu_url>/api/v1/swagger.json can be read; the change itself does not \
+     depend on it",
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_codes_are_those_that_are_stored_and_each_has_its_texts() {
+        use Finding::*;
+        for finding in [
+            NoServer,
+            AccountMissing,
+            Drift,
+            Unsettled,
+            TlsInvalid,
+            Unreachable,
+            TokenRefused,
+            LimiterBusy,
+            LiveUnknown,
+            AccountDisabled,
+            TlsExpiresSoon,
+            MailuOld,
+            MailuUnknown,
+        ] {
+            let told = explain(finding);
+            let stored = serde_json::to_string(&finding).unwrap();
+            assert_eq!(stored, format!("\"{}\"", finding.code()));
+            for text in [told.message, told.hint] {
+                assert!(!text.is_empty() && !text.ends_with('.'), "{text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Placing every tenant anew after a change of the settings that decide when it is due.
+//!
+//! A pass goes through all tenants by name, a slice at each tick, and keeps its place in the
+//! calendar. By which settings the tenants stand is stored there, so that a pass that a crash
+//! prevented is found missing.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::calendar::{Placement, Placing};
+use crate::engine::Engine;
+use crate::engine::config::MountConfig;
+use crate::engine::error::Error;
+use crate::engine::schedule::{self, Slots};
+use crate::engine::storage::TENANTS;
+use crate::engine::storage::record::{Credential, RotationPolicy, TenantRecord};
+use crate::engine::tenant::TenantName;
+use crate::logical::Mount;
+
+/// How many tenants are looked at in one tick.
+const SLICE: usize = 200;
+/// Tenants that were busy; the pass waits for them before it takes more.
+const MOST_LEFT: usize = 100;
+
+impl Engine {
+    /// Goes on with the pass, if there is one to do.
+    pub(super) async fn go_on_placing(
+        self: &Arc<Self>,
+        mount: &Mount,
+        config: &Arc<MountConfig>,
+    ) -> Result<(), Error> {
+        let Some(mut calendar) = self.runner.state().calendar.clone() else {
+            return Ok(());
+        };
+        let by = Placement::of(config);
+        if calendar.placed_by == by {
+            return Ok(());
+        }
+        let under_way = calendar.placing.take().filter(|placing| placing.by == by);
+        let mut placing = under_way.unwrap_or_else(|| Placing::new(by));
+        let mut left = std::mem::take(&mut placing.left);
+        if left.len() < MOST_LEFT && !placing.listed {
+            let page = mount
+                .storage
+                .list_page(TENANTS, &placing.after, SLICE)
+                .await?;
+            placing.listed = page.len() < SLICE;
+            if let Some(last) = page.last() {
+                placing.after.clone_from(last);
+            }
+            left.extend(page);
+        }
+        for name in left {
+            if self.tasks.is_stopping() {
+                return Ok(());
+            }
+            let Ok(tenant) = TenantName::parse(&name) else {
+                continue;
+            };
+            match self
+                .place(mount, config, &calendar.placed_by, &tenant)
+                .await
+            {
+                Ok(true) => {}
+                Ok(false) => placing.left.push(name),
+                Err(Error::Storage(error)) => return Err(error.into()),
+                Err(error) => tracing::warn!(tenant = %name, %error, "a tenant is not placed anew"),
+            }
+        }
+        if placing.listed && placing.left.is_empty() {
+            calendar.placed_by = placing.by;
+        } else {
+            calendar.placing = Some(placing);
+        }
+        self.store_calendar(mount, &calendar).await
+    }
+
+    /// Gives a tenant a plan that has none, or one that only a wrong clock can have made: never an
+    /// earlier change than a sound plan would have.
+    pub(super) async fn mend_plan(
+        self: &Arc<Self>,
+        mount: &Mount,
+        name: &TenantName,
+    ) -> Result<(), Error> {
+        let config = self.config(mount).await?;
+        let by = Placement::of(&config);
+        let placed = {
+            let state = self.runner.state();
+            let calendar = state.calendar.as_ref();
+            calendar.is_some_and(|calendar| calendar.placed_by == by)
+        };
+        if placed {
+            // While a pass is under way, that is its work. Who is busy has his turn next week.
+            self.place(mount, &config, &by, name).await?;
+        }
+        Ok(())
+    }
+
+    /// Places one tenant; `false` if somebody else has it.
+    async fn place(
+        self: &Arc<Self>,
+        mount: &Mount,
+        config: &MountConfig,
+        before: &Placement,
+        name: &TenantName,
+    ) -> Result<bool, Error> {
+        let now = self.clock().now();
+        let moves = |record: &TenantRecord| {
+            let mut placed = record.clone();
+            let next = next_of(record, config, before, now);
+            if let (Some(credential), Some(next)) = (placed.credential.as_mut(), next) {
+                move_to(credential, next);
+            }
+            let day = schedule::due_day(&placed, config, now);
+            let stored = record.live_credential().and_then(|kept| kept.due_day);
+            (day != stored || placed.credential != record.credential).then_some(placed)
+        };
+        let record = self.read_tenant(mount, name).await?;
+        if record.as_deref().and_then(moves).is_none() {
+            return Ok(true);
+        }
+        let Some(mut tenant) = self.try_lock_tenant(mount, name).await? else {
+            return Ok(false);
+        };
+        if let Some(placed) = moves(&tenant.record) {
+            *tenant.record = placed;
+            tenant.store().await?;
+        }
+        Ok(true)
+    }
+}
+
+impl Placing {
+    const fn new(by: Placement) -> Self {
+        Self {
+            by,
+            after: String::new(),
+            left: Vec::new(),
+            listed: false,
+        }
+    }
+}
+
+/// The next change by the new settings; `None` if it stays.
+fn next_of(
+    record: &TenantRecord,
+    config: &MountConfig,
+    before: &Placement,
+    now: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    let credential = record.live_credential()?;
+    let by_mount = credential.rotation_policy == RotationPolicy::Mount;
+    let period_changed = by_mount && before.rotation_period != config.rotation_period;
+    if period_changed || schedule::is_absurd(credential, config, now) {
+        return schedule::replanned(credential, config, &record.tenant, now);
+    }
+    let slots = Slots::of(config, &record.tenant);
+    credential.next_rotation.map(|next| slots.at_or_after(next))
+}
+
+/// Moves the next change. Who was told of a day that is put off is told again.
+fn move_to(credential: &mut Credential, next: DateTime<Utc>) {
+    let put_off = credential
+        .next_rotation
+        .is_some_and(|before| next - before > TimeDelta::days(1));
+    if put_off {
+        credential.notice_sent_at = None;
+        credential.preflight = None;
+    }
+    credential.next_rotation = Some(next);
+}

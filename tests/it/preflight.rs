@@ -1,0 +1,283 @@
+//! What is found before a coming change, over real TLS: it has to be known early enough to be
+//! mended, and looking must change nothing.
+
+use serde_json::{Value, json};
+
+use vault_plugin_secrets_smtp::engine::storage::record::Preflight;
+use vault_plugin_secrets_smtp::logical::{Storage as _, StorageEntry};
+
+use crate::support::engine::{EMAIL, FIRST, Rig};
+use crate::support::mailu::standin::{Config, Fault, HashShown, Release, Rule};
+
+async fn preflight(rig: &Rig) -> Preflight {
+    let before = rig.record("acme").await;
+    let writes = rig.password_writes();
+    let found = rig.backend.preflight(&rig.mount, "acme").await.unwrap();
+    assert_eq!(
+        rig.record("acme").await,
+        before,
+        "looking changes no record"
+    );
+    assert_eq!(rig.password_writes(), writes, "looking sends nothing");
+    found
+}
+
+/// The codes of the findings, as they are stored.
+fn codes(found: &Preflight) -> Vec<String> {
+    let codes = serde_json::to_value(&found.findings).unwrap();
+    serde_json::from_value(codes).unwrap()
+}
+
+async fn findings(rig: &Rig) -> Vec<String> {
+    codes(&preflight(rig).await)
+}
+
+/// `acme` with an imported password, its server at `url`.
+async fn imported(url: &str, rig: &Rig) {
+    let mut server = rig.server();
+    server["mailu_url"] = json!(url);
+    rig.write("acme/config", server).await.ok();
+    rig.write(
+        "acme/admin",
+        json!({ "username": EMAIL, "password": FIRST }),
+    )
+    .await
+    .ok();
+}
+
+#[tokio::test]
+async fn nothing_is_found_where_nothing_is_wrong() {
+    let rig = Rig::created().await;
+    let asked = rig.mailu.journal().len();
+    let found = preflight(&rig).await;
+    assert_eq!(codes(&found), [""; 0]);
+    assert_eq!(found.at.to_rfc3339(), "2026-09-21T15:13:20+00:00");
+    assert_eq!(found.mailu_version.as_deref(), Some("2024.06"));
+    let end = found.certificate_expires_at.unwrap();
+    assert_eq!(end.to_rfc3339(), "4096-01-01T00:00:00+00:00");
+    let asked = &rig.mailu.journal()[asked..];
+    assert!(asked.iter().all(|entry| entry.method == "GET"), "{asked:?}");
+    assert_eq!(asked.len(), 2, "the account and the description");
+}
+
+#[tokio::test]
+async fn a_certificate_that_ends_before_two_weeks_after_the_change_is_found() {
+    let mut config = Config::default().user(EMAIL, FIRST);
+    // So far ahead that the real clock, by which TLS is verified, is not there yet.
+    config.certificate_end = 2080;
+    let rig = Rig::with(config).await;
+    rig.configure("acme").await;
+    rig.write("acme/admin", json!({ "username": EMAIL }))
+        .await
+        .ok();
+    let ends = chrono::DateTime::parse_from_rfc3339("2080-01-01T00:00:00Z").unwrap();
+    let weeks = chrono::TimeDelta::weeks;
+    for (policy, wait, found) in [
+        // The change comes in ten weeks, two weeks before the end: that is enough.
+        (weeks(10), weeks(12), Vec::new()),
+        (
+            weeks(10) + chrono::TimeDelta::seconds(1),
+            weeks(12),
+            vec!["tls_expires_soon"],
+        ),
+        (weeks(20), weeks(12), vec!["tls_expires_soon"]),
+        // No change planned: what counts is today.
+        (weeks(0), weeks(3), Vec::new()),
+        (weeks(0), weeks(1), vec!["tls_expires_soon"]),
+    ] {
+        let now = ends.to_utc() - wait;
+        edit(&rig, |credential| {
+            credential["next_rotation"] = if policy == weeks(0) {
+                Value::Null
+            } else {
+                json!((now + policy).to_rfc3339())
+            };
+        })
+        .await;
+        rig.clock.jump_to(now);
+        let looked = preflight(&rig).await;
+        assert_eq!(codes(&looked), found, "{policy} {wait}");
+        assert_eq!(looked.certificate_expires_at, Some(ends.to_utc()));
+    }
+}
+
+/// Changes the stored credential of `acme` and starts a new process.
+async fn edit(rig: &Rig, edit: impl FnOnce(&mut Value)) {
+    let entry = rig.storage.get("tenant/acme").await.unwrap().unwrap();
+    let mut record: Value = serde_json::from_slice(&entry.value).unwrap();
+    edit(&mut record["credential"]);
+    let value = serde_json::to_vec(&record).unwrap();
+    let entry = StorageEntry::new("tenant/acme", value);
+    rig.storage.put(entry).await.unwrap();
+}
+
+/// Where nobody listens.
+fn nobody() -> String {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("https://localhost:{}", free.local_addr().unwrap().port())
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_valid_is_another_thing_than_no_server() {
+    for (place, found) in [
+        ("another name", "tls_invalid"),
+        ("the past", "tls_invalid"),
+        ("no listener", "unreachable"),
+        ("no name", "unreachable"),
+        // Whatever is there is not the API.
+        ("a redirect", "unreachable"),
+    ] {
+        let rig = Rig::start().await;
+        let url = match place {
+            "another name" => rig.mailu.wrong_name_url(),
+            "the past" => rig.mailu.expired_url(),
+            "no listener" => nobody(),
+            "no name" => String::from("https://nobody.invalid"),
+            _ => rig.mailu.http_url(),
+        };
+        imported(&url, &rig).await;
+        let looked = preflight(&rig).await;
+        assert_eq!(codes(&looked), [found], "{url}");
+        assert_eq!(looked.certificate_expires_at, None, "{url}");
+        assert_eq!(looked.mailu_version, None, "{url}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_account_is_found() {
+    let rig = Rig::created().await;
+    rig.mailu.disable(EMAIL);
+    assert_eq!(findings(&rig).await, ["account_disabled"]);
+    rig.mailu.set_password_directly(EMAIL, "somebody else's");
+    assert_eq!(findings(&rig).await, ["drift", "account_disabled"]);
+    rig.mailu.set_hash_shown(HashShown::Hidden);
+    assert_eq!(findings(&rig).await, ["live_unknown", "account_disabled"]);
+    rig.mailu.delete(EMAIL);
+    assert_eq!(findings(&rig).await, ["account_missing"]);
+}
+
+#[tokio::test]
+async fn an_older_password_that_is_live_is_drift_and_so_is_a_strangers_mark() {
+    let rig = Rig::created().await;
+    let first = rig.password().await;
+    rig.write("acme/rotate", json!({})).await.ok();
+    assert_eq!(findings(&rig).await, [""; 0]);
+    let second = rig.password().await;
+    rig.mailu.set_password_directly(EMAIL, &first);
+    assert_eq!(findings(&rig).await, ["drift"]);
+    rig.mailu.set_password_directly(EMAIL, &second);
+    assert_eq!(findings(&rig).await, [""; 0]);
+    let mark = json!("[smtp dddddddddddddddddddddddddddddddd 99 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa]");
+    rig.mailu.set_field(EMAIL, "comment", mark);
+    assert_eq!(findings(&rig).await, ["drift"]);
+}
+
+#[tokio::test]
+async fn a_change_that_is_open_is_found_and_stays_open() {
+    let rig = Rig::created().await;
+    rig.mailu.fault(Rule::new(Fault::CutBefore).method("PATCH"));
+    // The look after the send does not come through either.
+    rig.mailu
+        .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+    rig.write("acme/rotate", json!({}))
+        .await
+        .fails(503, "mailu_unreachable");
+    assert_eq!(findings(&rig).await, ["unsettled"]);
+}
+
+#[tokio::test]
+async fn a_release_of_the_old_line_and_one_that_is_not_told_are_found() {
+    let rig = Rig::created().await;
+    rig.mailu.set_release(Release::V2_0);
+    let found = preflight(&rig).await;
+    assert_eq!(codes(&found), ["mailu_old"]);
+    assert_eq!(found.mailu_version.as_deref(), Some("2.0"));
+    rig.mailu
+        .fault(Rule::new(Fault::BadGateway).path("/swagger.json"));
+    let found = preflight(&rig).await;
+    assert_eq!(codes(&found), ["mailu_unknown"]);
+    assert_eq!(found.mailu_version, None);
+}
+
+#[tokio::test]
+async fn a_refused_token_is_found_once_and_then_left_alone() {
+    let rig = Rig::created().await;
+    rig.mailu.set_token("another-token");
+    assert_eq!(findings(&rig).await, ["token_refused"]);
+    let asked = rig.mailu.journal().len();
+    // The certificate is not seen any more: no call is made.
+    let found = preflight(&rig).await;
+    assert_eq!(codes(&found), ["token_refused"]);
+    assert_eq!(found.certificate_expires_at, None);
+    assert_eq!(rig.mailu.journal().len(), asked);
+}
+
+#[tokio::test]
+async fn a_server_that_rests_after_refused_calls_is_found() {
+    let config = Config::default().user(EMAIL, FIRST);
+    let rig = Rig::with(config).await;
+    // Nothing was accepted yet, so the wrong tokens of others use up what all new ones have.
+    for (tenant, token) in [("globex", "a"), ("initech", "b"), ("umbrella", "c")] {
+        let mut server = rig.server();
+        server["api_token"] = json!(token);
+        rig.write(&format!("{tenant}/config"), server).await.ok();
+        let admin = json!({ "username": format!("{tenant}@example.test"), "password": FIRST });
+        rig.write(&format!("{tenant}/admin"), admin).await;
+    }
+    imported(&rig.mailu.url(), &rig).await;
+    assert_eq!(findings(&rig).await, ["limiter_busy"]);
+    rig.later(63 * 60);
+    assert_eq!(findings(&rig).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_server_that_gave_no_answers_is_not_asked_again_at_once() {
+    let rig = Rig::created().await;
+    rig.mailu.set_admin_down(true);
+    for _ in 0..3 {
+        assert_eq!(findings(&rig).await, ["unreachable"]);
+    }
+    let asked = rig.mailu.journal().len();
+    assert_eq!(findings(&rig).await, ["unreachable"]);
+    assert_eq!(rig.mailu.journal().len(), asked, "its breaker is open");
+}
+
+#[tokio::test]
+async fn a_tenant_without_a_server_has_one_finding() {
+    let rig = Rig::start().await;
+    rig.write(
+        "acme/admin",
+        json!({ "username": EMAIL, "password": FIRST }),
+    )
+    .await
+    .ok();
+    assert_eq!(findings(&rig).await, ["no_server"]);
+}
+
+#[tokio::test]
+async fn the_notice_a_week_before_the_change_carries_the_verdict() {
+    let rig = Rig::created().await;
+    rig.mailu.set_release(Release::V2_0);
+    rig.mailu.disable(EMAIL);
+    rig.later(172 * 24 * 3600);
+    // Ticks had stopped, so the schedule waits for a check; the notice comes with the next one.
+    for _ in 0..60 {
+        rig.later(55 * 60);
+        rig.tick().await;
+    }
+    let status = rig.read("acme/status").await.ok();
+    let found = status.get("preflight");
+    let codes: Vec<&str> = found["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| finding["code"].as_str().unwrap())
+        .collect();
+    assert_eq!(codes, ["account_disabled", "mailu_old"]);
+    assert_eq!(found["mailu_version"], "2.0");
+    assert_eq!(found["at"], *status.get("notice_sent_at"));
+    let story = rig.story("acme").await;
+    let notice = "rotation_notice(account_disabled)";
+    assert_eq!(story.last().unwrap(), notice, "{story:?}");
+    assert_eq!(story.iter().filter(|event| *event == notice).count(), 1);
+}
