@@ -87,7 +87,8 @@ impl Document {
     /// Sends a request and requires that what it answers is what the document says.
     async fn call(&mut self, rig: &Rig, method: &str, path: &str, body: Value) -> Answer {
         let concrete = path.replace("{tenant}", "acme").replace("{version}", "1");
-        let concrete = concrete.replace("{id}", &self.id).replace("{name}", "ops");
+        let concrete = concrete.replace("{name}", "ops");
+        let concrete = concrete.replace("{id}", &self.id);
         let concrete = concrete.trim_start_matches('/');
         let answer = match method {
             "post" => rig.write(concrete, body).await,
