@@ -72,6 +72,12 @@ pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, e
     }
 }
 
+/// An automatic change waits for a person: asked again after the longest pause.
+pub(super) fn put_off(tenant: &mut LockedTenant) {
+    let now = tenant.engine.clock().now();
+    tenant.record.open.retry_at = Some(next_try(u32::MAX, now));
+}
+
 /// Reports whether a change is one of the schedule.
 pub(super) fn is_scheduled(rotation_type: Option<RotationType>, source: Option<u64>) -> bool {
     rotation_type == Some(RotationType::Automated) && source.is_none()

@@ -6,7 +6,7 @@
 //!
 //! - work waits for its own server only: each server has at most one worker, and each kind of work
 //!   has its places (see `places`);
-//! - a quiet tick costs one list of `open/` and one of today's folder of `due/`, whatever the
+//! - a quiet tick costs one list of `open/` and two of days of `due/`, whatever the
 //!   number of tenants.
 
 mod agenda;
@@ -152,7 +152,9 @@ impl Engine {
         let config = self.config(mount).await?;
         let calendar = self.calendar(mount, &config).await?;
         self.begin_due_work(mount, &config, &calendar).await?;
-        self.go_on_placing(mount, &config).await?;
+        if let Err(error) = self.go_on_placing(mount, &config).await {
+            tracing::warn!(%error, "placing the tenants anew goes on with the next tick");
+        }
         // After what cannot wait has taken its places.
         self.begin_batches(mount);
         self.begin_sweep(mount).await
