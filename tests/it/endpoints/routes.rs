@@ -311,13 +311,7 @@ async fn answers_are_what_the_openapi_document_says() {
     document
         .call(&rig, "post", "/{tenant}/verify", none())
         .await;
-    document
-        .call(&rig, "post", "/{tenant}/pause", json!({"until": "1h"}))
-        .await;
-    document.call(&rig, "get", "/{tenant}/status", none()).await;
-    document
-        .call(&rig, "post", "/{tenant}/resume", none())
-        .await;
+    answers_about_a_pause(&mut document, &rig).await;
     rig.later(3600);
     answers_of_an_incident(&mut document, &rig).await;
     rig.later(3600);
@@ -347,6 +341,15 @@ async fn answers_are_what_the_openapi_document_says() {
     answers_about_keys(&mut document, &rig).await;
     answers_about_channels(&mut document, &rig).await;
     document.assert_all_seen();
+}
+
+async fn answers_about_a_pause(document: &mut Document, rig: &Rig) {
+    let pause = json!({"until": "1h"});
+    document.call(rig, "post", "/{tenant}/pause", pause).await;
+    let status = "/{tenant}/status";
+    document.call(rig, "get", status, json!({})).await;
+    let resume = "/{tenant}/resume";
+    document.call(rig, "post", resume, json!({})).await;
 }
 
 async fn answers_about_batches(document: &mut Document, rig: &Rig) {
