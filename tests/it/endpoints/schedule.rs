@@ -132,7 +132,7 @@ async fn a_failing_change_is_tried_less_and_less_often_and_then_is_for_a_person(
     }
     let pauses: Vec<i64> = failed.windows(2).map(|two| two[1] - two[0]).collect();
     for (pause, minutes) in pauses.iter().zip([1, 2, 4, 8, 16]) {
-        let spread = minutes / 10 + 2;
+        let spread = minutes / 5 + 1;
         assert!((pause - minutes).abs() <= spread, "{pauses:?}");
     }
     let events = rig.events("acme").await;
