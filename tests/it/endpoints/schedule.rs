@@ -565,3 +565,19 @@ async fn a_change_that_stays_in_doubt_is_told_once() {
     }
     assert_ne!(rig.settled().await, FIRST);
 }
+
+/// Every try is stored: who needs a person is seen in between all the same.
+#[tokio::test]
+async fn who_needs_a_person_is_seen_whenever_one_looks() {
+    let rig = imported("2026-01-01T00:00:00Z").await;
+    rig.mailu.set_token("another-token");
+    ticks_until(&rig, "2026-09-22T02:10:00Z").await;
+    for minute in 0..120 {
+        rig.later(60);
+        rig.tick().await;
+        let status = rig.read("status").await.ok();
+        let attention = &status.get("attention")[0];
+        assert_eq!(attention["tenant"], "acme", "minute {minute}");
+        assert_eq!(attention["code"], "mailu_token_refused");
+    }
+}
