@@ -26,11 +26,14 @@ mod lifecycle;
 mod limiter;
 mod manual;
 mod never_lost;
+#[path = "../simulation/mod.rs"]
+mod plot_of_400_days;
 mod preflight;
 mod readme;
 mod real;
 mod rotation_faults;
 mod sdk;
+mod simulation;
 mod standin;
 mod support;
 mod transports;
