@@ -17,6 +17,28 @@ path "smtp/" {
   capabilities = ["list"]
 }
 
+# Ordinary changes only: an emergency for many is the responder's.
+path "smtp/batches" {
+  capabilities      = ["update"]
+  denied_parameters = { "action" = ["reset"] }
+}
+
+path "smtp/batches/" {
+  capabilities = ["list"]
+}
+
+path "smtp/batches/+" {
+  capabilities = ["read"]
+}
+
+path "smtp/batches/+/cancel" {
+  capabilities = ["update"]
+}
+
+path "smtp/ops/+" {
+  capabilities = ["update"]
+}
+
 path "smtp/tenants" {
   capabilities = ["list"]
 }
@@ -43,6 +65,14 @@ path "smtp/+/rollback" {
 }
 
 path "smtp/+/release" {
+  capabilities = ["update"]
+}
+
+path "smtp/+/pause" {
+  capabilities = ["update"]
+}
+
+path "smtp/+/resume" {
   capabilities = ["update"]
 }
 

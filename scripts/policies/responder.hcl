@@ -13,6 +13,22 @@ path "smtp/+/release" {
   capabilities = ["update"]
 }
 
+path "smtp/batches" {
+  capabilities = ["update"]
+}
+
+path "smtp/batches/" {
+  capabilities = ["list"]
+}
+
+path "smtp/batches/+" {
+  capabilities = ["read"]
+}
+
+path "smtp/batches/+/cancel" {
+  capabilities = ["update"]
+}
+
 path "smtp/+/verify" {
   capabilities = ["update"]
 }

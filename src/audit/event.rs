@@ -88,9 +88,15 @@ pub enum EventName {
     /// A tenant's server or settings changed.
     #[serde(rename = "smtp_tenant_config_changed")]
     TenantConfigChanged,
-    /// Automatic rotation was paused or resumed.
+    /// Automatic rotation of a tenant was paused (outcome `started`) or resumed (`success`).
     #[serde(rename = "smtp_rotation_paused")]
     RotationPaused,
+    /// A batch was created.
+    #[serde(rename = "smtp_batch_started")]
+    BatchStarted,
+    /// A batch came to its end, was stopped or cancelled.
+    #[serde(rename = "smtp_batch_ended")]
+    BatchEnded,
     /// The keyring got a new version.
     #[serde(rename = "smtp_keyring_rotated")]
     KeyringRotated,

@@ -1,6 +1,6 @@
 //! [`MountConfig`]: the mount's settings, as stored and as checked.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
@@ -15,6 +15,9 @@ const SCHEMA: u32 = 1;
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
+
+/// The longest pause, of a tenant or of the mount.
+pub(crate) const LONGEST_PAUSE: TimeDelta = TimeDelta::days(90);
 
 /// The mount's settings; durations in seconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,6 +181,24 @@ impl MountConfig {
             ));
         }
         self.address_rules().map(|_rules| ())
+    }
+
+    /// Checks the end of a pause that is about to begin.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with code `invalid_config` if it is more than [`LONGEST_PAUSE`] ahead.
+    pub(crate) fn check_pause(&self, now: DateTime<Utc>) -> Result<(), Error> {
+        if self
+            .paused_until
+            .is_none_or(|until| until - now <= LONGEST_PAUSE)
+        {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "invalid_config",
+            "`paused_until` must be at most 90 days ahead. Write it again before the pause ends.",
+        ))
     }
 
     /// Returns `allowed_hosts` as rules.

@@ -70,6 +70,13 @@ impl WorkKey {
             detail: event.reason.clone().unwrap_or_default(),
         }
     }
+
+    /// The same key for a request that asks for something particular.
+    pub(super) fn with_detail(mut self, detail: &str) -> Self {
+        self.detail.push('\0');
+        self.detail.push_str(detail);
+        self
+    }
 }
 
 struct Work {

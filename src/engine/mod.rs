@@ -3,6 +3,7 @@
 //! Reading order: [`storage::record`] (the truth about a tenant), `locked` (how it is changed),
 //! `rotation` (how a password changes), `paths` (what clients see).
 
+mod batch;
 mod cache;
 mod config;
 mod error;
@@ -80,6 +81,8 @@ pub struct Engine {
     servers: mail::Servers,
     joined: joined::Joined,
     runner: runner::Runner,
+    batches: batch::Batches,
+    reindex: runner::Reindex,
 }
 
 impl Engine {
@@ -99,6 +102,8 @@ impl Engine {
             servers: mail::Servers::default(),
             joined: joined::Joined::default(),
             runner: runner::Runner::default(),
+            batches: batch::Batches::default(),
+            reindex: runner::Reindex::default(),
         }
     }
 
@@ -185,6 +190,8 @@ impl Engine {
             self.keyring.forget();
             self.config.forget();
             self.rewrap.want();
+            self.batches.want();
+            self.reindex.want();
         }
         match active {
             Ok(_proof) => Ok(()),

@@ -55,32 +55,56 @@ impl Engine {
         event: &NewEvent,
     ) -> Result<Event, Error> {
         let _guard = self.mount_lock.lock("mountlog").await;
-        let mut log = match mount.storage.get(MOUNT_LOG).await? {
-            Some(entry) => MountLog::decode(&entry.value)?,
-            None => MountLog {
-                schema: SCHEMA,
-                lineage: crypto::random_id()?,
-                log: EventLog::default(),
-            },
-        };
-        let told = log
-            .log
-            .append(MOUNT, &log.lineage, keyring, event.clone())?;
-        for event in log.log.overflow() {
-            let key = storage::trail_key(MOUNT, event.seq);
-            mount
-                .storage
-                .put(StorageEntry::new(
-                    key,
-                    storage::encode(&TrailEntry::undelivered(event.clone()))?,
-                ))
-                .await?;
-        }
-        log.log.drop_overflow();
-        mount
-            .storage
-            .put(StorageEntry::new(MOUNT_LOG, storage::encode(&log)?))
-            .await?;
-        Ok(told)
+        let log = mount_log(mount).await?;
+        append(mount, log, keyring, event).await
     }
+
+    /// Like [`Engine::announce_mount_event`], but an event of the same name and request that is
+    /// among the latest already is answered instead: whoever stored it died before he could say so.
+    pub(super) async fn announce_mount_event_once(
+        &self,
+        mount: &Mount,
+        keyring: &Keyring,
+        event: &NewEvent,
+    ) -> Result<Event, Error> {
+        let _guard = self.mount_lock.lock("mountlog").await;
+        let log = mount_log(mount).await?;
+        let same = |told: &&Event| told.event == event.event && told.request_id == event.request_id;
+        if let Some(told) = log.log.events().iter().rev().find(same) {
+            return Ok(told.clone());
+        }
+        append(mount, log, keyring, event).await
+    }
+}
+
+async fn mount_log(mount: &Mount) -> Result<MountLog, Error> {
+    match mount.storage.get(MOUNT_LOG).await? {
+        Some(entry) => MountLog::decode(&entry.value),
+        None => Ok(MountLog {
+            schema: SCHEMA,
+            lineage: crypto::random_id()?,
+            log: EventLog::default(),
+        }),
+    }
+}
+
+/// Appends to the log and stores it; under its lock.
+async fn append(
+    mount: &Mount,
+    mut log: MountLog,
+    keyring: &Keyring,
+    event: &NewEvent,
+) -> Result<Event, Error> {
+    let told = log
+        .log
+        .append(MOUNT, &log.lineage, keyring, event.clone())?;
+    for event in log.log.overflow() {
+        let key = storage::trail_key(MOUNT, event.seq);
+        let entry = storage::encode(&TrailEntry::undelivered(event.clone()))?;
+        mount.storage.put(StorageEntry::new(key, entry)).await?;
+    }
+    log.log.drop_overflow();
+    let entry = StorageEntry::new(MOUNT_LOG, storage::encode(&log)?);
+    mount.storage.put(entry).await?;
+    Ok(told)
 }

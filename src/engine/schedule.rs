@@ -243,6 +243,32 @@ pub(crate) struct Rest {
     pub(crate) held_until: Option<DateTime<Utc>>,
 }
 
+impl Rest {
+    /// Returns when the last of them ends.
+    pub(crate) fn ends(self) -> Option<DateTime<Utc>> {
+        self.paused_until.into_iter().chain(self.held_until).max()
+    }
+}
+
+/// Reports whether the schedule leaves the tenant alone for a reason of its own.
+pub(crate) fn rests(record: &TenantRecord, now: DateTime<Utc>) -> bool {
+    let paused = record.pause.as_ref().is_some_and(|pause| pause.until > now);
+    let live = record.live_credential();
+    paused || live.is_none_or(|credential| credential.drift.is_some())
+}
+
+/// A rest has ended: what became due in it waits for the next check.
+pub(crate) fn end_rest(record: &mut TenantRecord, config: &MountConfig, now: DateTime<Utc>) {
+    let slots = Slots::of(config, &record.tenant);
+    let next = record
+        .credential
+        .as_mut()
+        .and_then(|kept| kept.next_rotation.as_mut());
+    if let Some(next) = next.filter(|next| **next < now) {
+        *next = slots.at_or_after(now);
+    }
+}
+
 /// Returns what the schedule does next with a tenant; `None` if nothing, or as long as a person
 /// has to look first.
 pub(crate) fn planned(
@@ -258,8 +284,7 @@ pub(crate) fn planned(
     }
     let slots = Slots::of(config, &record.tenant);
     let paused = record.pause.as_ref().map(|pause| pause.until);
-    let rests = [paused, rest.paused_until, rest.held_until];
-    let earliest = rests.into_iter().flatten().max();
+    let earliest = paused.into_iter().chain(rest.ends()).max();
     let slot = slots.at_or_after(earliest.map_or(next, |rest| rest.max(next)));
     let retry = record.open.retry_at.map(|at| {
         // A clock that was ahead when it failed does not make anybody wait for that day.

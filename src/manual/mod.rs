@@ -8,6 +8,9 @@ pub mod architecture {}
 #[doc = include_str!("rotation.md")]
 pub mod rotation {}
 
+#[doc = include_str!("schedule.md")]
+pub mod schedule {}
+
 #[doc = include_str!("storage_format.md")]
 pub mod storage_format {}
 

@@ -58,6 +58,8 @@ pub(super) struct LockedTenant {
     pub(super) hash_checks: AtomicUsize,
     /// What storage holds; `None` if there is no entry.
     stored: Option<Vec<u8>>,
+    /// The schedule left the tenant alone, as storage has it.
+    rested: bool,
     /// The pointers that belong to what storage holds.
     pointers: BTreeMap<String, Vec<u8>>,
     /// Locks of accounts claimed here, held until the record's fate is known.
@@ -103,6 +105,7 @@ impl Engine {
         let stored = read_bytes(&*mount.storage, name.as_str()).await?;
         let record = self.decode_or_new(name, stored.as_deref())?;
         let pointers = pointer::pointers(&record)?;
+        let rested = schedule::rests(&record, self.clock().now());
         Ok(LockedTenant {
             engine: Arc::clone(self),
             mount: mount.clone(),
@@ -113,6 +116,7 @@ impl Engine {
             purpose: Purpose::Request,
             hash_checks: AtomicUsize::new(0),
             stored,
+            rested,
             pointers,
             accounts: Vec::new(),
             _guard: guard,
@@ -224,6 +228,43 @@ impl LockedTenant {
         Ok(self.mount.storage.put(entry).await?)
     }
 
+    /// Puts every pointer back that the record needs and that got lost; returns how many those
+    /// were. A due day that is past already is planned anew, because nobody looks there any more.
+    ///
+    /// # Cancel safety
+    ///
+    /// None: run on a tracked task.
+    pub(super) async fn repair_pointers(&mut self, oldest: NaiveDate) -> Result<u64, Error> {
+        let credential = self.record.live_credential();
+        if pointer::is_missed(credential, oldest) {
+            self.store().await?;
+            return Ok(1);
+        }
+        let mut repaired = 0;
+        for (key, value) in self.pointers.clone() {
+            let found = self.mount.storage.get(&key).await?;
+            if found.is_some_and(|entry| entry.value == value) {
+                continue;
+            }
+            if storage::is_account_key(&key) {
+                // Unless another tenant owns it, as its record says.
+                self.claim_account().await?;
+            }
+            self.mount
+                .storage
+                .put(StorageEntry::new(key, value))
+                .await?;
+            self.accounts.clear();
+            repaired += 1;
+        }
+        Ok(repaired)
+    }
+
+    /// Removes the pointer of a mail account if the record, as stored, does not need it.
+    pub(super) async fn remove_stale_account(&self, key: &str) {
+        self.remove_unneeded([key.to_owned()].iter()).await;
+    }
+
     /// Removes the pointer to open work if the record, as stored, does not need it: somebody died
     /// between two Puts.
     pub(super) async fn remove_stale_work(&self) {
@@ -296,6 +337,10 @@ impl LockedTenant {
     async fn try_store(&mut self) -> Result<(), Error> {
         self.record.revision += 1;
         let now = self.engine.clock().now();
+        let rests = schedule::rests(&self.record, now);
+        if self.rested && !rests {
+            schedule::end_rest(&mut self.record, &self.config, now);
+        }
         let due_day = schedule::due_day(&self.record, &self.config, now);
         if let Some(credential) = self.record.credential.as_mut() {
             credential.due_day = due_day;
@@ -312,6 +357,7 @@ impl LockedTenant {
             }
         }
         self.put_record(bytes).await?;
+        self.rested = rests;
         let before = std::mem::replace(&mut self.pointers, wanted);
         // The record's fate is known: claimed accounts need no lock any more.
         self.accounts.clear();

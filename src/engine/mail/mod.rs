@@ -58,6 +58,9 @@ impl fmt::Debug for Mail {
 pub(super) enum Purpose {
     /// The engine's own work: waits for every stop.
     Automatic,
+    /// A batch: somebody asked, but nobody looks at this one tenant. Waits for every stop as well;
+    /// what fails is in the batch and is not tried again by itself.
+    Bulk,
     /// Somebody asked.
     Request,
     /// An emergency.
@@ -65,6 +68,12 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
+    /// Reports whether nobody looks: then stops are waited for, and what a person has to decide is
+    /// left to one.
+    pub(super) const fn is_unattended(self) -> bool {
+        matches!(self, Self::Automatic | Self::Bulk)
+    }
+
     /// For whom a tick works: an emergency that waits is still somebody's.
     pub(super) fn of_the_engine(record: &TenantRecord) -> Self {
         if record.intent.as_ref().is_some_and(Intent::is_emergency) {
@@ -186,8 +195,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] without a call if the server's stops say so; for [`Purpose::Automatic`]
-    /// also [`Error::BreakerOpen`], before the turn is waited for wherever that can be known.
+    /// [`Error::Refused`] without a call if the server's stops say so; where nobody
+    /// looks also [`Error::BreakerOpen`], before the turn is waited for wherever that can be known.
     pub(super) async fn connect(
         &self,
         tenant: &str,

@@ -105,9 +105,12 @@ const FIELDS: &[Field] = &[
     )
     .one_of(&["best_effort", "required"])
     .default("best_effort"),
-    Field::instant("paused_until", "Until when all automatic work rests.")
-        .example("2026-12-24T18:00:00Z")
-        .nullable(),
+    Field::instant(
+        "paused_until",
+        "Until when all automatic work rests; at most 90 days ahead.",
+    )
+    .example("2026-12-24T18:00:00Z")
+    .nullable(),
 ];
 
 pub(super) fn route() -> Route<Engine> {
@@ -163,6 +166,9 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
     config.check()?;
     if config == *before {
         return Ok(());
+    }
+    if config.paused_until != before.paused_until {
+        config.check_pause(engine.clock().now())?;
     }
     let keyring = engine.keyring_for_writing(mount).await?;
     let actor = super::actor(&call.request);

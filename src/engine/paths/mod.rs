@@ -1,10 +1,13 @@
 //! What clients see: one file per endpoint, one line per route.
 
 mod admin;
+mod batches;
 mod config;
 mod deletion;
 mod events;
 mod keyring;
+mod ops;
+mod pause;
 mod reset;
 mod reveal;
 mod rollback;
@@ -45,6 +48,8 @@ pub(super) fn router() -> Router<Engine> {
     let mut routes = vec![config::route()];
     routes.extend(keyring::routes());
     routes.extend(tenants::routes());
+    routes.extend(batches::routes());
+    routes.extend(ops::routes());
     routes.extend([
         tenant_config::route(),
         admin::route(),
@@ -58,6 +63,7 @@ pub(super) fn router() -> Router<Engine> {
     routes.extend(versions::routes());
     routes.extend(reset::routes());
     routes.extend(deletion::routes());
+    routes.extend(pause::routes());
     Router::new(routes)
         .with_help(HELP)
         .with_name("smtp")

@@ -130,9 +130,9 @@ struct DoneOutput<'a> {
     tokens_revoked: u64,
     tokens_left: u64,
     repeated: bool,
-    event: EventName,
-    event_id: &'a str,
-    seq: u64,
+    event: Option<EventName>,
+    event_id: Option<&'a str>,
+    seq: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -169,6 +169,7 @@ async fn reset(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         },
         hold: flag("hold"),
         keep_app_tokens: flag("keep_app_tokens"),
+        shown: true,
         arrived: engine.clock().now(),
     };
     engine.require_active(&mount).await?;
@@ -190,6 +191,7 @@ async fn reset(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
 
 fn wrapped(done: Done, proof: &ActiveNode, ttl: Duration, now: DateTime<Utc>) -> Reply {
     let tokens = done.tokens.as_ref();
+    let event = done.event.as_ref();
     let output = DoneOutput {
         state: "done",
         username: &done.username,
@@ -200,9 +202,9 @@ fn wrapped(done: Done, proof: &ActiveNode, ttl: Duration, now: DateTime<Utc>) ->
         tokens_revoked: tokens.map_or(0, |work: &AppTokenWork| work.revoked),
         tokens_left: tokens.map_or(0, |work| work.left),
         repeated: done.repeated,
-        event: done.event.event,
-        event_id: &done.event.event_id,
-        seq: done.event.seq,
+        event: event.map(|event| event.event),
+        event_id: event.map(|event| event.event_id.as_str()),
+        seq: event.map(|event| event.seq),
     };
     Ok(Some(Response {
         data: Some(Data::from_serialize(&output)?),

@@ -25,6 +25,12 @@ const ANSWERS: &[Field] = &[
     .nullable(),
     Field::boolean("deleted", "Whether the credential was deleted softly."),
     super::NEXT_ROTATION,
+    Field::instant(
+        "paused_until",
+        "Until when automatic rotation rests; null if it does not.",
+    )
+    .nullable(),
+    Field::text("pause_reason", "Why it rests.").nullable(),
     Field::instant("notice_sent_at", "When the notice of that change was sent.").nullable(),
     Field::object(
         "preflight",
@@ -138,6 +144,9 @@ struct Output<'a> {
     #[serde(serialize_with = "instant::serialize")]
     next_rotation: Option<DateTime<Utc>>,
     #[serde(serialize_with = "instant::serialize")]
+    paused_until: Option<DateTime<Utc>>,
+    pause_reason: Option<&'a str>,
+    #[serde(serialize_with = "instant::serialize")]
     notice_sent_at: Option<DateTime<Utc>>,
     preflight: Option<PreflightOutput<'a>>,
     drift: Option<DriftOutput<'a>>,
@@ -216,9 +225,8 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let Some(record) = engine.read_tenant(&mount, &name).await? else {
         return Ok(None);
     };
-    Ok(Some(Response::data(Data::from_serialize(&output(
-        &record,
-    ))?)))
+    let output = output(&record, engine.clock().now());
+    Ok(Some(Response::data(Data::from_serialize(&output)?)))
 }
 
 /// The hold as it is, or as the reset that waits has asked for it.
@@ -254,7 +262,8 @@ fn preflight(found: &Preflight) -> PreflightOutput<'_> {
     }
 }
 
-fn output(record: &TenantRecord) -> Output<'_> {
+fn output(record: &TenantRecord, now: DateTime<Utc>) -> Output<'_> {
+    let pause = record.paused_at(now);
     let credential = record.live_credential();
     let reading = credential.and_then(|kept| state::read(record, kept));
     let drift = credential.and_then(|kept| kept.drift.as_ref());
@@ -262,6 +271,8 @@ fn output(record: &TenantRecord) -> Output<'_> {
         state: reading.map(|reading| reading.state),
         deleted: record.credential.is_some() && credential.is_none(),
         next_rotation: credential.and_then(|kept| kept.next_rotation),
+        paused_until: pause.map(|pause| pause.until),
+        pause_reason: pause.map(|pause| pause.reason.as_str()),
         notice_sent_at: credential.and_then(|kept| kept.notice_sent_at),
         preflight: credential
             .and_then(|kept| kept.preflight.as_ref())

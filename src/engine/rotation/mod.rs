@@ -19,6 +19,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::error::Error;
 use super::locked::LockedTenant;
+use super::mail::Purpose;
 use super::storage::record::{TenantRecord, Version};
 use crate::audit::{Event, Outcome, RotationType};
 use crate::crypto::Sensitive;
@@ -93,6 +94,27 @@ pub(super) async fn rotate_automatically(
             return Err(error);
         }
     };
+    let announced = Announced::prepare(tenant, &change, &password).await?;
+    settle::drive(announced).await.map(|_committed| ())
+}
+
+/// Changes the tenant's password as part of a batch: once, however often a batch that was
+/// interrupted comes back to the tenant. What a person has to decide is left alone.
+///
+/// # Errors
+///
+/// [`Error::UnknownTenant`] and its kind, and whatever the change itself meets.
+pub(super) async fn rotate_in_batch(mut tenant: LockedTenant, change: Change) -> Result<(), Error> {
+    tenant.require_credential()?;
+    tenant.purpose = Purpose::Bulk;
+    let tenant = match settle(tenant, InDrift::Stop).await? {
+        Settled::Free(tenant) => *tenant,
+        Settled::Committed(committed) => committed.tenant,
+    };
+    if made_before(&tenant.record, &change.request_id).is_some() {
+        return Ok(());
+    }
+    let password = new_password(&tenant, Generated::Ordinary).await?;
     let announced = Announced::prepare(tenant, &change, &password).await?;
     settle::drive(announced).await.map(|_committed| ())
 }

@@ -17,7 +17,7 @@ const BACK_OFF_MINUTES: [i64; 5] = [1, 2, 4, 8, 10];
 
 /// Between the schedule's tries: the first pause, doubled with each failure up to the longest. A
 /// tenth of it more or less keeps tenants that failed together from coming back together.
-const FIRST_RETRY: TimeDelta = TimeDelta::minutes(5);
+const FIRST_RETRY: TimeDelta = TimeDelta::minutes(1);
 const LONGEST_RETRY: TimeDelta = TimeDelta::hours(6);
 const JITTER_PER_MILLE: u64 = 200;
 

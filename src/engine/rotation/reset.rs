@@ -33,6 +33,9 @@ pub(in crate::engine) struct Reset {
     pub(in crate::engine) hold: bool,
     /// The account's app tokens are left alone.
     pub(in crate::engine) keep_app_tokens: bool,
+    /// Somebody gets the password as an answer: one that was made before is then handed out once
+    /// more, which is recorded.
+    pub(in crate::engine) shown: bool,
     /// When the request arrived: a reset that ended after that was joined.
     pub(in crate::engine) arrived: DateTime<Utc>,
 }
@@ -53,8 +56,9 @@ pub(in crate::engine) struct Done {
     pub(in crate::engine) password: Sensitive<String>,
     pub(in crate::engine) webmail_url: Option<String>,
     pub(in crate::engine) version: u64,
-    /// The event of this answer: the reset's, or that the password was handed out once more.
-    pub(in crate::engine) event: Event,
+    /// The event of this answer: the reset's, or that the password was handed out once more;
+    /// `None` if that is shown to nobody.
+    pub(in crate::engine) event: Option<Event>,
     pub(in crate::engine) tokens: Option<AppTokenWork>,
     /// The version had been made before this request asked for it.
     pub(in crate::engine) repeated: bool,
@@ -153,10 +157,14 @@ async fn repeat(mut tenant: LockedTenant, order: &Reset, number: u64) -> Result<
             credential.app_tokens = Some(all_tokens(now));
         }
     }
-    let mut event = order.change.event(EventName::Revealed, now);
-    event.version = Some(number);
-    let event = tenant.record_event(event)?;
-    tenant.store().await?;
+    let event = if order.shown {
+        let mut event = order.change.event(EventName::Revealed, now);
+        event.version = Some(number);
+        Some(tenant.record_event(event)?)
+    } else {
+        None
+    };
+    tenant.store_if_changed().await?;
     done(&tenant, number, event, true, Vec::new())
 }
 
@@ -275,7 +283,7 @@ async fn finish(committed: Committed, order: &Reset, joined: bool) -> Result<Out
             error.code()
         ));
     }
-    if joined && event.request_id != order.change.request_id {
+    if order.shown && joined && event.request_id != order.change.request_id {
         // The reset's own event names whoever began it.
         let now = tenant.engine.clock().now();
         let mut seen = order.change.event(EventName::Revealed, now);
@@ -287,13 +295,13 @@ async fn finish(committed: Committed, order: &Reset, joined: bool) -> Result<Out
         "whoever still uses an old password can lock the account at Mailu for up to a day: bring \
          the new one to every consumer soon.",
     ));
-    done(&tenant, version, event, joined, warnings)
+    done(&tenant, version, Some(event), joined, warnings)
 }
 
 fn done(
     tenant: &LockedTenant,
     number: u64,
-    event: Event,
+    event: Option<Event>,
     repeated: bool,
     warnings: Vec<String>,
 ) -> Result<Outcome, Error> {

@@ -10,7 +10,6 @@ use super::unfinished::{
 use super::{notes, strangers};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::mail::Purpose;
 use crate::provider::{Refusal, Trouble};
 
 /// What became of an open intent.
@@ -54,8 +53,7 @@ pub(in crate::engine) async fn settle(
         .credential
         .as_ref()
         .is_some_and(|kept| kept.drift.is_some());
-    let behind_stranger =
-        tenant.purpose == Purpose::Automatic && strangers::is_noted(&tenant.record);
+    let behind_stranger = tenant.purpose.is_unattended() && strangers::is_noted(&tenant.record);
     let announced = match Announced::resume(tenant).await {
         Ok(announced) => announced,
         Err((

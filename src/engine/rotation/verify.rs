@@ -6,7 +6,7 @@ use super::settle::{InDrift, Settled, settle};
 use super::{notes, strangers};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::mail::{self, Live, Mail, Purpose};
+use crate::engine::mail::{self, Live, Mail};
 use crate::provider::{Account, EmailAddress, HashCheck, ServerVersion};
 
 /// What Mailu said about a credential.
@@ -98,7 +98,7 @@ pub(super) fn conclude(
     match live {
         Live::Version(number) if Some(*number) == current => {
             // Behind a stranger only a person decides that all is well.
-            if tenant.purpose != Purpose::Automatic || !strangers::is_noted(&tenant.record) {
+            if !tenant.purpose.is_unattended() || !strangers::is_noted(&tenant.record) {
                 notes::note_live(tenant, fingerprint);
             }
         }

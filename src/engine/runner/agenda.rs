@@ -37,6 +37,27 @@ pub(in crate::engine) struct Known {
     pub(in crate::engine) attention: Option<(String, DateTime<Utc>)>,
     /// The schedule's last change failed, and it is tried again.
     pub(in crate::engine) failing: bool,
+    /// Nothing else is known: the record cannot be read.
+    pub(in crate::engine) unreadable: bool,
+}
+
+impl Known {
+    /// What is known of a record that cannot be read.
+    pub(super) fn unreadable(since: DateTime<Utc>) -> Self {
+        Self {
+            server: String::new(),
+            open_at: None,
+            planned: None,
+            due_day: None,
+            is_open: false,
+            state: None,
+            next_rotation: None,
+            paused_until: None,
+            attention: Some((String::from("record_unreadable"), since)),
+            failing: false,
+            unreadable: true,
+        }
+    }
 }
 
 /// What was known when the entries were made: settings and rests of the mount.
@@ -77,6 +98,12 @@ impl Agenda {
 
     pub(super) fn get(&self, name: &TenantName) -> Option<&Known> {
         self.known.get(name)
+    }
+
+    /// Since when the tenant's record is known to be unreadable.
+    pub(super) fn since(&self, name: &TenantName) -> Option<DateTime<Utc>> {
+        let known = self.known.get(name).filter(|known| known.unreadable)?;
+        known.attention.as_ref().map(|(_, since)| *since)
     }
 
     /// Forgets everyone whom no pointer leads to any more.

@@ -18,7 +18,7 @@ use crate::engine::state;
 use crate::engine::storage::record::{ATTENTION_AFTER, TenantRecord};
 use crate::engine::storage::{self, OPEN_WORK};
 use crate::engine::tenant::TenantName;
-use crate::logical::Mount;
+use crate::logical::{Mount, StorageEntry};
 use crate::provider::EndpointUrl;
 
 /// Records read at once.
@@ -48,6 +48,10 @@ struct Listed {
 enum Stray {
     Open(TenantName),
     Day(NaiveDate, TenantName),
+    /// Of a past day, and nothing will be done today: the folder must not stay for its sake.
+    Past(TenantName),
+    /// The same, and the record cannot be read.
+    Unreadable(NaiveDate, TenantName),
 }
 
 impl Engine {
@@ -62,7 +66,7 @@ impl Engine {
         let rest = self.rest(config);
         self.runner.state().agenda.begin(config, rest);
         // While the whole mount rests, its schedule is not even looked at.
-        let rests = rest.paused_until.is_some_and(|until| until > now);
+        let rests = rest.ends().is_some_and(|until| until > now);
         let days = if rests { None } else { Some(calendar.oldest) };
         let listed = self.list_pointers(mount, days, now).await?;
         self.read_unknown(mount, config, rest, &listed).await;
@@ -132,7 +136,10 @@ impl Engine {
                 .chain(listed.due.iter().map(|(_, name)| name));
             let all: HashSet<TenantName> = all.cloned().collect();
             state.agenda.keep_only(&all);
-            let unknown = |name: &TenantName| state.agenda.get(name).is_none();
+            let unknown = |name: &TenantName| {
+                let known = state.agenda.get(name);
+                known.is_none_or(|known| known.unreadable)
+            };
             all.into_iter().filter(unknown).collect()
         };
         stream::iter(unknown)
@@ -143,7 +150,15 @@ impl Engine {
                         let known = known(record.as_deref(), config, rest, now);
                         self.runner.state().agenda.learn(name, known);
                     }
-                    Err(error) => tracing::warn!(tenant = %name, %error, "due work not read"),
+                    Err(error) => {
+                        tracing::warn!(tenant = %name, %error, "due work not read");
+                        if matches!(error, Error::Entry { .. }) {
+                            let now = self.clock().now();
+                            let mut state = self.runner.state();
+                            let since = state.agenda.since(&name).unwrap_or(now);
+                            state.agenda.learn(name, Known::unreadable(since));
+                        }
+                    }
                 }
             })
             .await;
@@ -162,22 +177,33 @@ impl Engine {
             let Some(known) = state.agenda.get(name) else {
                 continue;
             };
-            if !known.is_open {
+            if !known.is_open && !known.unreadable {
                 strays.push(Stray::Open(name.clone()));
             } else if known.open_at.is_some_and(|at| at <= now) {
                 let server = work.entry(known.server.clone()).or_default();
                 server.open.push(name.clone());
             }
         }
+        let today = now.date_naive();
         for (day, name) in &listed.due {
             let Some(known) = state.agenda.get(name) else {
                 continue;
             };
+            if known.unreadable {
+                if *day < today {
+                    strays.push(Stray::Unreadable(*day, name.clone()));
+                }
+                continue;
+            }
             if known.due_day != Some(*day) {
                 strays.push(Stray::Day(*day, name.clone()));
                 continue;
             }
-            let Some(planned) = known.planned.filter(|planned| planned.at <= now) else {
+            let planned = known.planned;
+            if *day < today && planned.is_none_or(|planned| planned.at.date_naive() > today) {
+                strays.push(Stray::Past(name.clone()));
+            }
+            let Some(planned) = planned.filter(|planned| planned.at <= now) else {
                 continue;
             };
             let server = work.entry(known.server.clone()).or_default();
@@ -189,31 +215,83 @@ impl Engine {
         (work, strays)
     }
 
-    /// Judges a pointer under the tenant's lock, and removes it if the record does not need it.
+    /// Judges a pointer under the tenant's lock: removes it if the record does not need it, and
+    /// moves it if it leads to the past. Whoever has the lock knows better.
     async fn remove_stray(self: &Arc<Self>, mount: &Mount, stray: Stray) {
-        let (Stray::Open(name) | Stray::Day(_, name)) = &stray;
-        match self.try_lock_tenant(mount, name).await {
-            Ok(Some(tenant)) => match &stray {
-                Stray::Open(_) => tenant.remove_stale_work().await,
-                Stray::Day(day, _) => tenant.remove_stale_day(*day).await,
-            },
-            // Whoever has it knows better.
-            Ok(None) => {}
-            Err(error) => tracing::warn!(tenant = %name, %error, "a stale pointer is left"),
+        let done = match &stray {
+            Stray::Open(name) => self.remove_stray_work(mount, name).await,
+            Stray::Day(day, name) => self.remove_stray_day(mount, name, Some(*day)).await,
+            Stray::Past(name) => self.remove_stray_day(mount, name, None).await,
+            Stray::Unreadable(day, name) => self.carry_on(mount, name, *day).await,
+        };
+        if let Err(error) = done {
+            tracing::warn!(?stray, %error, "a stale pointer is left");
         }
     }
 
-    /// Does the work of one server's tenants, one after the other.
+    async fn remove_stray_work(
+        self: &Arc<Self>,
+        mount: &Mount,
+        name: &TenantName,
+    ) -> Result<(), Error> {
+        if let Some(tenant) = self.try_lock_tenant(mount, name).await? {
+            tenant.remove_stale_work().await;
+        }
+        Ok(())
+    }
+
+    async fn remove_stray_day(
+        self: &Arc<Self>,
+        mount: &Mount,
+        name: &TenantName,
+        day: Option<NaiveDate>,
+    ) -> Result<(), Error> {
+        let Some(mut tenant) = self.try_lock_tenant(mount, name).await? else {
+            return Ok(());
+        };
+        let today = self.clock().now().date_naive();
+        let stored = tenant.record.live_credential();
+        if stored.is_some_and(|kept| kept.due_day.is_some_and(|day| day < today)) {
+            // Storing moves it: no pointer is written for a past day.
+            tenant.store().await?;
+        }
+        if let Some(day) = day {
+            tenant.remove_stale_day(day).await;
+        }
+        Ok(())
+    }
+
+    /// Takes the pointer to a record that cannot be read along to today: its folder must not be
+    /// listed for ever, and the tenant must be found when the record can be read again.
+    async fn carry_on(
+        &self,
+        mount: &Mount,
+        name: &TenantName,
+        day: NaiveDate,
+    ) -> Result<(), Error> {
+        let Some(_guard) = self.tenant_locks.try_lock(name.as_str()) else {
+            return Ok(());
+        };
+        let today = self.clock().now().date_naive();
+        let key = storage::due_key(today, name.as_str());
+        let pointer = StorageEntry::new(key, b"{}".to_vec());
+        mount.storage.put(pointer).await?;
+        let past = storage::due_key(day, name.as_str());
+        Ok(mount.storage.delete(&past).await?)
+    }
+
+    /// Does the work of one server's tenants, one after the other. Boxed, because most of a crowd
+    /// only waits for a place.
     async fn serve(self: &Arc<Self>, mount: &Mount, mut work: ServerWork, most: u64, busy: Busy) {
         for name in &work.open {
             let _place = self.runner.places.take(Class::Settling, most).await;
-            if !self.goes_on(name, self.work_on(mount, name).await) {
+            if !self.goes_on(name, Box::pin(self.work_on(mount, name)).await) {
                 return;
             }
         }
         for name in work.notices {
             let _place = self.runner.places.take(Class::Notice, most).await;
-            match self.send_notice(mount, &name).await {
+            match Box::pin(self.send_notice(mount, &name)).await {
                 Ok(true) => work.rotations.push(name),
                 Ok(false) => {}
                 Err(error) => tracing::info!(tenant = %name, %error, "the notice waits"),
@@ -224,7 +302,7 @@ impl Engine {
         }
         for name in &work.rotations {
             let _place = self.runner.places.take(Class::Rotation, most).await;
-            if !self.goes_on(name, self.rotate_by_schedule(mount, name).await) {
+            if !self.goes_on(name, Box::pin(self.rotate_by_schedule(mount, name)).await) {
                 return;
             }
         }
@@ -286,6 +364,7 @@ fn known(
         next_rotation: credential.and_then(|kept| kept.next_rotation),
         paused_until: pause_ends,
         attention: attention.map(|attention| (attention.code.to_owned(), attention.since)),
+        unreadable: false,
         failing: record.is_some_and(|record| record.open.retry_failures >= ATTENTION_AFTER),
     }
 }

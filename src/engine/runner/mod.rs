@@ -15,13 +15,14 @@ mod due;
 mod open_work;
 mod places;
 mod placing;
+mod reindex;
 mod rewrap;
 mod scheduled;
 mod sweep;
+mod unasked;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::Engine;
 use super::config::MountConfig;
@@ -31,8 +32,13 @@ use super::tenant::TenantName;
 use crate::logical::Mount;
 use agenda::Agenda;
 pub(super) use calendar::{Calendar, Sight};
+pub(super) use due::server_of;
+pub(super) use places::Class;
 use places::Places;
+pub(super) use reindex::{Reindex, ReindexProgress};
 pub(super) use rewrap::{Rewrap, RewrapProgress};
+pub(super) use sweep::SweepProgress;
+use sweep::Sweeps;
 
 /// Names read from a folder at once.
 const PAGE: usize = 4096;
@@ -42,7 +48,7 @@ const PAGE: usize = 4096;
 pub(super) struct Runner {
     // A blocking mutex: held only for set operations.
     state: Mutex<State>,
-    places: Arc<Places>,
+    pub(super) places: Arc<Places>,
 }
 
 #[derive(Debug, Default)]
@@ -57,10 +63,7 @@ struct State {
     calendar: Option<Calendar>,
     /// The last tick that this process took as the active node.
     last_tick: Option<Sight>,
-    /// The daily look at every tenant is under way.
-    sweeping: bool,
-    /// When the next one may begin, monotonic; zero since this node became the active one.
-    next_sweep: Duration,
+    sweeps: Sweeps,
 }
 
 /// A run under way; however it ends, the next tick can begin one.
@@ -91,7 +94,7 @@ impl Runner {
     /// Another role, another knowledge: the next active tick reads and sweeps.
     pub(super) fn forget(&self) {
         let mut state = self.state();
-        state.next_sweep = Duration::ZERO;
+        state.sweeps.forget();
         state.agenda = Agenda::default();
         state.calendar = None;
         state.last_tick = None;
@@ -133,10 +136,13 @@ impl Engine {
 
     async fn run(self: &Arc<Self>, mount: &Mount) -> Result<(), Error> {
         self.begin_rewrap(mount);
+        self.begin_reindex(mount);
         let config = self.config(mount).await?;
         let calendar = self.calendar(mount, &config).await?;
         self.begin_due_work(mount, &config, &calendar).await?;
         self.go_on_placing(mount, &config).await?;
+        // After what cannot wait has taken its places.
+        self.begin_batches(mount);
         self.begin_sweep(mount).await
     }
 

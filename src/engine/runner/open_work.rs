@@ -67,11 +67,7 @@ impl Engine {
             return rotation::confirm(tenant).await;
         }
         let rests = tenant.config.paused_until.is_some_and(|until| until > now)
-            || tenant
-                .record
-                .pause
-                .as_ref()
-                .is_some_and(|it| it.until > now);
+            || tenant.record.paused_at(now).is_some();
         if !rests && tenant.record.rotate_at(now).is_some_and(|at| at <= now) {
             let reason = "the password was revealed and its time is over";
             return rotation::rotate_automatically(tenant, RotationType::Reveal, reason).await;

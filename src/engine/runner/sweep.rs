@@ -8,15 +8,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use futures_util::stream::{self, StreamExt};
 
 use super::PAGE;
+use super::unasked::{Unasked, is_worth_asking_again};
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::locked::open_token;
 use crate::engine::mail::{self, Purpose};
 use crate::engine::rotation::{self, InDrift, Settled};
+use crate::engine::schedule;
 use crate::engine::storage;
 use crate::engine::storage::record::{Credential, TenantRecord};
 use crate::engine::tenant::TenantName;
@@ -30,45 +32,147 @@ const AGAIN: Duration = Duration::from_secs(600);
 /// A change that waits for its settling for longer than this is found by nobody.
 const OVERDUE: TimeDelta = TimeDelta::hours(1);
 
+/// The sweeps of this process; storage knows nothing of them.
+#[derive(Debug, Default)]
+pub(super) struct Sweeps {
+    /// One is under way.
+    running: bool,
+    /// When the next one may begin, monotonic; zero since this node became the active one.
+    next: Duration,
+    progress: SweepProgress,
+    pub(super) unasked: Unasked,
+}
+
+/// How far the last sweep of this process is.
+#[derive(Clone, Debug, Default)]
+pub(in crate::engine) struct SweepProgress {
+    /// When it began; `None` before the first.
+    pub(in crate::engine) started_at: Option<DateTime<Utc>>,
+    pub(in crate::engine) finished_at: Option<DateTime<Utc>>,
+    /// Tenants looked at so far.
+    pub(in crate::engine) tenants: u64,
+    /// Those whose mail server did not show what was proven last.
+    pub(in crate::engine) differed: u64,
+    /// Pointers that had got lost.
+    pub(in crate::engine) repaired: u64,
+    /// Those whose mail server could not be asked yet; they are asked again.
+    pub(in crate::engine) unasked: u64,
+}
+
+impl Sweeps {
+    pub(super) const fn note_difference(&mut self) {
+        self.progress.differed += 1;
+    }
+
+    /// Another role: the next active tick sweeps.
+    pub(super) fn forget(&mut self) {
+        self.next = Duration::ZERO;
+        self.unasked = Unasked::default();
+    }
+}
+
 /// A sweep under way; however it ends, the next one can begin.
 #[derive(Debug)]
 struct Sweeping(Arc<Engine>);
 
 impl Drop for Sweeping {
     fn drop(&mut self) {
-        self.0.runner.state().sweeping = false;
+        self.0.runner.state().sweeps.running = false;
     }
 }
 
+/// What is begun at a tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    /// Everybody is looked at.
+    All,
+    /// Those who could not be asked are asked again.
+    Unasked,
+}
+
 impl Engine {
-    /// Starts the sweep if it is time.
+    /// Starts the sweep if it is time, or asks again whom the last one could not ask.
     pub(super) async fn begin_sweep(self: &Arc<Self>, mount: &Mount) -> Result<(), Error> {
         let now = self.clock().monotonic();
         // A quarter of the places: it is the least urgent work.
         let parallel = self.config(mount).await?.max_parallel / 4;
         let parallel = usize::try_from(parallel).unwrap_or(1).max(1);
-        {
+        let round = {
             let mut state = self.runner.state();
-            if state.sweeping || now < state.next_sweep {
+            let sweeps = &mut state.sweeps;
+            let round = if now >= sweeps.next {
+                Round::All
+            } else if sweeps.unasked.is_due(now) {
+                Round::Unasked
+            } else {
+                return Ok(());
+            };
+            if std::mem::replace(&mut sweeps.running, true) {
                 return Ok(());
             }
-            state.sweeping = true;
-            state.next_sweep = now + INTERVAL;
-        }
+            if round == Round::All {
+                sweeps.next = now + INTERVAL;
+                sweeps.unasked = Unasked::default();
+                sweeps.progress = SweepProgress {
+                    started_at: Some(self.clock().now()),
+                    ..SweepProgress::default()
+                };
+            }
+            round
+        };
         let sweeping = Sweeping(Arc::clone(self));
         let mount = mount.clone();
         self.tasks.spawn(async move {
             let engine = &sweeping.0;
+            if round == Round::Unasked {
+                return engine.ask_again(&mount, parallel).await;
+            }
             if let Err(error) = engine.sweep(&mount, parallel).await {
                 tracing::warn!(%error, "the sweep ended early and begins again");
                 let mut state = engine.runner.state();
-                state.next_sweep = state.next_sweep.min(now + AGAIN);
+                state.sweeps.next = state.sweeps.next.min(now + AGAIN);
             }
         });
         Ok(())
     }
 
+    /// Starts a sweep now, unless one is under way; reports whether it did.
+    pub(in crate::engine) async fn sweep_now(
+        self: &Arc<Self>,
+        mount: &Mount,
+    ) -> Result<bool, Error> {
+        {
+            let mut state = self.runner.state();
+            if state.sweeps.running && state.sweeps.progress.finished_at.is_none() {
+                return Ok(false);
+            }
+            state.sweeps.next = Duration::ZERO;
+        }
+        // While some are asked again, the next tick begins.
+        self.begin_sweep(mount).await?;
+        Ok(true)
+    }
+
+    /// Returns how far the last sweep is.
+    pub(in crate::engine) fn sweep_progress(&self) -> SweepProgress {
+        let state = self.runner.state();
+        SweepProgress {
+            unasked: state.sweeps.unasked.count(),
+            ..state.sweeps.progress.clone()
+        }
+    }
+
     async fn sweep(self: &Arc<Self>, mount: &Mount, parallel: usize) -> Result<(), Error> {
+        // Of a seventh of the tenants, every day of another one, the pointers are looked after as
+        // well: three Gets each, so that 100,000 tenants cost one Get every other second and a
+        // pointer that got lost is back within a week.
+        let week_day = self
+            .clock()
+            .now()
+            .date_naive()
+            .num_days_from_ce()
+            .unsigned_abs()
+            % 7;
         let mut after = String::new();
         loop {
             let page = mount
@@ -77,14 +181,35 @@ impl Engine {
                 .await?;
             let names = page.iter().filter_map(|name| TenantName::parse(name).ok());
             stream::iter(names)
-                .for_each_concurrent(parallel, |name| self.sweep_one(mount, name))
+                .for_each_concurrent(parallel, |name| async move {
+                    if schedule::share(name.as_str(), "reindex", 7) == u64::from(week_day) {
+                        self.repair(mount, &name).await;
+                    }
+                    self.sweep_one(mount, name).await;
+                })
                 .await;
             match page.last() {
                 Some(last) if page.len() == PAGE && !self.tasks.is_stopping() => {
                     after.clone_from(last);
                 }
-                _ => return Ok(()),
+                _ => break,
             }
+        }
+        let now = self.clock().now();
+        let mut state = self.runner.state();
+        state.sweeps.progress.finished_at = Some(now);
+        let monotonic = self.clock().monotonic();
+        state.sweeps.unasked.end_round(monotonic);
+        Ok(())
+    }
+
+    async fn repair(self: &Arc<Self>, mount: &Mount, name: &TenantName) {
+        if self.tasks.is_stopping() {
+            return;
+        }
+        match self.repair_tenant(mount, name).await {
+            Ok(repaired) => self.runner.state().sweeps.progress.repaired += repaired,
+            Err(error) => tracing::warn!(tenant = %name, %error, "pointers were not looked after"),
         }
     }
 
@@ -92,14 +217,32 @@ impl Engine {
         if self.tasks.is_stopping() {
             return;
         }
-        let checked = match self.differs(mount, &name).await {
-            Ok(true) => self.look_closely(mount, &name).await,
-            Ok(false) => Ok(()),
+        let outcome = self.ask(mount, &name).await;
+        let mut state = self.runner.state();
+        let sweeps = &mut state.sweeps;
+        sweeps.progress.tenants += 1;
+        match outcome {
+            Ok(differed) => sweeps.progress.differed += u64::from(differed),
+            Err(error) if is_worth_asking_again(&error) => sweeps.unasked.add(name),
+            Err(_logged) => {}
+        }
+    }
+
+    /// Asks one tenant's mail server; reports whether it showed something else.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        mount: &Mount,
+        name: &TenantName,
+    ) -> Result<bool, Error> {
+        let checked = match self.differs(mount, name).await {
+            Ok(true) => self.look_closely(mount, name).await.map(|()| true),
+            Ok(false) => Ok(false),
             Err(error) => Err(error),
         };
-        if let Err(error) = checked {
+        if let Err(error) = &checked {
             tracing::debug!(tenant = %name, %error, "the sweep learnt nothing");
         }
+        checked
     }
 
     /// The cheap comparison.

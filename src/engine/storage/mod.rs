@@ -13,6 +13,8 @@
 //! | `keyring`, `keyring-copy` | the keys, seal-wrapped |
 //! | `schedule` | from where on the folders of `due/` are looked at, when a tick was last seen |
 //! | `rewrap` | how far encrypting everything with the newest key has come |
+//! | `reindex` | how far rebuilding the pointers from the records has come |
+//! | `batch/<id>` | a batch and how far it is |
 //!
 //! Pointers are written before the record that needs them and may be stale; the record decides.
 
@@ -43,6 +45,12 @@ pub(crate) const KEYRING: &str = "keyring";
 pub(crate) const KEYRING_COPY: &str = "keyring-copy";
 /// How far encrypting everything with the newest key has come.
 pub(crate) const REWRAP: &str = "rewrap";
+/// How far rebuilding the pointers from the records has come.
+pub(crate) const REINDEX: &str = "reindex";
+/// The folder of all pointers of mail accounts.
+pub(crate) const ACCOUNTS: &str = "account/";
+/// The folder of all batches.
+pub(crate) const BATCHES: &str = "batch/";
 /// What the schedule remembers.
 pub(crate) const SCHEDULE: &str = "schedule";
 /// The folder of all records.
@@ -64,6 +72,11 @@ pub(crate) fn tenant_key(tenant: &str) -> String {
     format!("{TENANTS}{tenant}")
 }
 
+/// The key of a batch.
+pub(crate) fn batch_key(id: &str) -> String {
+    format!("{BATCHES}{id}")
+}
+
 /// The key of the pointer to open work.
 pub(crate) fn open_key(tenant: &str) -> String {
     format!("{OPEN_WORK}{tenant}")
@@ -82,7 +95,7 @@ pub(crate) fn due_folder(day: NaiveDate) -> String {
 /// The key of the pointer from a mail account to its tenant.
 pub(crate) fn account_key(server: &str, folded_username: &str) -> String {
     let text = format!("{}:{server}{folded_username}", server.len());
-    format!("account/{}", crypto::sha256_hex(text.as_bytes()))
+    format!("{ACCOUNTS}{}", crypto::sha256_hex(text.as_bytes()))
 }
 
 /// The folder of all servers' stops.
@@ -95,7 +108,7 @@ pub(crate) fn server_key(server: &str) -> String {
 
 /// Tells the pointers of mail accounts from the others.
 pub(crate) fn is_account_key(key: &str) -> bool {
-    key.starts_with("account/")
+    key.starts_with(ACCOUNTS)
 }
 
 /// The key of one event in the trail; padded so that lists are in order.

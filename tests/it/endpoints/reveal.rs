@@ -65,10 +65,10 @@ async fn what_was_seen_is_changed_when_the_time_is_over_if_the_mount_says_so() {
     assert_eq!(last["event"], "smtp_credentials_rotated");
     assert_eq!(last["rotation_type"], "reveal");
     assert_eq!(last["user_id"], "system");
-    let quiet = rig.storage.snapshot();
+    let quiet = rig.password().await;
     rig.later(600);
     rig.tick().await;
-    assert_eq!(rig.storage.snapshot(), quiet, "once");
+    assert_eq!(rig.settled().await, quiet, "once");
 }
 
 #[tokio::test]

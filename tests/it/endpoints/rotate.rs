@@ -35,7 +35,7 @@ async fn the_old_password_is_refused_the_new_one_accepted_and_storage_agrees() {
         ("version", json!(2)),
         ("previous_version", json!(1)),
         ("last_rotated", json!("2026-09-21T15:13:20Z")),
-        ("next_rotation", json!("2027-03-20T15:13:20Z")),
+        ("next_rotation", json!("2027-03-21T02:00:25Z")),
         ("event", json!("smtp_credentials_rotated")),
         ("seq", json!(5)),
     ] {

@@ -32,6 +32,8 @@ const ENVELOPE: [&str; 8] = [
 struct Document {
     whole: Value,
     seen: BTreeSet<(String, String)>,
+    /// What stands for `{id}`.
+    id: String,
 }
 
 impl Document {
@@ -39,7 +41,11 @@ impl Document {
         let help = rig.send(Operation::Help, "", json!({})).await.ok();
         let whole = help.get("openapi").clone();
         let seen = BTreeSet::new();
-        Self { whole, seen }
+        Self {
+            whole,
+            seen,
+            id: String::new(),
+        }
     }
 
     /// Every path with every method and what is said about it.
@@ -76,6 +82,7 @@ impl Document {
     /// Sends a request and requires that what it answers is what the document says.
     async fn call(&mut self, rig: &Rig, method: &str, path: &str, body: Value) -> Answer {
         let concrete = path.replace("{tenant}", "acme").replace("{version}", "1");
+        let concrete = concrete.replace("{id}", &self.id);
         let concrete = concrete.trim_start_matches('/');
         let answer = match method {
             "post" => rig.write(concrete, body).await,
@@ -294,6 +301,13 @@ async fn answers_are_what_the_openapi_document_says() {
     document
         .call(&rig, "post", "/{tenant}/verify", none())
         .await;
+    document
+        .call(&rig, "post", "/{tenant}/pause", json!({"until": "1h"}))
+        .await;
+    document.call(&rig, "get", "/{tenant}/status", none()).await;
+    document
+        .call(&rig, "post", "/{tenant}/resume", none())
+        .await;
     rig.later(3600);
     answers_of_an_incident(&mut document, &rig).await;
     rig.later(3600);
@@ -319,8 +333,26 @@ async fn answers_are_what_the_openapi_document_says() {
     document.call(&rig, "get", "/{tenant}/events", none()).await;
     document.call(&rig, "delete", config, none()).await;
 
+    answers_about_batches(&mut document, &rig).await;
     answers_about_keys(&mut document, &rig).await;
     document.assert_all_seen();
+}
+
+async fn answers_about_batches(document: &mut Document, rig: &Rig) {
+    let all = json!({"action": "rotate", "all": true});
+    let created = document.call(rig, "post", "/batches", all.clone()).await;
+    let id = created.text_of("id").to_owned();
+    document.id.clone_from(&id);
+    let mut plan = all;
+    plan["dry_run"] = json!(true);
+    document.call(rig, "post", "/batches", plan).await;
+    document.call(rig, "get", "/batches/", json!({})).await;
+    let cancel = "/batches/{id}/cancel";
+    document.call(rig, "post", cancel, json!({})).await;
+    document.call(rig, "get", "/batches/{id}", json!({})).await;
+    document.call(rig, "post", "/ops/reindex", json!({})).await;
+    document.call(rig, "post", "/ops/sweep", json!({})).await;
+    rig.backend.idle().await;
 }
 
 async fn answers_about_keys(document: &mut Document, rig: &Rig) {

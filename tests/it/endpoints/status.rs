@@ -16,7 +16,7 @@ async fn from_nothing_to_a_failure_with_a_hint() {
     let rig = Rig::created().await;
     let status = rig.read("acme/status").await.ok();
     assert_eq!(status.get("state"), "settled");
-    assert_eq!(status.get("next_rotation"), "2027-03-20T14:13:20Z");
+    assert_eq!(status.get("next_rotation"), "2027-03-21T02:00:25Z");
     rig.mailu.set_token("another-token");
     for attempts in 1..=2 {
         rig.write("acme/rotate", json!({}))

@@ -168,9 +168,14 @@ async fn a_look_that_cannot_be_taken_is_put_off() {
 
 #[tokio::test]
 async fn the_sweep_comes_with_the_first_tick_and_daily_and_costs_one_look() {
+    let tenants = |rig: &Rig| {
+        let entries = rig.storage.snapshot();
+        let of_tenants = entries.entries().filter(|it| it.key.starts_with("tenant/"));
+        of_tenants.map(|it| it.value.clone()).collect::<Vec<_>>()
+    };
     let mut rig = Rig::created().await;
     rig.tick().await;
-    let before = rig.storage.snapshot();
+    let before = tenants(&rig);
     let quiet = rig.mailu.journal().len();
     for _ in 0..20 {
         rig.later(3600);
@@ -180,7 +185,7 @@ async fn the_sweep_comes_with_the_first_tick_and_daily_and_costs_one_look() {
     rig.later(4 * 3600);
     rig.tick().await;
     assert_eq!(rig.mailu.journal().len(), quiet + 1, "one GET");
-    assert_eq!(rig.storage.snapshot(), before, "and nothing is written");
+    assert_eq!(tenants(&rig), before, "and nothing is written");
     rig.restart();
     rig.tick().await;
     assert_eq!(rig.mailu.journal().len(), quiet + 2);

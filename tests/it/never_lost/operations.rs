@@ -455,3 +455,23 @@ pub(super) async fn compromised_live() -> World {
 fn a_tick_that_finds_a_compromised_password_live() {
     test("tick, set again", Operation::Tick, compromised_live(), 8);
 }
+
+#[test]
+fn a_tick_that_tells_and_changes_what_is_due() {
+    let state = async {
+        let world = created().await;
+        world.later(190 * 86_400).await;
+        world
+    };
+    test("tick, due", Operation::Tick, state, 14);
+}
+
+#[test]
+fn a_tick_that_tells_of_a_coming_change() {
+    let state = async {
+        let world = created().await;
+        world.later(166 * 86_400).await;
+        world
+    };
+    test("tick, notice", Operation::Tick, state, 6);
+}

@@ -19,6 +19,7 @@ mod openapi;
 mod process;
 mod reset;
 mod rig;
+mod schedule;
 mod sdk;
 mod server;
 mod soak;

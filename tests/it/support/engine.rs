@@ -400,17 +400,35 @@ pub(crate) async fn pointers(
         let looks = !record.open.confirm_at.is_empty();
         let waits = kept.is_some_and(|kept| {
             let tokens = kept.app_tokens.as_ref();
-            looks || kept.rotate_at.is_some() || tokens.is_some_and(|it| it.next_attempt.is_some())
+            let seen = kept.drift.is_some()
+                || (record.open.retry_failures >= 3 && record.last_error.is_some())
+                || tokens.is_some_and(|it| it.failures >= 3);
+            looks
+                || seen
+                || kept.rotate_at.is_some()
+                || tokens.is_some_and(|it| it.next_attempt.is_some())
         });
-        if record.intent.is_some() || waits {
+        if record.intent.is_some() || record.pause.is_some() || waits {
             needed.insert(format!("open/{tenant}"));
         }
         if let Some(credential) = &record.credential {
-            let next = credential
-                .next_rotation
-                .filter(|_| credential.deleted.is_none());
-            if let Some(next) = next {
-                let day = next - chrono::TimeDelta::days(7);
+            // In drift a person decides first.
+            let next = credential.next_rotation.filter(|_| {
+                credential.deleted.is_none()
+                    && credential.drift.is_none()
+                    && credential.current.is_some()
+            });
+            assert_eq!(
+                next.is_some(),
+                credential.due_day.is_some() && kept.is_some()
+            );
+            if let Some((next, day)) = next.zip(credential.due_day) {
+                // Between a week before and the change; an overdue one is on a later day.
+                let earliest = next - chrono::TimeDelta::days(8);
+                assert!(
+                    day >= earliest.date_naive(),
+                    "{tenant} is looked at too early"
+                );
                 needed.insert(format!("due/{}/{tenant}", day.format("%Y%m%d")));
             }
             if let Some(server) = &record.server {

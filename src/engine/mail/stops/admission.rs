@@ -37,7 +37,7 @@ impl Stops {
         now: DateTime<Utc>,
     ) -> Admission {
         let purpose = caller.purpose;
-        if purpose == Purpose::Automatic && self.is_open(now) {
+        if purpose.is_unattended() && self.is_open(now) {
             return Admission::Open;
         }
         let probing = match &self.limited {
@@ -128,7 +128,7 @@ impl Limited {
         let wait = TimeDelta::minutes(minutes.copied().unwrap_or(60));
         let wait = match purpose {
             Purpose::Reset => wait.min(RESET_PROBE),
-            Purpose::Automatic | Purpose::Request => wait,
+            Purpose::Automatic | Purpose::Bulk | Purpose::Request => wait,
         };
         rested(self.tried_at, wait, now)
     }
@@ -137,6 +137,6 @@ impl Limited {
 const fn probe_interval(purpose: Purpose) -> TimeDelta {
     match purpose {
         Purpose::Reset => RESET_PROBE,
-        Purpose::Automatic | Purpose::Request => PROBE,
+        Purpose::Automatic | Purpose::Bulk | Purpose::Request => PROBE,
     }
 }

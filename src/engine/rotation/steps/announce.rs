@@ -5,7 +5,7 @@ use crate::audit::Outcome;
 use crate::crypto::{self, Sensitive};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::mail::{self, Mail, Purpose};
+use crate::engine::mail::{self, Mail};
 use crate::engine::rotation::change::{Change, started_event};
 use crate::engine::rotation::notes::record_failure;
 use crate::engine::rotation::{retention, strangers};
@@ -91,7 +91,7 @@ fn stranger(tenant: &mut LockedTenant, seen: Option<&Account>) -> Result<Option<
         return Ok(None);
     };
     strangers::note(tenant, &mark, None)?;
-    Ok((tenant.purpose == Purpose::Automatic).then(strangers::error))
+    Ok(tenant.purpose.is_unattended().then(strangers::error))
 }
 
 /// Reports whether the credential has no password yet.

@@ -146,6 +146,12 @@ impl TenantRecord {
             .filter(|credential| credential.deleted.is_none())
     }
 
+    /// Returns the pause that holds automatic rotation back at `now`; one that is over is none.
+    #[must_use]
+    pub fn paused_at(&self, now: DateTime<Utc>) -> Option<&Pause> {
+        self.pause.as_ref().filter(|pause| pause.until > now)
+    }
+
     /// Returns the intent if its candidate was ever sent.
     #[must_use]
     pub fn sent_intent(&self) -> Option<&Intent> {

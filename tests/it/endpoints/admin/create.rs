@@ -41,7 +41,7 @@ async fn an_existing_account_gets_a_new_password_that_is_proven() {
         ("last_rotated", json!("2026-09-21T14:13:20Z")),
         ("last_vault_rotation", json!("2026-09-21T14:13:20Z")),
         ("verified_at", json!("2026-09-21T14:13:20Z")),
-        ("next_rotation", json!("2027-03-20T14:13:20Z")),
+        ("next_rotation", json!("2027-03-21T02:00:25Z")),
     ] {
         assert_eq!(read.get(name), &value, "{name}");
     }

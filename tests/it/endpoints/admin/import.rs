@@ -20,7 +20,7 @@ async fn a_live_password_is_imported_and_proven() {
     assert_eq!(rig.settled().await, FIRST);
     let read = rig.read("acme/admin").await;
     assert_eq!(read.get("last_rotated"), "2026-08-01T00:00:00Z");
-    assert_eq!(read.get("next_rotation"), "2027-01-28T00:00:00Z");
+    assert_eq!(read.get("next_rotation"), "2027-01-28T02:00:25Z");
     assert_eq!(rig.password_writes(), 0);
 }
 

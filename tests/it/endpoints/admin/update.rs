@@ -16,7 +16,7 @@ async fn a_write_keeps_what_it_does_not_name_and_null_restores_the_default() {
     let read = rig.read("acme/admin").await;
     assert_eq!(read.get("rotation_policy"), "90_days");
     assert_eq!(read.get("rotation_period"), 90 * 86_400);
-    assert_eq!(read.get("next_rotation"), "2026-12-20T14:13:20Z");
+    assert_eq!(read.get("next_rotation"), "2026-12-21T02:00:25Z");
     rig.check_pointers("acme").await;
     rig.patch("acme/admin", json!({ "webmail_url": null }))
         .await
@@ -41,7 +41,7 @@ async fn a_write_keeps_what_it_does_not_name_and_null_restores_the_default() {
         .await
         .ok();
     let read = rig.read("acme/admin").await;
-    assert_eq!(read.get("next_rotation"), "2026-12-30T16:13:20Z");
+    assert_eq!(read.get("next_rotation"), "2026-12-31T02:00:25Z");
     let nulls = json!({ "rotation_policy": null, "admin_emails": null });
     rig.patch("acme/admin", nulls).await.ok();
     let read = rig.read("acme/admin").await;

@@ -1,0 +1,293 @@
+//! The reindex: every pointer is rebuilt from the records, on request.
+//!
+//! A pass goes through all tenants by name, a slice at each tick, and keeps its place in one entry;
+//! then through the pointers of mail accounts, of which it removes those that no record needs.
+//! Stale pointers to open work and of days are removed by the ticks that follow them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Engine;
+use crate::engine::error::Error;
+use crate::engine::storage::{self, ACCOUNTS, REINDEX, TENANTS};
+use crate::engine::tenant::TenantName;
+use crate::logical::{Mount, StorageEntry};
+
+/// How many tenants, or accounts, are looked at in one tick.
+const SLICE: usize = 200;
+const SCHEMA: u32 = 1;
+
+/// What this process knows of the pass, so that a tick without work asks nobody.
+#[derive(Debug)]
+pub(in crate::engine) struct Reindex {
+    /// There may be something to do.
+    wanted: AtomicBool,
+    /// A slice is under way.
+    under_way: AtomicBool,
+}
+
+impl Default for Reindex {
+    fn default() -> Self {
+        Self {
+            // Nothing is known yet.
+            wanted: AtomicBool::new(true),
+            under_way: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Reindex {
+    /// There may be something to do: somebody asked, or this node begins to write.
+    pub(in crate::engine) fn want(&self) {
+        self.wanted.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A slice under way; however it ends, the next tick goes on.
+#[derive(Debug)]
+struct Slice(Arc<Engine>);
+
+impl Drop for Slice {
+    fn drop(&mut self) {
+        self.0.reindex.under_way.store(false, Ordering::SeqCst);
+    }
+}
+
+/// How far a pass is, under `reindex`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::engine) struct ReindexProgress {
+    schema: u32,
+    /// The last tenant, or the last account, looked at; empty at the start of each.
+    after: String,
+    /// All tenants were looked at, and the accounts follow.
+    accounts: bool,
+    /// How many tenants were looked at.
+    pub(in crate::engine) tenants: u64,
+    /// How many pointers were put back.
+    pub(in crate::engine) repaired: u64,
+    /// How many pointers of mail accounts were removed.
+    pub(in crate::engine) removed: u64,
+    /// How many records or pointers could not be read.
+    pub(in crate::engine) unreadable: u64,
+    pub(in crate::engine) started_at: DateTime<Utc>,
+    pub(in crate::engine) finished_at: Option<DateTime<Utc>>,
+}
+
+impl ReindexProgress {
+    const fn new(now: DateTime<Utc>) -> Self {
+        Self {
+            schema: SCHEMA,
+            after: String::new(),
+            accounts: false,
+            tenants: 0,
+            repaired: 0,
+            removed: 0,
+            unreadable: 0,
+            started_at: now,
+            finished_at: None,
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        storage::check_schema(REINDEX, bytes, SCHEMA)?;
+        storage::decode(REINDEX, bytes)
+    }
+}
+
+impl Engine {
+    /// Begins a pass, unless one is under way; returns its progress and whether it is a new one.
+    pub(in crate::engine) async fn reindex_now(
+        &self,
+        mount: &Mount,
+    ) -> Result<(ReindexProgress, bool), Error> {
+        let _guard = self.mount_lock.lock("reindex").await;
+        let known = self.reindex_progress(mount).await?;
+        self.reindex.want();
+        match known {
+            Some(progress) if progress.finished_at.is_none() => Ok((progress, false)),
+            _ => {
+                let progress = ReindexProgress::new(self.clock().now());
+                self.store_reindex(mount, &progress).await?;
+                Ok((progress, true))
+            }
+        }
+    }
+
+    /// Returns how far the last pass came; `None` if there never was one.
+    pub(in crate::engine) async fn reindex_progress(
+        &self,
+        mount: &Mount,
+    ) -> Result<Option<ReindexProgress>, Error> {
+        let Some(entry) = mount.storage.get(REINDEX).await? else {
+            return Ok(None);
+        };
+        match ReindexProgress::decode(&entry.value) {
+            Ok(progress) => Ok(Some(progress)),
+            // Only a place to go on from: whoever asks again begins anew.
+            Err(error) => {
+                tracing::warn!(%error, "the reindex's progress is not readable");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Goes on with the pass in the background, by a bounded number of tenants. Nothing is asked
+    /// of anybody if there is nothing to do. Never fails: the next tick goes on.
+    pub(super) fn begin_reindex(self: &Arc<Self>, mount: &Mount) {
+        let reindex = &self.reindex;
+        if !reindex.wanted.load(Ordering::SeqCst) || reindex.under_way.swap(true, Ordering::SeqCst)
+        {
+            return;
+        }
+        let slice = Slice(Arc::clone(self));
+        let mount = mount.clone();
+        self.tasks.spawn(async move {
+            let engine = &slice.0;
+            match engine.reindex_slice(&mount).await {
+                Ok(()) | Err(Error::Standby | Error::Tainted) => {}
+                Err(error) => tracing::warn!(%error, "the reindex rests until the next tick"),
+            }
+        });
+    }
+
+    async fn reindex_slice(self: &Arc<Self>, mount: &Mount) -> Result<(), Error> {
+        let _guard = self.mount_lock.lock("reindex").await;
+        self.require_active(mount).await?;
+        let known = self.reindex_progress(mount).await?;
+        let Some(mut progress) = known.filter(|progress| progress.finished_at.is_none()) else {
+            self.reindex.wanted.store(false, Ordering::SeqCst);
+            return Ok(());
+        };
+        let outcome = if progress.accounts {
+            self.reindex_accounts(mount, &mut progress).await
+        } else {
+            self.reindex_tenants(mount, &mut progress).await
+        };
+        self.store_reindex(mount, &progress).await?;
+        outcome
+    }
+
+    /// Looks at the next tenants and moves the place behind each.
+    async fn reindex_tenants(
+        self: &Arc<Self>,
+        mount: &Mount,
+        progress: &mut ReindexProgress,
+    ) -> Result<(), Error> {
+        let names = mount.storage.list_page(TENANTS, &progress.after, SLICE);
+        let names = names.await?;
+        for name in &names {
+            if self.tasks.is_stopping() {
+                return Ok(());
+            }
+            let repaired = match TenantName::parse(name) {
+                Ok(name) => self.repair_tenant(mount, &name).await,
+                Err(error) => Err(error),
+            };
+            match repaired {
+                Ok(repaired) => progress.repaired += repaired,
+                Err(error) => note_unreadable(progress, name, error)?,
+            }
+            progress.after.clone_from(name);
+            progress.tenants += 1;
+        }
+        if names.len() < SLICE {
+            progress.accounts = true;
+            progress.after = String::new();
+        }
+        Ok(())
+    }
+
+    /// Looks at the next pointers of mail accounts and moves the place behind each.
+    async fn reindex_accounts(
+        self: &Arc<Self>,
+        mount: &Mount,
+        progress: &mut ReindexProgress,
+    ) -> Result<(), Error> {
+        let names = mount.storage.list_page(ACCOUNTS, &progress.after, SLICE);
+        let names = names.await?;
+        for name in &names {
+            if self.tasks.is_stopping() {
+                return Ok(());
+            }
+            match self
+                .remove_if_stale(mount, &format!("{ACCOUNTS}{name}"))
+                .await
+            {
+                Ok(removed) => progress.removed += u64::from(removed),
+                Err(error) => note_unreadable(progress, name, error)?,
+            }
+            progress.after.clone_from(name);
+        }
+        if names.len() < SLICE {
+            progress.finished_at = Some(self.clock().now());
+            tracing::info!(
+                tenants = progress.tenants,
+                repaired = progress.repaired,
+                removed = progress.removed,
+                unreadable = progress.unreadable,
+                "the reindex is finished"
+            );
+        }
+        Ok(())
+    }
+
+    async fn remove_if_stale(self: &Arc<Self>, mount: &Mount, key: &str) -> Result<bool, Error> {
+        let Some(owner) = self.stale_owner(mount, key).await? else {
+            return Ok(false);
+        };
+        let tenant = self.lock_tenant(mount, &owner).await?;
+        tenant.remove_stale_account(key).await;
+        Ok(true)
+    }
+
+    /// Puts back what is missing of a tenant's pointers; returns how many. Takes the tenant's lock
+    /// only if something is.
+    pub(super) async fn repair_tenant(
+        self: &Arc<Self>,
+        mount: &Mount,
+        name: &TenantName,
+    ) -> Result<u64, Error> {
+        let today = self.clock().now().date_naive();
+        let oldest = {
+            let state = self.runner.state();
+            let calendar = state.calendar.as_ref();
+            calendar
+                .map_or(today, |calendar| calendar.oldest)
+                .min(today)
+        };
+        let Some(record) = self.load_tenant(mount, name).await? else {
+            return Ok(0);
+        };
+        if !self.lacks_pointers(mount, &record, oldest).await? {
+            return Ok(0);
+        }
+        let mut tenant = self.lock_tenant(mount, name).await?;
+        tenant.repair_pointers(oldest).await
+    }
+
+    async fn store_reindex(&self, mount: &Mount, progress: &ReindexProgress) -> Result<(), Error> {
+        let entry = StorageEntry::new(REINDEX, storage::encode(progress)?);
+        Ok(mount.storage.put(entry).await?)
+    }
+}
+
+/// Passes over what is wrong with one tenant; what is wrong with storage ends the slice.
+fn note_unreadable(progress: &mut ReindexProgress, name: &str, error: Error) -> Result<(), Error> {
+    match error {
+        Error::Standby
+        | Error::Tainted
+        | Error::Keyring(_)
+        | Error::Host(_)
+        | Error::Storage(_)
+        | Error::Random(_) => Err(error),
+        _ => {
+            tracing::warn!(entry = %name, %error, "not reindexed");
+            progress.unreadable += 1;
+            Ok(())
+        }
+    }
+}
