@@ -171,11 +171,6 @@ impl Node {
         assert!(matches!(reply, Ok(None)), "{reply:?}");
     }
 
-    /// Tells it that another node wrote an entry.
-    pub(super) async fn changed_elsewhere(&self, key: &str) {
-        self.backend.invalidate_key(key).await;
-    }
-
     /// Waits until no work is under way.
     pub(super) async fn idle(&self) {
         self.backend.idle().await;

@@ -75,6 +75,16 @@ fn tenant(index: usize, numbers: &mut Numbers) -> Tenant {
     let ago = TimeDelta::seconds(i64::try_from(numbers.next() % spread).unwrap());
     let last_rotated = match kind {
         Kind::Wave => plot::at(plot::WAVE, 1) - plot::PERIOD,
+        // Due while the server fails.
+        Kind::Failing(group) => {
+            let (_, from, to) = plot::FAILURES[group];
+            let day = i64::try_from(index).unwrap() % (to - from - 1);
+            let mut last = plot::at(from + day, 1) - plot::PERIOD;
+            while last > plot::start() {
+                last -= plot::PERIOD;
+            }
+            last
+        }
         _ => plot::start() - ago,
     };
     Tenant {

@@ -9,7 +9,7 @@ use futures_util::stream::{self, StreamExt as _};
 use serde_json::json;
 use tokio::time::Instant;
 use vault_plugin_secrets_smtp::clock::Clock as _;
-use vault_plugin_secrets_smtp::logical::{MemoryStorage, Operation, Storage as _, StorageEntry};
+use vault_plugin_secrets_smtp::logical::{MemoryStorage, Operation};
 
 use super::clock::SimulatedClock;
 use super::expect::{Expected, minute};
@@ -179,6 +179,9 @@ impl<'a> Simulation<'a> {
         if step > 1 && self.mail.calls() == mail {
             let calls = self.active.storage_calls() - calls;
             *self.quiet.entry(calls).or_default() += 1;
+            if calls > 20 {
+                (self.settings.tell)(&format!("{}: a tick with {calls} calls", self.clock.now()));
+            }
         }
     }
 
@@ -242,10 +245,11 @@ impl<'a> Simulation<'a> {
     }
 
     async fn pause(&mut self) {
-        let until = plot::at(plot::PAUSE.1, 0);
+        let until = plot::at(plot::PAUSE.1, 0).to_rfc3339();
         for index in self.of_kind(Kind::Paused) {
-            let name = &self.expected.tenant(index).name;
-            self.active.pause(&self.storage, name, until).await;
+            let path = format!("{}/pause", self.expected.tenant(index).name);
+            let body = json!({ "until": until, "reason": "a migration" });
+            self.active.ask(Operation::Update, &path, body).await;
         }
     }
 
@@ -373,27 +377,5 @@ impl<'a> Simulation<'a> {
             let most = figures.most_at_once;
             violations.push(format!("{most} passwords were set at once"));
         }
-    }
-}
-
-impl Node {
-    /// Pauses a tenant.
-    async fn pause(&self, storage: &MemoryStorage, tenant: &str, until: DateTime<Utc>) {
-        let key = format!("tenant/{tenant}");
-        let entry = storage.get(&key).await.unwrap().unwrap();
-        let mut record: serde_json::Value = serde_json::from_slice(&entry.value).unwrap();
-        record["pause"] = json!({
-            "until": until.to_rfc3339(),
-            "by": { "user_id": "entity-of-the-operator", "display_name": "userpass-operator" },
-            "reason": "a migration",
-        });
-        let pointer = StorageEntry::new(format!("open/{tenant}"), b"{}".to_vec());
-        storage.put(pointer).await.unwrap();
-        let value = serde_json::to_vec(&record).unwrap();
-        storage
-            .put(StorageEntry::new(key.as_str(), value))
-            .await
-            .unwrap();
-        self.changed_elsewhere(&key).await;
     }
 }
