@@ -257,6 +257,12 @@ pub(crate) fn rests(record: &TenantRecord, now: DateTime<Utc>) -> bool {
     paused || live.is_none_or(|credential| credential.drift.is_some())
 }
 
+/// Reports whether the schedule left the tenant alone until its record was read. A pause that is
+/// over is a rest until somebody takes it out of the record: what became due in it was not done.
+pub(crate) fn rested(record: &TenantRecord) -> bool {
+    record.pause.is_some() || rests(record, DateTime::<Utc>::MAX_UTC)
+}
+
 /// A rest has ended: what became due in it waits for the next check.
 pub(crate) fn end_rest(record: &mut TenantRecord, config: &MountConfig, now: DateTime<Utc>) {
     let slots = Slots::of(config, &record.tenant);

@@ -71,7 +71,10 @@ fn tenant(index: usize, numbers: &mut Numbers) -> Tenant {
     } else {
         format!("https://mail-{index}.example.test")
     };
-    let spread = plot::PERIOD.num_seconds().unsigned_abs();
+    // Nobody is overdue when the simulation begins.
+    let spread = (plot::PERIOD - TimeDelta::days(3))
+        .num_seconds()
+        .unsigned_abs();
     let ago = TimeDelta::seconds(i64::try_from(numbers.next() % spread).unwrap());
     let last_rotated = match kind {
         Kind::Wave => plot::at(plot::WAVE, 1) - plot::PERIOD,
@@ -80,12 +83,12 @@ fn tenant(index: usize, numbers: &mut Numbers) -> Tenant {
             let (_, from, to) = plot::FAILURES[group];
             let day = i64::try_from(index).unwrap() % (to - from - 1);
             let mut last = plot::at(from + day, 1) - plot::PERIOD;
-            while last > plot::start() {
+            while last > plot::at(-1, 0) {
                 last -= plot::PERIOD;
             }
             last
         }
-        _ => plot::start() - ago,
+        _ => plot::at(-1, 0) - ago,
     };
     Tenant {
         name: format!("t{index:06}"),

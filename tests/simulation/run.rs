@@ -121,7 +121,9 @@ impl<'a> Simulation<'a> {
                 self.happen(day, minute).await;
                 let silent = self.is_out(day, minute);
                 if !silent {
-                    self.tick(step).await;
+                    // The first tick of a day reads what is due in it, that of a process all.
+                    let fresh = minute == 0 || plot::TURNS.iter().any(|it| it.0 == day);
+                    self.tick(step > 1 && !fresh).await;
                 }
                 self.next += Duration::from_secs(60 * step.unsigned_abs());
                 minute += step;
@@ -164,7 +166,7 @@ impl<'a> Simulation<'a> {
         (noon(plot::OUTAGE.0)..noon(plot::OUTAGE.1)).contains(&now)
     }
 
-    async fn tick(&mut self, step: i64) {
+    async fn tick(&mut self, may_be_quiet: bool) {
         let (calls, mail) = (self.active.storage_calls(), self.mail.calls());
         self.active.tick().await;
         self.standby.tick().await;
@@ -176,12 +178,9 @@ impl<'a> Simulation<'a> {
             self.rotations += 1;
             self.expected.changed(index, at);
         }
-        if step > 1 && self.mail.calls() == mail {
+        if may_be_quiet && self.mail.calls() == mail {
             let calls = self.active.storage_calls() - calls;
             *self.quiet.entry(calls).or_default() += 1;
-            if calls > 20 {
-                (self.settings.tell)(&format!("{}: a tick with {calls} calls", self.clock.now()));
-            }
         }
     }
 

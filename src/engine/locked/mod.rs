@@ -105,7 +105,7 @@ impl Engine {
         let stored = read_bytes(&*mount.storage, name.as_str()).await?;
         let record = self.decode_or_new(name, stored.as_deref())?;
         let pointers = pointer::pointers(&record)?;
-        let rested = schedule::rests(&record, self.clock().now());
+        let rested = schedule::rested(&record);
         Ok(LockedTenant {
             engine: Arc::clone(self),
             mount: mount.clone(),

@@ -50,7 +50,10 @@ impl Made {
                 .chunks(share)
                 .map(|share| scope.spawn(move || work(share)))
                 .collect();
-            threads.into_iter().flat_map(|it| it.join().unwrap()).collect()
+            threads
+                .into_iter()
+                .flat_map(|it| it.join().unwrap())
+                .collect()
         });
         hashes.push((FIRST.to_owned(), hash_password(FIRST, FIRST_ROUNDS)));
         Self {
@@ -201,7 +204,9 @@ pub async fn check() {
             let run = by_engine(&made, &pool, latency, false).await;
             let calls = latency.mul_f64(run.calls_each * DUE as f64 / PARALLEL as f64);
             let hashes = cost * u32::try_from(DUE / workers).unwrap();
-            let bound = calls.max(hashes).max(run.storage / u32::try_from(PARALLEL).unwrap());
+            let bound = calls
+                .max(hashes)
+                .max(run.storage / u32::try_from(PARALLEL).unwrap());
             let serial = one_by_one(&made, &pool, latency, run.calls_each).await;
             println!(
                 "| {} ms | {rounds} | {:.2} | {:.2} | {:.1} ms | {:.2} s | {:.2} s | {:.3} | {:.0} s | {:.1} |",

@@ -36,7 +36,12 @@ pub async fn fill(host: &Host, mail: &Mail, tenants: usize) {
 /// The processor time of this process so far.
 fn processor_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     Duration::from_millis(ticks * 10)
 }
@@ -48,7 +53,11 @@ pub async fn scale() {
     );
     println!("|---:|---:|---:|---:|---:|---:|---:|");
     for tenants in [1_000, 10_000, 100_000] {
-        let (storage, mail, pool) = (Arc::new(MemoryStorage::new()), Mail::default(), HashPool::new());
+        let (storage, mail, pool) = (
+            Arc::new(MemoryStorage::new()),
+            Mail::default(),
+            HashPool::new(),
+        );
         let host = Host::start(&storage, &mail, &pool, noon(), &[]);
         fill(&host, &mail, tenants).await;
         // The first ticks sweep, and give the notices that are due.
