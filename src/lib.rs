@@ -8,8 +8,8 @@
 //! ```text
 //! main
 //!  ├─ wire ──── goplugin, logical, proto     the gRPC services Vault calls
-//!  └─ engine ── provider, audit, logical     the SMTP secrets engine
-//!               crypto, clock, tasks, keyed_lock
+//!  └─ engine ── provider, notify, audit, logical     the SMTP secrets engine
+//!               network, crypto, clock, tasks, keyed_lock
 //! ```
 
 pub mod audit;
@@ -20,6 +20,8 @@ pub mod goplugin;
 pub mod keyed_lock;
 pub mod logical;
 pub mod manual;
+pub mod network;
+pub mod notify;
 pub mod proto;
 pub mod provider;
 pub mod tasks;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use vault_plugin_secrets_smtp::clock::SystemClock;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::goplugin::Logging;
+use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::{HashPool, connector};
 use vault_plugin_secrets_smtp::wire::{Plugin, ServerInfo, serve};
 
@@ -34,6 +35,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let parts = Parts {
         clock: Arc::clone(&clock) as _,
         connector: connector(),
+        notifier: notifier(),
         hash_pool: HashPool::new(),
         dev_loopback: std::env::var(DEV_LOOPBACK).is_ok_and(|value| value == "1"),
     };

@@ -35,6 +35,14 @@ path "smtp/batches/+/cancel" {
   capabilities = ["update"]
 }
 
+path "smtp/status" {
+  capabilities = ["read"]
+}
+
+path "smtp/metrics" {
+  capabilities = ["read"]
+}
+
 path "smtp/ops/+" {
   capabilities = ["update"]
 }

@@ -105,6 +105,71 @@ pub enum EventName {
     KeyringTrimmed,
 }
 
+impl EventName {
+    /// Every name.
+    pub const ALL: [Self; 23] = [
+        Self::Stored,
+        Self::Imported,
+        Self::RotationStarted,
+        Self::Rotated,
+        Self::RotationFailed,
+        Self::RotationNotice,
+        Self::EmergencyResetStarted,
+        Self::EmergencyReset,
+        Self::Revealed,
+        Self::RolledBack,
+        Self::Rehomed,
+        Self::DriftDetected,
+        Self::Adopted,
+        Self::Deleted,
+        Self::Undeleted,
+        Self::Destroyed,
+        Self::ConfigChanged,
+        Self::TenantConfigChanged,
+        Self::RotationPaused,
+        Self::KeyringRotated,
+        Self::KeyringTrimmed,
+        Self::BatchStarted,
+        Self::BatchEnded,
+    ];
+
+    /// Returns the name as events, filters and messages carry it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stored => "smtp_credentials_stored",
+            Self::Imported => "smtp_credentials_imported",
+            Self::RotationStarted => "smtp_credentials_rotation_started",
+            Self::Rotated => "smtp_credentials_rotated",
+            Self::RotationFailed => "smtp_credentials_rotation_failed",
+            Self::RotationNotice => "smtp_credentials_rotation_notice",
+            Self::EmergencyResetStarted => "smtp_credentials_emergency_reset_started",
+            Self::EmergencyReset => "smtp_credentials_emergency_reset",
+            Self::Revealed => "smtp_credentials_revealed",
+            Self::RolledBack => "smtp_credentials_rolled_back",
+            Self::Rehomed => "smtp_credentials_rehomed",
+            Self::DriftDetected => "smtp_credentials_drift_detected",
+            Self::Adopted => "smtp_credentials_adopted",
+            Self::Deleted => "smtp_credentials_deleted",
+            Self::Undeleted => "smtp_credentials_undeleted",
+            Self::Destroyed => "smtp_credentials_destroyed",
+            Self::ConfigChanged => "smtp_config_changed",
+            Self::TenantConfigChanged => "smtp_tenant_config_changed",
+            Self::RotationPaused => "smtp_rotation_paused",
+            Self::KeyringRotated => "smtp_keyring_rotated",
+            Self::KeyringTrimmed => "smtp_keyring_trimmed",
+            Self::BatchStarted => "smtp_batch_started",
+            Self::BatchEnded => "smtp_batch_ended",
+        }
+    }
+
+    /// Finds the event of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|event| event.as_str() == name)
+    }
+}
+
 /// How urgent an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -299,4 +364,19 @@ pub struct Event {
     /// The host's identifier of the request.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub request_id: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_an_event_is_the_one_that_is_stored() {
+        for event in EventName::ALL {
+            let stored = serde_json::to_string(&event).unwrap();
+            assert_eq!(stored, format!("\"{}\"", event.as_str()));
+            assert_eq!(EventName::parse(event.as_str()), Some(event));
+        }
+        assert_eq!(EventName::parse("smtp_credentials_lost"), None);
+    }
 }

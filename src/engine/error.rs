@@ -16,6 +16,9 @@ pub(crate) enum Error {
     /// The mount has no such tenant.
     #[error("unknown tenant")]
     UnknownTenant,
+    /// The mount has no such notification channel.
+    #[error("unknown channel")]
+    UnknownChannel,
     /// A field's value is not acceptable; code and text are for the caller.
     #[error("{code}: {message}")]
     Invalid {
@@ -127,6 +130,7 @@ impl Error {
         match self {
             Self::InvalidTenant(_) => "invalid_tenant",
             Self::UnknownTenant => "unknown_tenant",
+            Self::UnknownChannel => "unknown_channel",
             Self::Invalid { code, .. } | Self::Conflict { code, .. } => code,
             Self::Refused(refusal) => refusal_code(*refusal),
             Self::Unreachable(trouble) | Self::Interrupted(trouble) => trouble_code(*trouble),
@@ -301,6 +305,26 @@ fn explain_other(code: &str) -> (&'static str, &'static str) {
             "Mailu holds a password that this engine did not set",
             "find out who changed it; write <tenant>/rotate to overwrite it",
         ),
+        "foreign_password" => (
+            "somebody set a password in Mailu",
+            "take it over with `cas` on <tenant>/admin, or write <tenant>/rotate",
+        ),
+        "older_version" => (
+            "a stored version is live again",
+            "write <tenant>/rotate, or <tenant>/rollback to that version",
+        ),
+        "account_missing" => (
+            "Mailu has no such account",
+            "create it in Mailu, then write <tenant>/rotate",
+        ),
+        "app_tokens_left" => (
+            "app tokens of the account still log in after a reset",
+            "read <tenant>/status; delete them in Mailu if it goes on",
+        ),
+        "unsettled" => (
+            "a change is open and was not settled for a while",
+            "check the Mailu server, then write <tenant>/verify",
+        ),
         "stale_storage" => (
             "somebody else has set the password since this record was written",
             "find out whether storage was restored or another cluster acts on the account; write \
@@ -384,6 +408,7 @@ impl From<Error> for logical::Error {
             Error::Deleted => Self::status(409, code, DELETED),
             Error::OnHold => Self::status(403, code, ON_HOLD),
             Error::UnknownTenant => Self::status(404, code, UNKNOWN_TENANT),
+            Error::UnknownChannel => Self::status(404, code, UNKNOWN_CHANNEL),
             Error::BreakerOpen => Self::status(503, code, BREAKER_OPEN),
             Error::Unsettled => Self::status(503, code, UNSETTLED),
             Error::InProgress => Self::status(503, code, IN_PROGRESS),
@@ -395,6 +420,8 @@ impl From<Error> for logical::Error {
 
 const UNKNOWN_TENANT: &str =
     "there is no such tenant on this mount. Write <tenant>/config or <tenant>/admin first.";
+const UNKNOWN_CHANNEL: &str =
+    "there is no such notification channel on this mount. Write config/notify/<name> first.";
 const NO_CREDENTIAL: &str = "the tenant has no credential yet. Write <tenant>/admin first.";
 const DELETED: &str = "the credential was deleted and is still kept. Bring it back with \
                        <tenant>/undelete, or remove it for good with <tenant>/destroy.";

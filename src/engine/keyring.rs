@@ -25,6 +25,8 @@ const PAGE: usize = 200;
 pub(super) struct Usage {
     /// How many of the tenants looked at depend on each version.
     pub(super) tenants: BTreeMap<u32, u64>,
+    /// How many notification channels depend on each version; looked at with the last tenants.
+    pub(super) channels: BTreeMap<u32, u64>,
     /// How many were looked at.
     pub(super) scanned: u64,
     /// Those that could not be read.
@@ -140,6 +142,17 @@ impl Engine {
         }
         if names.len() == limit {
             usage.next = names.into_iter().next_back();
+            return Ok(usage);
+        }
+        for (key, versions) in self.sealed_channels(mount).await? {
+            match versions {
+                Some(versions) => {
+                    for version in versions {
+                        *usage.channels.entry(version).or_default() += 1;
+                    }
+                }
+                None => usage.unreadable.push(key),
+            }
         }
         Ok(usage)
     }
@@ -193,9 +206,41 @@ impl Engine {
             }
             match names.into_iter().next_back() {
                 Some(last) => after = last,
-                None => return Ok(()),
+                None => break,
             }
         }
+        self.require_unused_by_channels(mount, latest).await
+    }
+
+    async fn require_unused_by_channels(&self, mount: &Mount, latest: u32) -> Result<(), Error> {
+        for (key, versions) in self.sealed_channels(mount).await? {
+            match versions {
+                Some(versions) if versions.iter().all(|version| *version >= latest) => {}
+                Some(_) => {
+                    self.restart_rewrap(mount, latest).await?;
+                    return Err(Error::conflict(
+                        "rewrap_unfinished",
+                        format!(
+                            "{key}: its secret is still encrypted with an older key. Nothing was \
+                             removed. Everything is looked at again: repeat the request when \
+                             `rewrap.finished_at` of config/keyring is set. If it is named there \
+                             as unreadable, write the channel again or delete it."
+                        ),
+                    ));
+                }
+                None => {
+                    return Err(Error::conflict(
+                        "channel_unreadable",
+                        format!(
+                            "{key}: the channel cannot be read. It may need any of the keys, so \
+                             nothing was removed. Delete the channel, or restore the entry from a \
+                             snapshot, and repeat the request."
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn require_unused_by(&self, mount: &Mount, name: &str, latest: u32) -> Result<(), Error> {

@@ -126,6 +126,8 @@ impl Backend for SmtpBackend {
                     if let Ok(name) = TenantName::parse(tenant) {
                         self.engine.runner.forget_tenant(&name);
                     }
+                } else if key.starts_with(storage::CHANNELS) {
+                    self.engine.channels.forget();
                 } else if key.starts_with(storage::SERVERS) {
                     self.engine.servers.forget(key);
                 }

@@ -5,7 +5,10 @@
 
 mod batch;
 mod cache;
+mod census;
+mod channels;
 mod config;
+mod counters;
 mod error;
 mod finding;
 mod joined;
@@ -15,6 +18,7 @@ mod lifecycle;
 mod locked;
 mod mail;
 mod mount_log;
+mod outbox;
 mod paths;
 mod rotation;
 mod runner;
@@ -30,9 +34,11 @@ use crate::clock::Clock;
 use crate::crypto::Keyring;
 use crate::keyed_lock::KeyedLock;
 use crate::logical::{Mount, Router};
+use crate::notify::Notifier;
 use crate::provider::{Connector, HashPool, NetworkPolicy};
 use crate::tasks::Tasks;
 use cache::{Records, Role, Single};
+use channels::Channels;
 use config::MountConfig;
 use error::Error;
 use runner::Rewrap;
@@ -46,6 +52,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Makes mail server clients.
     pub connector: Connector,
+    /// Makes notification channels.
+    pub notifier: Notifier,
     /// Where password hashes are computed, shared by all mounts of the process.
     pub hash_pool: HashPool,
     /// Development only: plain http and loopback addresses are allowed.
@@ -71,17 +79,20 @@ pub struct Engine {
     account_locks: KeyedLock,
     /// One per Mailu server: its admin hashes serially, parallel calls only queue there.
     server_locks: KeyedLock,
-    /// For the keyring, the settings and the mount's own events.
+    /// For the keyring, the settings, the notification channels and the mount's own events.
     mount_lock: KeyedLock,
     role: Role,
     keyring: Single<Keyring>,
     rewrap: Rewrap,
     config: Single<MountConfig>,
+    channels: Single<Channels>,
+    outbox: outbox::Outbox,
     records: Records,
     servers: mail::Servers,
     joined: joined::Joined,
     runner: runner::Runner,
     batches: batch::Batches,
+    counters: counters::Counters,
     reindex: runner::Reindex,
 }
 
@@ -98,11 +109,14 @@ impl Engine {
             keyring: Single::default(),
             rewrap: Rewrap::default(),
             config: Single::default(),
+            channels: Single::default(),
+            outbox: outbox::Outbox::default(),
             records: Records::new(),
             servers: mail::Servers::default(),
             joined: joined::Joined::default(),
             runner: runner::Runner::default(),
             batches: batch::Batches::default(),
+            counters: counters::Counters::default(),
             reindex: runner::Reindex::default(),
         }
     }
@@ -189,9 +203,12 @@ impl Engine {
             self.servers.forget_all();
             self.keyring.forget();
             self.config.forget();
+            self.channels.forget();
+            self.outbox.forget();
             self.rewrap.want();
             self.batches.want();
             self.reindex.want();
+            self.counters.forget_tenants();
         }
         match active {
             Ok(_proof) => Ok(()),

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::error::Error;
+use super::outbox::Announced;
 use super::storage::{self, MOUNT_LOG, TrailEntry};
 use crate::audit::{Actor, Event, EventLog, EventName, NewEvent, Outcome};
 use crate::crypto::{self, Keyring};
@@ -12,7 +13,7 @@ use crate::logical::{Mount, Request, StorageEntry};
 const SCHEMA: u32 = 1;
 
 /// The tenant name of mount events.
-const MOUNT: &str = "-";
+pub(super) const MOUNT: &str = "-";
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,6 +24,11 @@ pub(super) struct MountLog {
 }
 
 impl MountLog {
+    /// Returns the latest events, oldest first.
+    pub(super) fn events(&self) -> &[Event] {
+        self.log.events()
+    }
+
     /// Reads the stored log.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Error> {
         storage::check_schema(MOUNT_LOG, bytes, SCHEMA)?;
@@ -56,7 +62,7 @@ impl Engine {
     ) -> Result<Event, Error> {
         let _guard = self.mount_lock.lock("mountlog").await;
         let log = mount_log(mount).await?;
-        append(mount, log, keyring, event).await
+        self.append_to(mount, log, keyring, event).await
     }
 
     /// Like [`Engine::announce_mount_event`], but an event of the same name and request that is
@@ -73,7 +79,56 @@ impl Engine {
         if let Some(told) = log.log.events().iter().rev().find(same) {
             return Ok(told.clone());
         }
-        append(mount, log, keyring, event).await
+        self.append_to(mount, log, keyring, event).await
+    }
+
+    /// Appends to the log and stores it; under its lock.
+    async fn append_to(
+        &self,
+        mount: &Mount,
+        mut log: MountLog,
+        keyring: &Keyring,
+        event: &NewEvent,
+    ) -> Result<Event, Error> {
+        let told = log
+            .log
+            .append(MOUNT, &log.lineage, keyring, event.clone())?;
+        for event in log.log.overflow() {
+            let key = storage::trail_key(MOUNT, event.seq);
+            let entry = storage::encode(&TrailEntry::undelivered(event.clone()))?;
+            mount.storage.put(StorageEntry::new(key, entry)).await?;
+        }
+        log.log.drop_overflow();
+        let mut announced = Announced::default();
+        let stored = self
+            .store_mount_log(mount, &log, &told, &mut announced)
+            .await;
+        if let Err(error) = stored {
+            // The log may have been stored all the same: whoever delivers judges what is left.
+            if !announced.take_keys().is_empty() {
+                self.outbox.forget();
+            }
+            return Err(error);
+        }
+        self.announced(&mut announced);
+        Ok(told)
+    }
+
+    /// Stores the log, and before it whom to tell of its newest event.
+    async fn store_mount_log(
+        &self,
+        mount: &Mount,
+        log: &MountLog,
+        newest: &Event,
+        announced: &mut Announced,
+    ) -> Result<(), Error> {
+        if newest.outcome != Outcome::Started {
+            let channels = self.channels(mount).await?;
+            self.announce(mount, &channels, (newest, None), announced)
+                .await?;
+        }
+        let entry = StorageEntry::new(MOUNT_LOG, storage::encode(log)?);
+        Ok(mount.storage.put(entry).await?)
     }
 }
 
@@ -86,25 +141,4 @@ async fn mount_log(mount: &Mount) -> Result<MountLog, Error> {
             log: EventLog::default(),
         }),
     }
-}
-
-/// Appends to the log and stores it; under its lock.
-async fn append(
-    mount: &Mount,
-    mut log: MountLog,
-    keyring: &Keyring,
-    event: &NewEvent,
-) -> Result<Event, Error> {
-    let told = log
-        .log
-        .append(MOUNT, &log.lineage, keyring, event.clone())?;
-    for event in log.log.overflow() {
-        let key = storage::trail_key(MOUNT, event.seq);
-        let entry = storage::encode(&TrailEntry::undelivered(event.clone()))?;
-        mount.storage.put(StorageEntry::new(key, entry)).await?;
-    }
-    log.log.drop_overflow();
-    let entry = StorageEntry::new(MOUNT_LOG, storage::encode(&log)?);
-    mount.storage.put(entry).await?;
-    Ok(told)
 }

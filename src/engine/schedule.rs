@@ -257,12 +257,6 @@ pub(crate) fn rests(record: &TenantRecord, now: DateTime<Utc>) -> bool {
     paused || live.is_none_or(|credential| credential.drift.is_some())
 }
 
-/// Reports whether the schedule left the tenant alone until its record was read. A pause that is
-/// over is a rest until somebody takes it out of the record: what became due in it was not done.
-pub(crate) fn rested(record: &TenantRecord) -> bool {
-    record.pause.is_some() || rests(record, DateTime::<Utc>::MAX_UTC)
-}
-
 /// A rest has ended: what became due in it waits for the next check.
 pub(crate) fn end_rest(record: &mut TenantRecord, config: &MountConfig, now: DateTime<Utc>) {
     let slots = Slots::of(config, &record.tenant);
@@ -352,5 +346,220 @@ pub(crate) fn read_again_after(
         Some(Ok(until_rotation)) => until_rotation.min(refresh).max(Duration::from_secs(1)),
         Some(Err(_overdue)) => SOON,
         None => refresh,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::storage::fixture;
+    use crate::engine::storage::record::{Drift, Pause};
+
+    /// A settled tenant of ten days ago, due in so many days from now.
+    fn due_in(days: i64) -> TenantRecord {
+        let now = fixture::now();
+        let created = now - TimeDelta::days(10);
+        let mut record = TenantRecord::new("acme", String::new(), String::new(), created);
+        let mut credential = fixture::credential(created);
+        credential.versions.push(fixture::version(1, created));
+        credential.current = Some(1);
+        let next = now + TimeDelta::days(days);
+        let slots = Slots::of(&MountConfig::default(), "acme");
+        credential.next_rotation = Some(slots.at_or_after(next));
+        record.credential = Some(credential);
+        record
+    }
+
+    fn credential(record: &mut TenantRecord) -> &mut Credential {
+        record.credential.as_mut().unwrap()
+    }
+
+    fn at(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_slot_is_a_check_and_the_tenant_s_own_offset() {
+        let config = MountConfig::default();
+        let slots = Slots::of(&config, "acme");
+        let slot = at("2026-09-22T02:00:25Z");
+        assert_eq!(slots.at_or_after(at("2026-09-21T02:00:25.001Z")), slot);
+        assert_eq!(slots.at_or_after(slot), slot);
+        assert_eq!(slots.at_or_before(slot), slot);
+        assert_eq!(slots.at_or_before(at("2026-09-23T02:00:24Z")), slot);
+        let offsets = (0..2_000).map(|number| share(&format!("tenant-{number}"), "offset", 3600));
+        let (mut minutes, mut most) = ([0_u32; 60], 0);
+        for offset in offsets {
+            let minute = &mut minutes[usize::try_from(offset / 60).unwrap()];
+            *minute += 1;
+            most = most.max(*minute);
+        }
+        assert!(most < 70, "{minutes:?}");
+        assert_eq!(share("acme", "offset", 0), 0);
+    }
+
+    #[test]
+    fn a_schedule_is_met_at_least_once_a_year() {
+        for text in ["0 2 * * *", "*/5 * * * *", "0 3 1 1 *", "0 2 * * 1-5"] {
+            assert!(Checks::parse(text).is_some(), "{text}");
+        }
+        for text in [
+            "",
+            "0 2 * *",
+            "0 0 30 2 *",
+            "0 0 29 2 *",
+            "@daily",
+            "0 0 2 * * *",
+        ] {
+            assert!(Checks::parse(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_next_change_keeps_its_slot_and_is_never_of_the_past() {
+        let config = MountConfig::default();
+        let next = |policy, since, now| next_rotation(policy, &config, "acme", since, now);
+        let slot = at("2026-09-21T02:00:25Z");
+        // Some minutes after the slot, because hashing takes its time.
+        let since = slot + TimeDelta::minutes(40);
+        let daily = RotationPolicy::Every(SECONDS_PER_DAY);
+        assert_eq!(next(daily, since, since), Some(slot + TimeDelta::days(1)));
+        let half_year = next(RotationPolicy::Mount, since, since);
+        assert_eq!(half_year, Some(slot + TimeDelta::days(180)));
+        // By hand, at noon: the check after the half year is over.
+        let noon = at("2026-09-21T12:00:00Z");
+        let later = next(RotationPolicy::Mount, noon, noon);
+        assert_eq!(later, Some(slot + TimeDelta::days(181)));
+        let long_ago = at("2020-01-01T00:00:00Z");
+        let overdue = next(RotationPolicy::Mount, long_ago, noon);
+        assert_eq!(overdue, Some(slot + TimeDelta::days(1)));
+        assert_eq!(next(RotationPolicy::Manual, since, since), None);
+    }
+
+    #[test]
+    fn the_due_day_is_that_of_the_notice_then_of_the_rotation_and_never_past() {
+        let (now, config) = (fixture::now(), MountConfig::default());
+        let day = |record: &TenantRecord| due_day(record, &config, now);
+        let on = |text: &str| Some(at(text).date_naive());
+        let mut record = due_in(100);
+        assert_eq!(day(&record), on("2026-12-24T00:00:00Z"));
+        credential(&mut record).notice_sent_at = Some(now);
+        assert_eq!(day(&record), on("2026-12-31T00:00:00Z"));
+        assert_eq!(day(&due_in(-100)), Some(now.date_naive()));
+        let mut drifted = due_in(100);
+        credential(&mut drifted).drift = Some(Drift {
+            code: String::from("foreign_password"),
+            live_version: None,
+            since: now,
+            set_again: false,
+        });
+        assert_eq!(day(&drifted), None);
+        credential(&mut record).next_rotation = None;
+        assert_eq!(day(&record), None);
+    }
+
+    #[test]
+    fn nothing_is_planned_within_a_rest() {
+        let (now, config) = (fixture::now(), MountConfig::default());
+        let ends = at("2026-10-05T12:00:00Z");
+        let after = at("2026-10-06T02:00:25Z");
+        let mut paused = due_in(3);
+        paused.pause = Some(Pause {
+            until: ends,
+            by: crate::audit::Actor::system(),
+            reason: String::new(),
+        });
+        let held = Rest {
+            held_until: Some(ends),
+            ..Rest::default()
+        };
+        let mount = Rest {
+            paused_until: Some(ends),
+            ..Rest::default()
+        };
+        for (record, rest) in [
+            (paused, Rest::default()),
+            (due_in(3), held),
+            (due_in(3), mount),
+        ] {
+            let mut record = record;
+            credential(&mut record).notice_sent_at = Some(now);
+            let planned = planned(&record, &config, rest, now).unwrap();
+            assert_eq!((planned.at, planned.work), (after, Work::Rotation));
+        }
+    }
+
+    #[test]
+    fn a_shorter_period_is_paced_and_placing_twice_changes_nothing() {
+        let now = fixture::now();
+        let config = MountConfig {
+            rotation_period: 5 * SECONDS_PER_DAY,
+            ..MountConfig::default()
+        };
+        for number in 0..50 {
+            let tenant = format!("tenant-{number}");
+            let mut record = due_in(170);
+            let kept = credential(&mut record);
+            let next = replanned(kept, &config, &tenant, now).unwrap();
+            let spread = TimeDelta::hours(1);
+            assert!(next >= now + spread, "{next}");
+            assert!(next <= now + spread + TimeDelta::hours(12 + 25), "{next}");
+            kept.next_rotation = Some(next);
+            let later = now + TimeDelta::minutes(5);
+            assert_eq!(replanned(kept, &config, &tenant, later), Some(next));
+        }
+    }
+
+    #[test]
+    fn what_no_clock_in_order_can_have_planned_is_absurd() {
+        let (now, config) = (fixture::now(), MountConfig::default());
+        let absurd =
+            |record: &TenantRecord| is_absurd(record.credential.as_ref().unwrap(), &config, now);
+        assert!(!absurd(&due_in(170)) && !absurd(&due_in(-300)));
+        assert!(absurd(&due_in(180 + 380)));
+        let mut ahead = due_in(380);
+        assert!(!absurd(&ahead), "of another period before");
+        credential(&mut ahead).last_rotated = now + TimeDelta::days(200);
+        assert!(absurd(&ahead));
+        let mut missing = due_in(1);
+        credential(&mut missing).next_rotation = None;
+        assert!(absurd(&missing));
+        credential(&mut missing).rotation_policy = RotationPolicy::Manual;
+        assert!(!absurd(&missing));
+    }
+
+    #[test]
+    fn ttl_ends_at_the_rotation_is_short_in_doubt_and_never_zero() {
+        let (now, config) = (fixture::now(), MountConfig::default());
+        let ttl = |record: &TenantRecord, settled| {
+            read_again_after(record, &config, settled, now).as_secs()
+        };
+        let mut record = due_in(100);
+        assert_eq!(ttl(&record, true), 300);
+        assert_eq!(ttl(&record, false), 15);
+        credential(&mut record).next_rotation = Some(now + TimeDelta::seconds(40));
+        assert_eq!(ttl(&record, true), 40);
+        credential(&mut record).next_rotation = Some(now);
+        assert_eq!(ttl(&record, true), 1);
+        credential(&mut record).next_rotation = Some(now - TimeDelta::seconds(1));
+        assert_eq!(ttl(&record, true), 15);
+        credential(&mut record).next_rotation = None;
+        assert_eq!(ttl(&record, true), 300);
+    }
+
+    #[test]
+    fn a_policy_is_a_period_or_manual() {
+        let config = MountConfig::default();
+        for (text, shown) in [
+            ("manual", "manual"),
+            ("90d", "90_days"),
+            ("180_days", "180_days"),
+            ("90m", "5400s"),
+        ] {
+            assert_eq!(RotationPolicy::parse(text).unwrap().as_text(&config), shown);
+        }
+        for text in ["", "never", "59s", "3651d", "-1d"] {
+            assert!(RotationPolicy::parse(text).is_err(), "{text}");
+        }
     }
 }

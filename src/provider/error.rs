@@ -1,5 +1,7 @@
 //! Failures of a mail server, by what one does about them; never with the server's own text.
 
+use crate::network::Fault;
+
 /// A definite "no": the call changed nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
@@ -72,5 +74,18 @@ impl Trouble {
             self,
             Self::Unresolved | Self::AddressRefused | Self::Unreachable | Self::Tls
         )
+    }
+}
+
+impl From<Fault> for Trouble {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Unresolved => Self::Unresolved,
+            Fault::AddressRefused => Self::AddressRefused,
+            Fault::Unreachable => Self::Unreachable,
+            Fault::Tls => Self::Tls,
+            Fault::Timeout => Self::Timeout,
+            Fault::Broken => Self::Broken,
+        }
     }
 }

@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine as _;
 use base64::alphabet::BCRYPT;
@@ -194,6 +195,19 @@ fn decode<const N: usize>(text: &str) -> Result<[u8; N], NoVerdict> {
 #[derive(Clone, Debug)]
 pub struct HashPool {
     places: Arc<Semaphore>,
+    most: usize,
+    checks: Arc<AtomicU64>,
+}
+
+/// How a pool is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashPoolUse {
+    /// Checks that may run at a time.
+    pub places: usize,
+    /// Checks that run now.
+    pub busy: usize,
+    /// Checks that were begun so far.
+    pub checks: u64,
 }
 
 impl HashPool {
@@ -207,8 +221,21 @@ impl HashPool {
     /// Creates a pool in which at most `places` checks (at least one) run at a time.
     #[must_use]
     pub fn with_places(places: usize) -> Self {
+        let most = places.clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            places: Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS))),
+            places: Arc::new(Semaphore::new(most)),
+            most,
+            checks: Arc::default(),
+        }
+    }
+
+    /// Tells how the pool is used now.
+    #[must_use]
+    pub fn usage(&self) -> HashPoolUse {
+        HashPoolUse {
+            places: self.most,
+            busy: self.most.saturating_sub(self.places.available_permits()),
+            checks: self.checks.load(Ordering::Relaxed),
         }
     }
 
@@ -223,6 +250,7 @@ impl HashPool {
         let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
             return HashCheck::CannotTell(NoVerdict::NotRun);
         };
+        self.checks.fetch_add(1, Ordering::Relaxed);
         let hash = hash.clone();
         let password = password.clone();
         tokio::task::spawn_blocking(move || {

@@ -10,9 +10,7 @@ mod error;
 mod hash;
 mod mailu;
 pub mod marker;
-mod network;
 mod registry;
-mod tls;
 
 use std::fmt;
 
@@ -21,14 +19,14 @@ use chrono::{DateTime, Utc};
 
 use crate::crypto::Sensitive;
 
-pub use error::{Refusal, Trouble};
-pub use hash::{HashCheck, HashPool, NoVerdict, StoredHash};
-pub use network::{
-    AddressRefusal, AddressRule, AddressRuleError, EndpointError, EndpointUrl, NetworkPolicy,
-    Scheme, SmtpAddress, SmtpAddressError,
+pub use crate::network::{
+    AddressRefusal, AddressRule, AddressRuleError, CaError, EndpointError, EndpointUrl,
+    NetworkPolicy, Scheme, ServerNameError, SmtpAddress, SmtpAddressError, parse_ca,
+    parse_server_name,
 };
+pub use error::{Refusal, Trouble};
+pub use hash::{HashCheck, HashPool, HashPoolUse, NoVerdict, StoredHash};
 pub use registry::{ConnectError, Connector, MailuConfig, ProviderConfig, check_token, connector};
-pub use tls::{CaError, ServerNameError, parse_ca, parse_server_name};
 
 /// What became of a call that changes something.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::MailProvider;
 use super::mailu::MailuClient;
-use super::network::{AddressRefusal, EndpointUrl, NetworkPolicy, SmtpAddress};
-use super::tls::{CaError, ServerNameError};
 use crate::crypto::Sensitive;
+use crate::network::{
+    AddressRefusal, CaError, EndpointUrl, NetworkPolicy, ServerNameError, SmtpAddress,
+};
 
 /// What is needed to reach one mail server.
 #[derive(Clone, Debug, PartialEq, Eq)]

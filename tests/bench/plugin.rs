@@ -20,6 +20,7 @@ use vault_plugin_secrets_smtp::goplugin::Logging;
 use vault_plugin_secrets_smtp::logical::{
     self, Backend, BackendInfo, Data, Mount, Operation, Reply, Request, Response, SpecialPaths,
 };
+use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::{HashPool, connector};
 use vault_plugin_secrets_smtp::wire::{Plugin, ServerInfo, serve};
 
@@ -85,6 +86,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let parts = Parts {
         clock: Arc::clone(&clock) as _,
         connector: connector(),
+        notifier: notifier(),
         hash_pool: HashPool::new(),
         dev_loopback: true,
     };

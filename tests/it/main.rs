@@ -17,6 +17,7 @@
 )]
 
 mod batches;
+mod channels;
 mod endpoints;
 mod handshake;
 mod hostile_neighbours;
@@ -26,7 +27,9 @@ mod layering;
 mod lifecycle;
 mod limiter;
 mod manual;
+mod monitoring;
 mod never_lost;
+mod notices;
 #[path = "../simulation/mod.rs"]
 mod plot_of_400_days;
 mod preflight;

@@ -9,6 +9,7 @@ use vault_plugin_secrets_smtp::audit::EXEMPT_RESPONSE_KEYS;
 use vault_plugin_secrets_smtp::clock::SystemClock;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::logical::BackendInfo;
+use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::{HashPool, connector};
 
 const README: &str = include_str!("../../README.md");
@@ -36,6 +37,7 @@ fn the_endpoint_table_lists_exactly_the_routes() {
     let parts = Parts {
         clock: Arc::new(SystemClock::new()),
         connector: connector(),
+        notifier: notifier(),
         hash_pool: HashPool::new(),
         dev_loopback: false,
     };

@@ -10,6 +10,7 @@ use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, MemoryStorage, Mount, Operation, ReplicationState, Reply, Request,
     RequestId, StaticSystemView, Storage, StorageEntry, StorageError,
 };
+use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::HashPool;
 
 use super::clock::SimulatedClock;
@@ -118,6 +119,7 @@ impl Node {
         let parts = Parts {
             clock: Arc::clone(clock) as _,
             connector: mail.connector(&life),
+            notifier: notifier(),
             hash_pool: HashPool::new(),
             dev_loopback: false,
         };

@@ -49,5 +49,6 @@ pub use hash::{hash as hash_password, sha256_hex};
 pub use journal::{Entry, SmtpLogin, TokenSeen};
 pub use login::LoginAnswer;
 pub use server::MailuStandin;
+pub use tls::Authority;
 pub use tokens::AppToken;
 pub use users::User;

@@ -197,6 +197,7 @@ impl Engine {
         let told = self
             .announce_mount_event_once(mount, &keyring, &event)
             .await?;
+        self.counters.note_batch(batch.state);
         let note = |batch: &mut Batch| {
             if let Some(end) = &mut batch.end {
                 end.event_id = Some(told.event_id);

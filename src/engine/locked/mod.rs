@@ -9,15 +9,15 @@
 //!   decide which state holds, and until they could be read the tenant takes no change.
 
 mod account;
+mod announce;
 mod pointer;
+mod repair;
 mod sealing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
-
-use chrono::NaiveDate;
 
 use super::Engine;
 use super::config::MountConfig;
@@ -60,8 +60,12 @@ pub(super) struct LockedTenant {
     stored: Option<Vec<u8>>,
     /// The schedule left the tenant alone, as storage has it.
     rested: bool,
+    /// The number of the last stored event.
+    stored_seq: u64,
     /// The pointers that belong to what storage holds.
     pointers: BTreeMap<String, Vec<u8>>,
+    /// Who is told of events, and what was written for that.
+    telling: announce::Telling,
     /// Locks of accounts claimed here, held until the record's fate is known.
     accounts: Vec<KeyGuard>,
     _guard: KeyGuard,
@@ -105,7 +109,10 @@ impl Engine {
         let stored = read_bytes(&*mount.storage, name.as_str()).await?;
         let record = self.decode_or_new(name, stored.as_deref())?;
         let pointers = pointer::pointers(&record)?;
-        let rested = schedule::rested(&record);
+        // A pause that is over and still stored counts: nobody has taken its end into account.
+        let rested = record.pause.is_some() || schedule::rests(&record, self.clock().now());
+        let stored_seq = record.log.seq();
+        let telling = announce::Telling::new(self.channels(mount).await?);
         Ok(LockedTenant {
             engine: Arc::clone(self),
             mount: mount.clone(),
@@ -115,9 +122,11 @@ impl Engine {
             record: Box::new(record),
             purpose: Purpose::Request,
             hash_checks: AtomicUsize::new(0),
+            stored_seq,
             stored,
             rested,
             pointers,
+            telling,
             accounts: Vec::new(),
             _guard: guard,
         })
@@ -218,66 +227,6 @@ impl LockedTenant {
         }
     }
 
-    /// Puts the pointer to open work back if the record needs one: it may have got lost.
-    pub(super) async fn restore_work_pointer(&self) -> Result<(), Error> {
-        let key = storage::open_key(self.name.as_str());
-        let Some(value) = self.pointers.get(&key) else {
-            return Ok(());
-        };
-        let entry = StorageEntry::new(key, value.clone());
-        Ok(self.mount.storage.put(entry).await?)
-    }
-
-    /// Puts every pointer back that the record needs and that got lost; returns how many those
-    /// were. A due day that is past already is planned anew, because nobody looks there any more.
-    ///
-    /// # Cancel safety
-    ///
-    /// None: run on a tracked task.
-    pub(super) async fn repair_pointers(&mut self, oldest: NaiveDate) -> Result<u64, Error> {
-        let credential = self.record.live_credential();
-        if pointer::is_missed(credential, oldest) {
-            self.store().await?;
-            return Ok(1);
-        }
-        let mut repaired = 0;
-        for (key, value) in self.pointers.clone() {
-            let found = self.mount.storage.get(&key).await?;
-            if found.is_some_and(|entry| entry.value == value) {
-                continue;
-            }
-            if storage::is_account_key(&key) {
-                // Unless another tenant owns it, as its record says.
-                self.claim_account().await?;
-            }
-            self.mount
-                .storage
-                .put(StorageEntry::new(key, value))
-                .await?;
-            self.accounts.clear();
-            repaired += 1;
-        }
-        Ok(repaired)
-    }
-
-    /// Removes the pointer of a mail account if the record, as stored, does not need it.
-    pub(super) async fn remove_stale_account(&self, key: &str) {
-        self.remove_unneeded([key.to_owned()].iter()).await;
-    }
-
-    /// Removes the pointer to open work if the record, as stored, does not need it: somebody died
-    /// between two Puts.
-    pub(super) async fn remove_stale_work(&self) {
-        let key = storage::open_key(self.name.as_str());
-        self.remove_unneeded([key].iter()).await;
-    }
-
-    /// Removes the pointer from a day to this tenant if the record, as stored, does not need it.
-    pub(super) async fn remove_stale_day(&self, day: NaiveDate) {
-        let key = storage::due_key(day, self.name.as_str());
-        self.remove_unneeded([key].iter()).await;
-    }
-
     /// Goes back to what storage holds after a change that did not happen, pointers included.
     async fn undo(&mut self) -> Result<(), Error> {
         let written = pointer::pointers(&self.record);
@@ -285,23 +234,9 @@ impl LockedTenant {
         // While the mount goes away it may be open which record holds: then all pointers stay.
         if !self.engine.tasks.is_stopping() {
             self.remove_unneeded(written?.keys()).await;
+            self.take_announcements_back().await;
         }
         Ok(())
-    }
-
-    /// Removes those of `keys` that the record, as stored, does not need.
-    async fn remove_unneeded(&self, keys: impl Iterator<Item = &String>) {
-        for key in keys.filter(|key| !self.pointers.contains_key(*key)) {
-            // A pointer left behind is judged stale by whoever follows it: not worth an error.
-            let removed = if storage::is_account_key(key) {
-                self.release_account(key).await
-            } else {
-                self.mount.storage.delete(key).await.map_err(Error::from)
-            };
-            if let Err(error) = removed {
-                tracing::warn!(tenant = %self.name, %error, "stale pointer not removed");
-            }
-        }
     }
 
     /// Makes sure that the record has room for what may follow: a change that Mailu hears of must
@@ -345,6 +280,7 @@ impl LockedTenant {
         if let Some(credential) = self.record.credential.as_mut() {
             credential.due_day = due_day;
         }
+        self.announce_events().await?;
         self.move_overflow_to_trail().await?;
         let bytes = storage::encode(&self.record)?;
         let wanted = pointer::pointers(&self.record)?;
@@ -356,8 +292,11 @@ impl LockedTenant {
                     .await?;
             }
         }
+        let is_new = self.stored.is_none();
         self.put_record(bytes).await?;
         self.rested = rests;
+        self.count(is_new);
+        self.events_are_true();
         let before = std::mem::replace(&mut self.pointers, wanted);
         // The record's fate is known: claimed accounts need no lock any more.
         self.accounts.clear();

@@ -44,6 +44,11 @@ const READ_ANSWERS: &[Field] = &[
                 "How many of the tenants looked at have a secret that needs this key.",
             )
             .example("12"),
+            Field::integer(
+                "channels",
+                "How many notification channels need this key; counted with the last tenants.",
+            )
+            .example("1"),
         ]
     }),
     Field::integer("scanned", "How many tenants were looked at.").example("12"),
@@ -177,6 +182,8 @@ struct VersionOutput {
     created_at: DateTime<Utc>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tenants: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channels: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -233,6 +240,7 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let keyring = engine.keyring(&mount).await?;
     let versions = keyring.versions().map(|it| VersionOutput {
         tenants: Some(usage.tenants.get(&it.version).copied().unwrap_or(0)),
+        channels: Some(usage.channels.get(&it.version).copied().unwrap_or(0)),
         ..VersionOutput::from(it)
     });
     let output = Read {
@@ -320,6 +328,7 @@ impl From<KeyringVersion> for VersionOutput {
             version: version.version,
             created_at: version.created_at,
             tenants: None,
+            channels: None,
         }
     }
 }

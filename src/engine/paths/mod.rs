@@ -6,6 +6,9 @@ mod config;
 mod deletion;
 mod events;
 mod keyring;
+mod metrics;
+mod mount_status;
+mod notify;
 mod ops;
 mod pause;
 mod reset;
@@ -47,9 +50,11 @@ Examples, for a mount at smtp/ and a tenant acme:
 pub(super) fn router() -> Router<Engine> {
     let mut routes = vec![config::route()];
     routes.extend(keyring::routes());
+    routes.extend(notify::routes());
     routes.extend(tenants::routes());
     routes.extend(batches::routes());
     routes.extend(ops::routes());
+    routes.extend([mount_status::route(), metrics::route()]);
     routes.extend([
         tenant_config::route(),
         admin::route(),

@@ -31,6 +31,7 @@ use super::schedule::Rest;
 use super::tenant::TenantName;
 use crate::logical::Mount;
 use agenda::Agenda;
+pub(super) use agenda::Known;
 pub(super) use calendar::{Calendar, Sight};
 pub(super) use due::server_of;
 pub(super) use places::Class;
@@ -100,6 +101,15 @@ impl Runner {
         state.last_tick = None;
     }
 
+    /// Shows everything that ticks know of tenants, in no order; returns the last tick.
+    pub(super) fn look(&self, mut see: impl FnMut(&TenantName, &Known)) -> Option<Sight> {
+        let state = self.state();
+        for (tenant, known) in state.agenda.entries() {
+            see(tenant, known);
+        }
+        state.last_tick
+    }
+
     /// A tenant's record was stored, here or by another node.
     pub(super) fn forget_tenant(&self, name: &TenantName) {
         self.state().agenda.forget(name);
@@ -121,10 +131,12 @@ impl Engine {
                 return;
             }
         }
+        self.begin_delivery(mount);
         if std::mem::replace(&mut self.runner.state().listing, true) {
             // The run of the last tick still waits for storage.
             return;
         }
+        self.counters.note_tick();
         let listing = Listing(Arc::clone(self));
         let mount = mount.clone();
         self.tasks.spawn(async move {

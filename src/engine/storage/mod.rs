@@ -15,6 +15,9 @@
 //! | `rewrap` | how far encrypting everything with the newest key has come |
 //! | `reindex` | how far rebuilding the pointers from the records has come |
 //! | `batch/<id>` | a batch and how far it is |
+//! | `config/notify/<name>` | a notification channel |
+//! | `outbox/<event_id>` | an event that somebody is still to be told of |
+//! | `notified/<name>` | how a notification channel fares |
 //!
 //! Pointers are written before the record that needs them and may be stale; the record decides.
 
@@ -59,6 +62,10 @@ pub(crate) const TENANTS: &str = "tenant/";
 pub(crate) const OPEN_WORK: &str = "open/";
 /// The folder of the days' folders.
 pub(crate) const DUE: &str = "due/";
+/// The folder of all notification channels.
+pub(crate) const CHANNELS: &str = "config/notify/";
+/// The folder of all events that somebody is still to be told of.
+pub(crate) const OUTBOX: &str = "outbox/";
 /// Prefixes the host shall wrap with its seal as well.
 pub(crate) const SEAL_WRAPPED: [&str; 2] = [KEYRING, KEYRING_COPY];
 /// A record longer than this is refused before Mailu hears anything.
@@ -104,6 +111,21 @@ pub(crate) const SERVERS: &str = "server/";
 /// The key of a mail server's stops; `server` is its scheme, host and port.
 pub(crate) fn server_key(server: &str) -> String {
     format!("{SERVERS}{}", crypto::sha256_hex(server.as_bytes()))
+}
+
+/// The key of a notification channel.
+pub(crate) fn channel_key(name: &str) -> String {
+    format!("{CHANNELS}{name}")
+}
+
+/// The key of how a notification channel fares.
+pub(crate) fn notified_key(name: &str) -> String {
+    format!("notified/{name}")
+}
+
+/// The key of an event that somebody is still to be told of.
+pub(crate) fn outbox_key(event_id: &str) -> String {
+    format!("{OUTBOX}{event_id}")
 }
 
 /// Tells the pointers of mail accounts from the others.

@@ -13,10 +13,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::smtp::{Broken, Dialogue};
 use crate::crypto::Sensitive;
+use crate::network::smtp::{Broken, Dialogue};
+use crate::network::tls::{ServerNameError, client_config, parse_server_name};
 use crate::provider::registry::{ConnectError, MailuConfig};
-use crate::provider::tls::{ServerNameError, client_config, parse_server_name};
 use crate::provider::{EmailAddress, Login, NetworkPolicy, SmtpAddress};
 
 /// "Authentication succeeded". Source: RFC 4954, section 6.

@@ -14,7 +14,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::MailuClient;
 use super::login::SmtpLogin;
 use crate::crypto::Sensitive;
-use crate::provider::tls::client_config;
+use crate::network::tls::client_config;
 use crate::provider::{
     AddressRefusal, AppTokenId, ConnectError, EmailAddress, EndpointUrl, Login, MailProvider,
     MailuConfig, NetworkPolicy, ReadError, Refusal, Sent, ServerVersion, SmtpAddress, Trouble,

@@ -3,32 +3,26 @@
 //! Every call opens a connection of its own: what the last call proved about name, address and
 //! certificate is never assumed for the next, and a changed setting acts at once.
 
-use std::error::Error as StdError;
 use std::fmt;
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use reqwest::tls::TlsInfo;
-use reqwest::{Client, Method, Response, redirect, retry};
+use reqwest::{Client, Method, Response};
 use zeroize::Zeroizing;
 
 use super::error::depends_on_body;
 use crate::crypto::Sensitive;
+use crate::network::http::{self, Peer, fault};
+use crate::network::tls::{certificate_end, client_config, parse_server_name};
+use crate::network::{NetworkPolicy, Scheme};
+use crate::provider::Trouble;
 use crate::provider::registry::{ConnectError, MailuConfig, check_token};
-use crate::provider::tls::{certificate_end, client_config, parse_server_name};
-use crate::provider::{NetworkPolicy, Scheme, Trouble};
 
 /// Largest answer to a call about one account, in bytes; real ones have some thousands.
 pub(super) const MAX_ANSWER: usize = 256 * 1024;
-
-/// Most of a call's time that may go into connecting. A call that ends there was never sent, which
-/// is worth more than a late connection.
-const MAX_CONNECT: Duration = Duration::from_secs(5);
 
 /// The way to one server.
 pub(super) struct Transport {
@@ -84,32 +78,13 @@ impl Transport {
             ),
             None => None,
         };
-        let mut tls = client_config(config.ca_cert.as_deref())?;
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let resolver = CheckedResolver {
-            host: url.host().into(),
+        let tls = client_config(config.ca_cert.as_deref())?;
+        let peer = Peer {
+            scheme: url.scheme(),
+            host: url.host(),
             port: url.port(),
-            policy: Arc::new(policy.clone()),
         };
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .tls_info(true)
-            .dns_resolver(resolver)
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .retry(retry::never())
-            .referer(false)
-            .http1_only()
-            .https_only(url.scheme() == Scheme::Https)
-            .pool_max_idle_per_host(0)
-            .timeout(config.request_timeout)
-            .connect_timeout((config.request_timeout / 2).min(MAX_CONNECT))
-            .user_agent(concat!(
-                env!("CARGO_PKG_NAME"),
-                "/",
-                env!("CARGO_PKG_VERSION")
-            ))
-            .build()
+        let client = http::client(peer, tls, policy, config.request_timeout)
             .map_err(|_no_text| ConnectError::Client)?;
         Ok(Self {
             client,
@@ -142,7 +117,7 @@ impl Transport {
                 .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
                 .body(Bytes::from_owner(body));
         }
-        let response = request.send().await.map_err(|error| trouble(&error))?;
+        let response = request.send().await.map_err(|error| fault(&error))?;
         self.note_certificate(&response);
         read(response, call.limit).await
     }
@@ -198,7 +173,7 @@ async fn read(mut response: Response, limit: usize) -> Result<Answer, Trouble> {
             return Err(Trouble::TooLarge);
         }
         body.reserve_exact(limit);
-        while let Some(chunk) = response.chunk().await.map_err(|error| trouble(&error))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| fault(&error))? {
             if chunk.len() > limit - body.len() {
                 return Err(Trouble::TooLarge);
             }
@@ -212,87 +187,9 @@ async fn read(mut response: Response, limit: usize) -> Result<Answer, Trouble> {
     })
 }
 
-/// Resolves every name to the checked addresses of the configured host: the URL may carry the
-/// certificate's name.
-struct CheckedResolver {
-    host: Arc<str>,
-    port: u16,
-    policy: Arc<NetworkPolicy>,
-}
-
-impl Resolve for CheckedResolver {
-    fn resolve(&self, _name: Name) -> Resolving {
-        let (host, port) = (Arc::clone(&self.host), self.port);
-        let policy = Arc::clone(&self.policy);
-        Box::pin(async move {
-            match policy.resolve(&host, port).await {
-                Ok(addresses) => Ok(Box::new(addresses.into_iter()) as Addrs),
-                Err(trouble) => Err(Unconnectable(trouble).into()),
-            }
-        })
-    }
-}
-
-/// Carries the resolver's verdict through the HTTP client's error chain.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Unconnectable(Trouble);
-
-/// Finds out by types, never by text, how far a failed request got.
-fn trouble(error: &reqwest::Error) -> Trouble {
-    let connecting = error.is_connect();
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(current) = cause {
-        if let Some(Unconnectable(trouble)) = current.downcast_ref() {
-            return *trouble;
-        }
-        // An I/O error hides the error it wraps from `source`.
-        let wrapped = current
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref);
-        let tls =
-            current.is::<rustls::Error>() || wrapped.is_some_and(|one| one.is::<rustls::Error>());
-        if connecting && tls {
-            return Trouble::Tls;
-        }
-        cause = match wrapped {
-            Some(inner) => Some(inner),
-            None => current.source(),
-        };
-    }
-    if connecting {
-        Trouble::Unreachable
-    } else if error.is_timeout() {
-        Trouble::Timeout
-    } else {
-        Trouble::Broken
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn a_name_with_forbidden_addresses_only_is_not_connected_to() {
-        let resolver = CheckedResolver {
-            host: "localhost".into(),
-            port: 80,
-            policy: Arc::new(NetworkPolicy::default()),
-        };
-        let client = Client::builder()
-            .tls_backend_preconfigured(client_config(None).unwrap())
-            .dns_resolver(resolver)
-            .no_proxy()
-            .build()
-            .unwrap();
-        let error = client
-            .get("http://mail.acme.example/")
-            .send()
-            .await
-            .unwrap_err();
-        assert_eq!(trouble(&error), Trouble::AddressRefused);
-    }
 
     #[test]
     fn a_token_that_cannot_stand_in_a_header_is_refused() {

@@ -43,17 +43,14 @@ impl Made {
             .collect();
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let share = DUE.div_ceil(workers);
+        let hash = |password: &String| (password.clone(), hash_password(password, rounds));
         let mut hashes: Vec<(String, String)> = std::thread::scope(|scope| {
-            let hash = |password: &String| (password.clone(), hash_password(password, rounds));
-            let work = |share: &[String]| share.iter().map(hash).collect::<Vec<_>>();
             let threads: Vec<_> = passwords
                 .chunks(share)
-                .map(|share| scope.spawn(move || work(share)))
+                .map(|share| scope.spawn(move || share.iter().map(hash).collect::<Vec<_>>()))
                 .collect();
-            threads
-                .into_iter()
-                .flat_map(|it| it.join().unwrap())
-                .collect()
+            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| thread.join().unwrap();
+            threads.into_iter().flat_map(join).collect()
         });
         hashes.push((FIRST.to_owned(), hash_password(FIRST, FIRST_ROUNDS)));
         Self {
@@ -186,8 +183,8 @@ async fn one_by_one(made: &Made, pool: &HashPool, latency: Duration, calls_each:
     begun.elapsed() * u32::try_from(DUE).unwrap() / u32::try_from(SERIAL).unwrap()
 }
 
-/// Measures every variant and prints tables.
-pub async fn check() {
+/// Measures every variant with hashes of these rounds and prints tables.
+pub async fn check(rounds: &[u32]) {
     let pool = HashPool::new();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = (cores / 2).max(1);
@@ -197,7 +194,7 @@ pub async fn check() {
     );
     println!("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
     let mut hanging = Vec::new();
-    for rounds in [4, 13] {
+    for rounds in rounds.iter().copied() {
         let made = Made::new(rounds);
         let cost = made.cost(&pool).await;
         for latency in [50, 450].map(Duration::from_millis) {

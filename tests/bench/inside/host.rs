@@ -16,6 +16,7 @@ use vault_plugin_secrets_smtp::logical::{
     ReplicationState, Request, RequestId, ServerVersion, StaticSystemView, Storage, SystemView,
     SystemViewError,
 };
+use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::HashPool;
 
 use super::mail::Mail;
@@ -138,6 +139,7 @@ impl Host {
         let parts = Parts {
             clock: Arc::clone(&clock) as _,
             connector: mail.connector(),
+            notifier: notifier(),
             hash_pool: pool.clone(),
             dev_loopback: false,
         };

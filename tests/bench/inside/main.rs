@@ -1,7 +1,7 @@
 //! Benchmarks of the schedule inside one process: what a check costs, and what many tenants cost.
 //! See `scripts/bench`, which builds and calls this.
 //!
-//! `bench-inside check` or `bench-inside scale`
+//! `bench-inside check [rounds of the hashes]...` or `bench-inside scale [tenants]...`
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -28,7 +28,16 @@ mod storage;
 mod standin;
 
 fn main() {
-    let part = std::env::args().nth(1).unwrap_or_default();
+    let mut args = std::env::args().skip(1);
+    let part = args.next().unwrap_or_default();
+    let numbers: Vec<u32> = args.map(|text| text.parse().unwrap()).collect();
+    let or = |usual: &[u32]| {
+        if numbers.is_empty() {
+            usual.to_vec()
+        } else {
+            numbers.clone()
+        }
+    };
     // The product's own runtime: one worker, blocking threads beside it.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -36,8 +45,8 @@ fn main() {
         .build()
         .unwrap();
     match part.as_str() {
-        "check" => runtime.block_on(check::check()),
-        "scale" => runtime.block_on(scale::scale()),
+        "check" => runtime.block_on(check::check(&or(&[4, 13]))),
+        "scale" => runtime.block_on(scale::scale(&or(&[1_000, 10_000, 100_000]))),
         other => panic!("check or scale, not {other:?}"),
     }
 }

@@ -43,18 +43,34 @@ fn calls(left: &Left) -> Vec<String> {
     })
 }
 
-fn point(left: &Left, id: &str, fault: Fault, name: &str) {
+fn point(left: &Left, id: &str, fault: Fault) {
     simulate(async {
-        let what = format!("{fault:?} = {name}");
         let mut fleet = take_up(left);
         fleet.plan.arm([fault]);
-        tokio::select! {
-            () = fleet.host.tick() => {}
-            () = fleet.plan.crashed() => fleet.restart(),
+        let crashed = tokio::select! {
+            () = fleet.host.tick() => false,
+            () = fleet.plan.crashed() => true,
+        };
+        // Two servers at once: the order of their calls is not always the same.
+        let name = fleet
+            .plan
+            .calls()
+            .get(fault.at)
+            .cloned()
+            .unwrap_or_default();
+        let what = format!("{fault:?} = {name}");
+        eprintln!("{what}");
+        if crashed {
+            fleet.restart();
         }
         for _ in 0..30 {
             fleet.world.later(60).await;
             fleet.host.tick().await;
+            let stored = fleet.world.storage.snapshot();
+            let open = stored.entries().any(|it| it.key.starts_with("open/"));
+            if !open && fleet.read(id).await.get("end_event_id").is_string() {
+                break;
+            }
         }
         let read = fleet.read(id).await;
         assert_eq!(read.get("state"), "done", "{what}: {:?}", read.data);
@@ -66,11 +82,7 @@ fn point(left: &Left, id: &str, fault: Fault, name: &str) {
         let hit = ["mail ", "server/", "cas tenant/"]
             .iter()
             .any(|it| name.contains(it));
-        assert!(
-            hit || count("failed") + count("queued") == 0,
-            "{what}: {:?}",
-            read.data
-        );
+        assert!(hit || count("failed") == 0, "{what}: {:?}", read.data);
         fleet.all_settled(&what).await;
         for index in 0..TENANTS {
             let record = fleet.world.record(&tenant(index)).await.unwrap();
@@ -88,10 +100,10 @@ fn every_point(action: &str) {
     let (left, id) = created(action);
     let calls = calls(&left);
     assert!(calls.len() > 30, "{calls:?}");
-    for (at, name) in calls.iter().enumerate() {
+    for at in 0..calls.len() {
         for after in [false, true] {
             for kind in [Kind::Refused, Kind::Unknown, Kind::Crash] {
-                point(&left, &id, Fault { at, kind, after }, name);
+                point(&left, &id, Fault { at, kind, after });
             }
         }
     }

@@ -15,6 +15,9 @@ const WITHOUT_SAMPLE: [(&str, &str); 3] = [
     ("ca_cert", "a certificate has many lines"),
 ];
 
+/// Paths that take nothing.
+const WITHOUT_PARAMETERS: [&str; 4] = ["ops/reindex", "ops/sweep", "status", "metrics"];
+
 /// What the host's envelope calls its own members. A generated client reads an answer's fields
 /// where the envelope is, so none may have one of these names.
 const ENVELOPE: [&str; 8] = [
@@ -172,6 +175,9 @@ async fn every_path_explains_itself_in_a_terminal() {
         if !pattern.is_empty() {
             assert!(text.contains(synopsis), "{pattern}: {text}");
             for heading in ["PARAMETERS", "OPERATIONS", "DESCRIPTION"] {
+                if heading == "PARAMETERS" && WITHOUT_PARAMETERS.contains(&pattern) {
+                    continue;
+                }
                 let heading = format!("\n## {heading}\n\n");
                 let (_, section) = text.split_once(&heading).expect(&heading);
                 assert!(!section.trim_start().starts_with('#'), "{pattern}: {text}");
@@ -353,6 +359,19 @@ async fn answers_about_batches(document: &mut Document, rig: &Rig) {
     document.call(rig, "post", "/ops/reindex", json!({})).await;
     document.call(rig, "post", "/ops/sweep", json!({})).await;
     rig.backend.idle().await;
+    rig.tick().await;
+    rig.mailu.set_password_directly(EMAIL, "foreign");
+    rig.write("acme/verify", json!({})).await;
+    document
+        .call(
+            rig,
+            "post",
+            "/batches",
+            json!({"action": "rotate", "all": true}),
+        )
+        .await;
+    document.call(rig, "get", "/status", json!({})).await;
+    document.call(rig, "get", "/metrics", json!({})).await;
 }
 
 async fn answers_about_keys(document: &mut Document, rig: &Rig) {

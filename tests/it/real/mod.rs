@@ -15,6 +15,7 @@ mod crash;
 mod errors;
 mod handover;
 mod help;
+mod notices;
 mod openapi;
 mod process;
 mod reset;

@@ -16,8 +16,9 @@ use vault_plugin_secrets_smtp::engine::storage::record::TenantRecord;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, Error, MemoryStorage, Mount, Operation, Reply, Request, RequestId,
-    StaticSystemView, Storage, Wrap,
+    Special, StaticSystemView, Storage, Wrap,
 };
+use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::{Connector, HashPool, connector};
 
 /// The account of tenant `acme`, and the password it starts with.
@@ -36,6 +37,8 @@ pub(crate) struct Answer {
     pub(crate) text: String,
     pub(crate) data: Value,
     pub(crate) warnings: Vec<String>,
+    /// A body that is not JSON, with its type.
+    pub(crate) raw: Option<(String, String)>,
     /// For how long the host wraps the answer; `None` if it does not.
     pub(crate) wrap: Option<Duration>,
 }
@@ -49,6 +52,7 @@ impl Answer {
             data: Value::Null,
             warnings: Vec::new(),
             wrap: None,
+            raw: None,
         };
         match reply {
             Ok(Some(response)) => {
@@ -56,6 +60,10 @@ impl Answer {
                     answer.data = Value::Object(data.as_map().clone());
                 }
                 answer.warnings = response.warnings;
+                if let Some(Special::Raw(raw)) = response.special {
+                    let body = String::from_utf8(raw.body).unwrap();
+                    answer.raw = Some((raw.content_type, body));
+                }
                 answer.wrap = response.wrap.map(Wrap::ttl);
             }
             Ok(None) => {
@@ -377,6 +385,7 @@ pub(crate) fn parts(clock: &Arc<ManualClock>, connector: Connector) -> Parts {
     Parts {
         clock: Arc::clone(clock) as _,
         connector,
+        notifier: notifier(),
         hash_pool: HashPool::new(),
         dev_loopback: true,
     }

@@ -7,5 +7,7 @@ pub(crate) mod host_mux;
 pub(crate) mod host_services;
 pub(crate) mod mailbox;
 pub(crate) mod mailu;
+pub(crate) mod notices;
 pub(crate) mod probe;
+pub(crate) mod sinks;
 pub(crate) mod world;

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::engine::{Host, pointers, record};
 use super::faults::Plan;
 use super::mailbox::{MailServers, Mailbox, State};
+use super::notices::Notices;
 use vault_plugin_secrets_smtp::clock::Clock;
 use vault_plugin_secrets_smtp::crypto::{Binding, Keyring, Sealed};
 use vault_plugin_secrets_smtp::engine::Parts;
@@ -83,6 +84,7 @@ pub(crate) struct Left {
 pub(crate) struct World {
     pub(crate) storage: Arc<MemoryStorage>,
     pub(crate) mail: MailServers,
+    pub(crate) notices: Notices,
     pub(crate) clock: Arc<SimulatedClock>,
 }
 
@@ -95,6 +97,7 @@ impl World {
         Self {
             storage: Arc::new(MemoryStorage::new()),
             mail,
+            notices: Notices::default(),
             clock: Arc::new(SimulatedClock::starting_at(start)),
         }
     }
@@ -105,6 +108,7 @@ impl World {
         Self {
             storage: Arc::new(storage),
             mail: MailServers::with(&left.mail),
+            notices: Notices::default(),
             clock: Arc::new(SimulatedClock::starting_at(left.now)),
         }
     }
@@ -122,6 +126,7 @@ impl World {
         let parts = Parts {
             clock: Arc::clone(&self.clock) as _,
             connector: self.mail.connector(plan),
+            notifier: self.notices.notifier(plan),
             hash_pool: HashPool::with_places(2),
             dev_loopback: false,
         };

@@ -1,4 +1,5 @@
-//! Where the engine may connect to: endpoints as types, and the rules their addresses must pass.
+//! Where the engine may connect to: endpoints as types, the rules their addresses must pass, and
+//! which certificates are believed, and the two ways of speaking: HTTP and SMTP. Mail servers and notification channels are both called with it.
 //!
 //! An operator of one tenant chooses URLs that a process inside the secrets server then calls, so
 //! a URL is a request to act with that process's reach. What must stay true: no byte is sent to an
@@ -7,10 +8,18 @@
 //! checked when they are parsed and again when they are used.
 
 mod endpoint;
+mod fault;
+pub(crate) mod http;
 mod policy;
 mod ranges;
 mod rules;
+pub(crate) mod smtp;
+pub(crate) mod tls;
+mod web_url;
 
 pub use endpoint::{EndpointError, EndpointUrl, Scheme, SmtpAddress, SmtpAddressError};
+pub use fault::Fault;
 pub use policy::{AddressRefusal, NetworkPolicy};
 pub use rules::{AddressRule, AddressRuleError};
+pub use tls::{CaError, ServerNameError, parse_ca, parse_server_name};
+pub use web_url::WebUrl;

@@ -1,6 +1,7 @@
-//! As much SMTP as it takes to prove a password: greeting, EHLO, STARTTLS, AUTH, QUIT.
+//! As much SMTP as it takes to prove a password and to hand in a mail: greeting, EHLO, STARTTLS,
+//! AUTH, MAIL, RCPT, DATA, QUIT.
 //!
-//! Sends no mail. The server is not trusted: what is read is bounded in every direction, and a
+//! The server is not trusted: what is read is bounded in every direction, and a
 //! reply that is not of the standard's form ends the conversation. What must stay true: bytes from
 //! before the TLS handshake are never taken for bytes from after it, so each side of it has a
 //! [`Dialogue`] of its own, and nothing is buffered when the first one ends.
@@ -34,7 +35,7 @@ const HELLO: &[u8] = b"EHLO [127.0.0.1]\r\n";
 
 /// Nothing can be concluded from this conversation: it broke, or the server does not speak SMTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Broken;
+pub(crate) struct Broken;
 
 impl From<io::Error> for Broken {
     fn from(_text_of_the_peer: io::Error) -> Self {
@@ -44,7 +45,7 @@ impl From<io::Error> for Broken {
 
 /// How a password is presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mechanism {
+pub(crate) enum Mechanism {
     /// In one message; preferred.
     Plain,
     /// In answer to two questions.
@@ -53,20 +54,20 @@ pub(super) enum Mechanism {
 
 /// What the server offers, as far as it matters here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Offer {
-    pub(super) starttls: bool,
-    pub(super) mechanism: Option<Mechanism>,
+pub(crate) struct Offer {
+    pub(crate) starttls: bool,
+    pub(crate) mechanism: Option<Mechanism>,
 }
 
 /// One side of a conversation, before TLS or within it.
-pub(super) struct Dialogue<S> {
+pub(crate) struct Dialogue<S> {
     stream: BufReader<S>,
     lines_left: usize,
     bytes_left: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
-    pub(super) fn new(stream: S) -> Self {
+    pub(crate) fn new(stream: S) -> Self {
         Self {
             stream: BufReader::new(stream),
             lines_left: MAX_LINES,
@@ -75,12 +76,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
     }
 
     /// Waits for the server's first word.
-    pub(super) async fn greeting(&mut self) -> Result<(), Broken> {
+    pub(crate) async fn greeting(&mut self) -> Result<(), Broken> {
         self.expect(220).await
     }
 
     /// Says EHLO and reads what the server offers.
-    pub(super) async fn hello(&mut self) -> Result<Offer, Broken> {
+    pub(crate) async fn hello(&mut self) -> Result<Offer, Broken> {
         self.send(HELLO).await?;
         let mut offer = Offer::default();
         let code = self.reply(|keyword| offer.add(keyword)).await?;
@@ -91,7 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
     ///
     /// Bytes behind the reply were sent before anybody could have: somebody on the path hopes that
     /// they are taken for the server's (CVE-2011-0411 is the same at servers).
-    pub(super) async fn start_tls(mut self) -> Result<S, Broken> {
+    pub(crate) async fn start_tls(mut self) -> Result<S, Broken> {
         self.send(b"STARTTLS\r\n").await?;
         self.expect(220).await?;
         if self.stream.buffer().is_empty() {
@@ -102,7 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
     }
 
     /// Presents the password once and returns the code of the verdict.
-    pub(super) async fn authenticate(
+    pub(crate) async fn authenticate(
         &mut self,
         mechanism: Mechanism,
         user: &str,
@@ -132,8 +133,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
         self.reply(|_text| ()).await
     }
 
+    /// Begins a mail from `address`; returns the code of the reply.
+    pub(crate) async fn mail_from(&mut self, address: &str) -> Result<u16, Broken> {
+        self.name("MAIL FROM", address).await
+    }
+
+    /// Names one recipient of the mail; returns the code of the reply.
+    pub(crate) async fn rcpt_to(&mut self, address: &str) -> Result<u16, Broken> {
+        self.name("RCPT TO", address).await
+    }
+
+    /// Sends the mail's text; returns the code of the reply that ends it.
+    pub(crate) async fn data(&mut self, message: &[u8]) -> Result<u16, Broken> {
+        self.send(b"DATA\r\n").await?;
+        let code = self.reply(|_text| ()).await?;
+        if code != 354 {
+            return Ok(code);
+        }
+        self.send(&stuffed(message)).await?;
+        self.reply(|_text| ()).await
+    }
+
+    async fn name(&mut self, command: &str, address: &str) -> Result<u16, Broken> {
+        // Whoever could write this could write commands of his own.
+        let foreign = |byte: u8| !byte.is_ascii_graphic() || b"<>".contains(&byte);
+        if address.bytes().any(foreign) {
+            return Err(Broken);
+        }
+        self.send(format!("{command}:<{address}>\r\n").as_bytes())
+            .await?;
+        self.reply(|_text| ()).await
+    }
+
     /// Says farewell and waits for the server's.
-    pub(super) async fn quit(&mut self) -> Result<(), Broken> {
+    pub(crate) async fn quit(&mut self) -> Result<(), Broken> {
         self.send(b"QUIT\r\n").await?;
         self.expect(221).await
     }
@@ -216,6 +249,23 @@ fn parse(line: &str) -> Result<(u16, bool, &str), Broken> {
         (true, Some(("-", text))) => Ok((code, false, text)),
         _ => Err(Broken),
     }
+}
+
+/// The text of a mail as it is sent: every line's end is CRLF, a dot at a line's begin is doubled,
+/// and a dot alone ends it. Source: RFC 5321, sections 4.1.1.4 and 4.5.2.
+fn stuffed(message: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(message.len() + 64);
+    for line in message.split_inclusive(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.starts_with(b".") {
+            out.push(b'.');
+        }
+        out.extend_from_slice(line);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b".\r\n");
+    out
 }
 
 /// Writes `start`, the base64 of `parts` and a line's end into a buffer that is wiped and never
@@ -399,5 +449,35 @@ mod tests {
     async fn a_server_that_does_not_ask_is_told_nothing() {
         let (verdict, sent) = auth(Mechanism::Login, "p", "535 no\r\n").await;
         assert_eq!((verdict, sent.len()), (Err(Broken), 1));
+    }
+
+    #[test]
+    fn no_line_of_a_mail_ends_it() {
+        assert_eq!(stuffed(b""), b".\r\n");
+        assert_eq!(stuffed(b"a\r\n.\r\nb"), b"a\r\n..\r\nb\r\n.\r\n");
+        assert_eq!(stuffed(b".a\n.\n"), b"..a\r\n..\r\n.\r\n");
+    }
+
+    #[tokio::test]
+    async fn a_mail_is_named_and_sent_as_the_standard_says() {
+        let (mut dialogue, mut server) =
+            server(b"250 ok\r\n550 who?\r\n354 go\r\n250 queued\r\n").await;
+        assert_eq!(dialogue.mail_from("a@b.test").await, Ok(250));
+        assert_eq!(dialogue.rcpt_to("c@d.test").await, Ok(550));
+        assert_eq!(dialogue.data(b"Subject: x\r\n\r\n.y\r\n").await, Ok(250));
+        for hostile in [
+            "a@b.test>\r\nRCPT TO:<x@y.test",
+            "a b@c.test",
+            "a@b\u{e4}.test",
+        ] {
+            assert_eq!(dialogue.rcpt_to(hostile).await, Err(Broken), "{hostile}");
+        }
+        drop(dialogue);
+        let mut sent = String::new();
+        server.read_to_string(&mut sent).await.unwrap();
+        assert_eq!(
+            sent,
+            "MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\nSubject: x\r\n\r\n..y\r\n.\r\n"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! TLS towards mail servers: which certificates are believed, and for which name.
+//! TLS towards everything that is called: which certificates are believed, and for which name.
 //!
 //! The crypto provider is named explicitly; no process-wide default is read or installed. A given
 //! CA replaces the public roots: who runs a private CA does not want a public one to vouch for
@@ -99,7 +99,7 @@ pub fn parse_server_name(text: &str) -> Result<String, ServerNameError> {
 /// Builds the TLS side of a client: TLS 1.2 and 1.3, the given roots or the public ones.
 ///
 /// Without resumption: every connection shows its certificate anew, and no ticket links two.
-pub(super) fn client_config(ca_cert: Option<&str>) -> Result<ClientConfig, CaError> {
+pub(crate) fn client_config(ca_cert: Option<&str>) -> Result<ClientConfig, CaError> {
     let roots = match ca_cert {
         Some(pem) => parse_ca(pem)?,
         None => Arc::clone(&PUBLIC_ROOTS),
@@ -117,7 +117,7 @@ pub(super) fn client_config(ca_cert: Option<&str>) -> Result<ClientConfig, CaErr
 
 /// Returns the `notAfter` of a certificate in DER form; `None` if it is not to be read, which TLS
 /// may have accepted all the same.
-pub(super) fn certificate_end(der: &[u8]) -> Option<DateTime<Utc>> {
+pub(crate) fn certificate_end(der: &[u8]) -> Option<DateTime<Utc>> {
     let certificate = Certificate::from_der(der).ok()?;
     let end = certificate.tbs_certificate().validity().not_after;
     let seconds = i64::try_from(end.to_unix_duration().as_secs()).ok()?;

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::Fault;
 use super::ranges::{Reach, reach};
 use super::rules::AddressRule;
-use crate::provider::Trouble;
 
 /// The rules for every outgoing connection.
 ///
@@ -105,29 +105,29 @@ impl NetworkPolicy {
     ///
     /// # Errors
     ///
-    /// [`Trouble::Unresolved`] if the name has no address, [`Trouble::AddressRefused`] if it has
+    /// [`Fault::Unresolved`] if the name has no address, [`Fault::AddressRefused`] if it has
     /// only forbidden ones.
     ///
     /// # Cancel safety
     ///
     /// Nothing is kept; dropping the future only wastes the look-up.
-    pub async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Trouble> {
+    pub async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Fault> {
         let found: Vec<SocketAddr> = match literal(host) {
             Some(ip) => vec![SocketAddr::new(ip, port)],
             None => tokio::net::lookup_host((host, port))
                 .await
-                .map_err(|_no_text| Trouble::Unresolved)?
+                .map_err(|_no_text| Fault::Unresolved)?
                 .collect(),
         };
         if found.is_empty() {
-            return Err(Trouble::Unresolved);
+            return Err(Fault::Unresolved);
         }
         let allowed: Vec<SocketAddr> = found
             .into_iter()
             .filter(|address| self.check(host, *address).is_ok())
             .collect();
         if allowed.is_empty() {
-            Err(Trouble::AddressRefused)
+            Err(Fault::AddressRefused)
         } else {
             Ok(allowed)
         }
@@ -256,11 +256,11 @@ mod tests {
         let mut policy = policy(&[]);
         assert_eq!(
             policy.resolve("localhost", 443).await,
-            Err(Trouble::AddressRefused)
+            Err(Fault::AddressRefused)
         );
         assert_eq!(
             policy.resolve("169.254.169.254", 80).await,
-            Err(Trouble::AddressRefused)
+            Err(Fault::AddressRefused)
         );
         policy.dev_loopback = true;
         let found = policy.resolve("localhost", 443).await.unwrap();

@@ -50,7 +50,7 @@ impl Scheme {
 /// own `WEB_API`.
 ///
 /// ```
-/// use vault_plugin_secrets_smtp::provider::{EndpointUrl, NetworkPolicy};
+/// use vault_plugin_secrets_smtp::network::{EndpointUrl, NetworkPolicy};
 ///
 /// let policy = NetworkPolicy::default();
 /// let url = EndpointUrl::parse("https://Mail.Acme.example:443/api/v1/", &policy).unwrap();
@@ -116,37 +116,12 @@ impl EndpointUrl {
     ///
     /// [`EndpointError`], but for the address rules and the demand for https.
     pub fn parse_stored(text: &str) -> Result<Self, EndpointError> {
-        if text.len() > MAX_URL {
-            return Err(EndpointError::TooLong);
-        }
-        // The URL standard repairs all of these; a typing error should not be repaired silently.
-        let odd = |character: char| {
-            character.is_control() || character.is_whitespace() || character == '\\'
-        };
-        if text.contains(odd) || has_dot_segment(text) {
-            return Err(EndpointError::Malformed);
-        }
-        let scheme = scheme_of(text)?;
-        if text.contains(['?', '#']) {
-            return Err(EndpointError::Query);
-        }
-        let url = Url::parse(text).map_err(|error| match error {
-            url::ParseError::EmptyHost
-            | url::ParseError::IdnaError
-            | url::ParseError::InvalidIpv4Address
-            | url::ParseError::InvalidIpv6Address
-            | url::ParseError::InvalidDomainCharacter => EndpointError::Host,
-            _ => EndpointError::Malformed,
-        })?;
-        let user = !url.username().is_empty() || url.password().is_some();
-        if user || url.authority().contains('@') {
-            return Err(EndpointError::UserInfo);
-        }
-        let host = host_of(&url)?;
-        let port = url.port().unwrap_or(scheme.default_port());
-        if port == 0 {
-            return Err(EndpointError::Malformed);
-        }
+        let Checked {
+            url,
+            scheme,
+            host,
+            port,
+        } = checked(text)?;
         let prefix = prefix_of(url.path());
         let authority = authority(&host, port, scheme);
         Ok(Self {
@@ -189,12 +164,12 @@ impl EndpointUrl {
     }
 
     /// Returns `host[:port]` as the `Host` header carries it.
-    pub(in crate::provider) fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         authority(&self.host, self.port, self.scheme)
     }
 
     /// Returns the API's base URL without a trailing slash, with `name` in the place of the host.
-    pub(in crate::provider) fn api_base(&self, name: Option<&str>) -> String {
+    pub(crate) fn api_base(&self, name: Option<&str>) -> String {
         let host = name.unwrap_or(&self.host);
         let authority = authority(host, self.port, self.scheme);
         let path = if ends_in_segment(&self.prefix, "v1") {
@@ -214,6 +189,54 @@ impl fmt::Display for EndpointUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+/// A URL of the one spelling that is accepted, in its parts.
+pub(super) struct Checked {
+    pub(super) url: Url,
+    pub(super) scheme: Scheme,
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+/// Parses a URL strictly: whatever the URL standard would repair is refused.
+pub(super) fn checked(text: &str) -> Result<Checked, EndpointError> {
+    if text.len() > MAX_URL {
+        return Err(EndpointError::TooLong);
+    }
+    // The URL standard repairs all of these; a typing error should not be repaired silently.
+    let odd =
+        |character: char| character.is_control() || character.is_whitespace() || character == '\\';
+    if text.contains(odd) || has_dot_segment(text) {
+        return Err(EndpointError::Malformed);
+    }
+    let scheme = scheme_of(text)?;
+    if text.contains(['?', '#']) {
+        return Err(EndpointError::Query);
+    }
+    let url = Url::parse(text).map_err(|error| match error {
+        url::ParseError::EmptyHost
+        | url::ParseError::IdnaError
+        | url::ParseError::InvalidIpv4Address
+        | url::ParseError::InvalidIpv6Address
+        | url::ParseError::InvalidDomainCharacter => EndpointError::Host,
+        _ => EndpointError::Malformed,
+    })?;
+    let user = !url.username().is_empty() || url.password().is_some();
+    if user || url.authority().contains('@') {
+        return Err(EndpointError::UserInfo);
+    }
+    let host = host_of(&url)?;
+    let port = url.port().unwrap_or(scheme.default_port());
+    if port == 0 {
+        return Err(EndpointError::Malformed);
+    }
+    Ok(Checked {
+        url,
+        scheme,
+        host,
+        port,
+    })
 }
 
 fn scheme_of(text: &str) -> Result<Scheme, EndpointError> {
@@ -278,7 +301,7 @@ fn authority(host: &str, port: u16, scheme: Scheme) -> String {
 /// Port 465 speaks TLS from the first byte, any other must offer STARTTLS.
 ///
 /// ```
-/// use vault_plugin_secrets_smtp::provider::SmtpAddress;
+/// use vault_plugin_secrets_smtp::network::SmtpAddress;
 ///
 /// assert!(SmtpAddress::parse("mail.acme.example:465").unwrap().implicit_tls());
 /// assert!(!SmtpAddress::parse("[2001:db8::1]:587").unwrap().implicit_tls());

@@ -1,0 +1,161 @@
+//! How the whole mount is doing, for `status` and `metrics`.
+//!
+//! It costs about the same for 10 tenants and 100,000: what needs a look is in the agenda of the
+//! ticks, which follow the pointers anyway, and nothing reads a record for it.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
+
+use super::Engine;
+use super::batch::Batch;
+use super::error::Error;
+use super::runner::{Known, SweepProgress};
+use super::schedule::Checks;
+use super::state::State;
+use super::storage;
+use crate::logical::Mount;
+use crate::provider::HashPoolUse;
+
+/// Tenants that need a person and are listed.
+const MOST_LISTED: usize = 100;
+/// Days of the plan.
+const DAYS: u64 = 7;
+/// Tenants of one day that are counted; more are said to be so many.
+const MOST_OF_A_DAY: usize = 20_000;
+/// A change is overdue when it has been due for longer than this.
+const OVERDUE: TimeDelta = TimeDelta::hours(2);
+
+/// What is known of the mount now.
+#[derive(Clone, Debug)]
+pub(super) struct Census {
+    pub(super) tenants: u64,
+    pub(super) counts: Counts,
+    /// Those who need a person, gravest and oldest first.
+    pub(super) attention: Vec<Attention>,
+    pub(super) attention_total: u64,
+    pub(super) next_check: Option<DateTime<Utc>>,
+    /// The last tick that this process took as the active node, and how long ago.
+    pub(super) last_tick: Option<(DateTime<Utc>, Duration)>,
+    /// Until when all automatic work rests.
+    pub(super) paused_until: Option<DateTime<Utc>>,
+    pub(super) sweep: SweepProgress,
+    pub(super) batch: Option<Batch>,
+    pub(super) hash_pool: HashPoolUse,
+}
+
+/// How many tenants are in some state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// A notice or a change is due.
+    pub(super) due: u64,
+    /// A change has been due for more than two hours.
+    pub(super) overdue: u64,
+    /// Something is to be done before the next check, or to be seen.
+    pub(super) open: u64,
+    pub(super) uncertain: u64,
+    pub(super) drift: u64,
+    /// The schedule's last three or more tries failed.
+    pub(super) failing: u64,
+    pub(super) paused: u64,
+}
+
+/// A tenant that a person has to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Attention {
+    pub(super) tenant: String,
+    pub(super) code: String,
+    pub(super) since: DateTime<Utc>,
+}
+
+impl Attention {
+    /// The smaller, the graver: what may be an attack, then drift, then failures.
+    fn rank(&self) -> u8 {
+        match self.code.as_str() {
+            "stale_storage" => 0,
+            "foreign_password" | "older_version" | "account_missing" => 1,
+            _ => 2,
+        }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, known: &Known, now: DateTime<Utc>) {
+        let mut count = |holds: bool, count: fn(&mut Self) -> &mut u64| {
+            *count(self) += u64::from(holds);
+        };
+        let paused = known.paused_until.is_some_and(|until| until > now);
+        let since = known.next_rotation.map(|next| now - next);
+        let planned = known.planned.is_some_and(|planned| planned.at <= now);
+        count(planned, |it| &mut it.due);
+        let late = since.is_some_and(|since| since > OVERDUE);
+        count(late && !paused, |it| &mut it.overdue);
+        count(known.is_open, |it| &mut it.open);
+        let in_doubt = known.is_open && known.state == Some(State::Uncertain);
+        count(in_doubt, |it| &mut it.uncertain);
+        count(known.state == Some(State::Drift), |it| &mut it.drift);
+        count(known.failing, |it| &mut it.failing);
+        count(paused, |it| &mut it.paused);
+    }
+}
+
+impl Engine {
+    /// Looks at the mount. The caller has made sure that this is the active node.
+    pub(super) async fn census(&self, mount: &Mount) -> Result<Census, Error> {
+        let (now, monotonic) = (self.clock().now(), self.clock().monotonic());
+        let config = self.config(mount).await?;
+        let mut counts = Counts::default();
+        let mut attention = Vec::new();
+        let last_tick = self.runner.look(|tenant, known| {
+            counts.add(known, now);
+            if let Some((code, since)) = &known.attention {
+                attention.push(Attention {
+                    tenant: tenant.as_str().to_owned(),
+                    code: code.clone(),
+                    since: *since,
+                });
+            }
+        });
+        let attention_total = attention.len() as u64;
+        attention.sort_by(|one, other| {
+            let key = |it: &Attention| (it.rank(), it.since);
+            key(one)
+                .cmp(&key(other))
+                .then_with(|| one.tenant.cmp(&other.tenant))
+        });
+        attention.truncate(MOST_LISTED);
+        let batch = match self.batches.current() {
+            Some(id) => self.load_batch(mount, &id).await?,
+            None => None,
+        };
+        let tick =
+            |sight: super::runner::Sight| (sight.wall, monotonic.saturating_sub(sight.monotonic));
+        Ok(Census {
+            tenants: self.tenants(mount).await?,
+            counts,
+            attention,
+            attention_total,
+            next_check: Checks::of(&config).and_then(|checks| checks.at_or_after(now)),
+            last_tick: last_tick.map(tick),
+            paused_until: config.paused_until.filter(|until| *until > now),
+            sweep: self.sweep_progress(),
+            batch: batch.filter(|batch| !batch.is_over()),
+            hash_pool: self.parts.hash_pool.usage(),
+        })
+    }
+
+    /// Counts how many notices and changes the next days have.
+    pub(super) async fn plan_by_day(&self, mount: &Mount) -> Result<Vec<(NaiveDate, u64)>, Error> {
+        let today = self.clock().now().date_naive();
+        let mut plan = Vec::new();
+        for ahead in 0..DAYS {
+            let Some(day) = today.checked_add_days(Days::new(ahead)) else {
+                break;
+            };
+            let folder = storage::due_folder(day);
+            let names = mount.storage.list_page(&folder, "", MOST_OF_A_DAY).await?;
+            plan.push((day, names.len() as u64));
+        }
+        Ok(plan)
+    }
+}

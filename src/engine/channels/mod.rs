@@ -1,0 +1,267 @@
+//! Notification channels as stored: who is told what, and the secrets that takes.
+//!
+//! Each lies in `config/notify/<name>`. Its secrets are sealed for this channel, this life of it
+//! and this endpoint: what is moved elsewhere does not open. The list is kept in memory like the
+//! mount's settings, so that a mount without channels asks storage nothing for them.
+
+mod sealing;
+
+pub(super) use sealing::{seal, web_url};
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::Engine;
+use super::error::Error;
+use super::storage::{self, CHANNELS};
+use crate::audit::{Event, EventName, Severity};
+use crate::crypto::Sealed;
+use crate::logical::{Mount, StorageEntry};
+
+/// The stored format.
+const SCHEMA: u32 = 1;
+/// How many channels a mount has at most.
+pub(super) const MOST: usize = 20;
+/// How many names are read at once; there are never more than [`MOST`] by this engine's hand.
+const PAGE: usize = 100;
+
+/// What a channel is told unless its `events` say otherwise; failures only when they are critical.
+const BY_DEFAULT: [EventName; 9] = [
+    EventName::RotationNotice,
+    EventName::Rotated,
+    EventName::RotationFailed,
+    EventName::EmergencyResetStarted,
+    EventName::EmergencyReset,
+    EventName::DriftDetected,
+    EventName::RolledBack,
+    EventName::Adopted,
+    EventName::BatchEnded,
+];
+
+/// One stored channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Channel {
+    /// The stored format.
+    schema: u32,
+    /// The name again: an entry moved to another key is refused.
+    pub(super) name: String,
+    /// Random, new for each life of the channel; part of every ciphertext's binding.
+    pub(super) id: String,
+    /// When it was written last; what was given up before is tried again.
+    pub(super) written_at: DateTime<Utc>,
+    /// What it is told; empty = [`BY_DEFAULT`].
+    pub(super) events: Vec<EventName>,
+    /// Where it leads.
+    pub(super) target: Target,
+}
+
+/// Where a channel leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Target {
+    /// Mail.
+    Email(EmailTarget),
+    /// A chat.
+    Slack(SlackTarget),
+    /// A signed document.
+    Webhook(WebhookTarget),
+}
+
+/// A mail server and whom mail goes to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EmailTarget {
+    /// The mail server.
+    pub(super) host: String,
+    /// Its port.
+    pub(super) port: u16,
+    /// How the connection is secured.
+    pub(super) tls: Tls,
+    /// The name the certificate must carry instead of the host's.
+    pub(super) tls_server_name: Option<String>,
+    /// PEM certificates that replace the public roots.
+    pub(super) ca_cert: Option<String>,
+    /// Who logs in; `None` = nobody.
+    pub(super) username: Option<String>,
+    /// With what.
+    pub(super) password: Option<Sealed>,
+    /// The sender.
+    pub(super) from: String,
+    /// Whom everything goes to.
+    pub(super) to: Vec<String>,
+    /// Mail domains, in lower case, whose addresses among a tenant's `admin_emails` are told too.
+    pub(super) allowed_domains: Vec<String>,
+}
+
+/// How the connection to a mail server is secured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Tls {
+    /// By STARTTLS.
+    Starttls,
+    /// From the first byte.
+    Tls,
+    /// Not at all; development only.
+    None,
+}
+
+/// An incoming webhook of a chat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SlackTarget {
+    /// Scheme, host and port of the URL, which are no secret.
+    pub(super) origin: String,
+    /// The URL.
+    pub(super) url: Option<Sealed>,
+    /// PEM certificates that replace the public roots.
+    pub(super) ca_cert: Option<String>,
+}
+
+/// A receiver of signed documents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WebhookTarget {
+    /// Where they are posted.
+    pub(super) url: String,
+    /// What they are signed with.
+    pub(super) hmac_key: Option<Sealed>,
+    /// PEM certificates that replace the public roots.
+    pub(super) ca_cert: Option<String>,
+}
+
+/// Every channel of the mount.
+#[derive(Debug, Default)]
+pub(super) struct Channels {
+    /// Those that can be read, by name.
+    pub(super) list: Vec<Channel>,
+    /// The names of those that cannot.
+    pub(super) unreadable: Vec<String>,
+}
+
+impl Channels {
+    /// Finds a channel that can be read.
+    pub(super) fn find(&self, name: &str) -> Option<&Channel> {
+        self.list.iter().find(|channel| channel.name == name)
+    }
+
+    /// Every name, sorted.
+    pub(super) fn names(&self) -> Vec<String> {
+        let kept = self.list.iter().map(|channel| &channel.name);
+        let mut names: Vec<String> = kept.chain(&self.unreadable).cloned().collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+impl Channel {
+    /// Makes a channel that is not stored yet.
+    pub(super) const fn new(
+        name: String,
+        id: String,
+        written_at: DateTime<Utc>,
+        target: Target,
+    ) -> Self {
+        Self {
+            schema: SCHEMA,
+            name,
+            id,
+            written_at,
+            events: Vec::new(),
+            target,
+        }
+    }
+
+    /// Reads a stored channel.
+    pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<Self, Error> {
+        storage::check_schema(key, bytes, SCHEMA)?;
+        let channel: Self = storage::decode(key, bytes)?;
+        if storage::channel_key(&channel.name) != key {
+            return Err(Error::Entry {
+                key: key.to_owned(),
+                why: "the stored entry belongs to another channel: it was moved",
+            });
+        }
+        Ok(channel)
+    }
+
+    /// Reports whether the channel is told of this event.
+    pub(super) fn wants(&self, event: &Event) -> bool {
+        if !self.events.is_empty() {
+            return self.events.contains(&event.event);
+        }
+        let passing = event.event == EventName::RotationFailed;
+        BY_DEFAULT.contains(&event.event) && (!passing || event.severity == Severity::Critical)
+    }
+
+    /// Returns which of a tenant's own addresses are told of this event, too.
+    pub(super) fn addresses<'a>(&self, event: &Event, addresses: &'a [String]) -> Vec<&'a str> {
+        let Target::Email(target) = &self.target else {
+            return Vec::new();
+        };
+        let about_the_change = matches!(
+            event.event,
+            EventName::RotationNotice
+                | EventName::Rotated
+                | EventName::RotationFailed
+                | EventName::RolledBack
+                | EventName::Rehomed
+                | EventName::Adopted
+                | EventName::EmergencyResetStarted
+                | EventName::EmergencyReset
+        );
+        let allowed = |address: &&String| {
+            let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
+            let domain = domain.to_ascii_lowercase();
+            let listed = target.to.iter().any(|to| to.eq_ignore_ascii_case(address));
+            target.allowed_domains.contains(&domain) && !listed
+        };
+        let addresses = addresses.iter().filter(|_| about_the_change);
+        addresses.filter(allowed).map(String::as_str).collect()
+    }
+}
+
+impl Engine {
+    /// Returns the mount's channels.
+    pub(super) async fn channels(&self, mount: &Mount) -> Result<Arc<Channels>, Error> {
+        if let Some(channels) = self.channels.fresh(&self.role, self.clock()) {
+            return Ok(channels);
+        }
+        let before = self.channels.before_get(self.clock());
+        let channels = Arc::new(read_all(mount).await?);
+        self.channels.fill(&channels, before);
+        Ok(channels)
+    }
+
+    /// Stores a channel. The caller holds the channels' lock.
+    pub(super) async fn put_channel(&self, mount: &Mount, channel: &Channel) -> Result<(), Error> {
+        let key = storage::channel_key(&channel.name);
+        let entry = StorageEntry::new(key, storage::encode(channel)?);
+        let put = mount.storage.put(entry).await;
+        // Whatever became of the Put, the copy in memory may be wrong now.
+        self.channels.forget();
+        Ok(put?)
+    }
+}
+
+/// Reads every channel. One that cannot be read is named and stands in nobody's way: no password
+/// waits for a notification.
+pub(super) async fn read_all(mount: &Mount) -> Result<Channels, Error> {
+    let mut channels = Channels::default();
+    for name in mount.storage.list_page(CHANNELS, "", PAGE).await? {
+        let key = storage::channel_key(&name);
+        let Some(entry) = mount.storage.get(&key).await? else {
+            continue;
+        };
+        match Channel::decode(&key, &entry.value) {
+            Ok(channel) => channels.list.push(channel),
+            Err(error) => {
+                tracing::warn!(%error, "a notification channel cannot be read");
+                channels.unreadable.push(name);
+            }
+        }
+    }
+    Ok(channels)
+}

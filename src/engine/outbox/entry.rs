@@ -1,0 +1,111 @@
+//! One entry of the outbox: the facts of an event and what became of telling each who is told.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::audit::Event;
+use crate::engine::channels::Channel;
+use crate::engine::error::Error;
+use crate::engine::storage;
+use crate::engine::storage::record::Finding;
+
+/// The stored format.
+const SCHEMA: u32 = 1;
+/// What was given up is kept for so long.
+pub(super) const KEPT: TimeDelta = TimeDelta::days(30);
+
+/// The facts of an event that is being told, under `outbox/<event_id>`. No secret is in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Entry {
+    schema: u32,
+    pub(super) created_at: DateTime<Utc>,
+    /// The event as it is stored with its tenant; only if it really is, this entry is believed.
+    pub(super) event: Event,
+    /// When the schedule changes the password next.
+    pub(super) next_rotation: Option<DateTime<Utc>>,
+    /// What a preflight found, for a notice.
+    pub(super) findings: Vec<Finding>,
+    /// Who is told.
+    pub(super) deliveries: Vec<Delivery>,
+}
+
+/// One who is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Delivery {
+    pub(super) channel: String,
+    /// Which life of the channel: what was meant for another one is not told to this one.
+    pub(super) channel_id: String,
+    /// One of the tenant's addresses instead of the channel's own.
+    pub(super) to: Option<String>,
+    /// How often it failed.
+    pub(super) attempts: u32,
+    /// How often the message itself was refused for good.
+    pub(super) refusals: u32,
+    pub(super) next_attempt: DateTime<Utc>,
+    /// When it failed first.
+    pub(super) failing_since: Option<DateTime<Utc>>,
+    /// The code of the last failure.
+    pub(super) last_error: Option<String>,
+    pub(super) delivered_at: Option<DateTime<Utc>>,
+    /// When it was given up.
+    pub(super) dead_since: Option<DateTime<Utc>>,
+}
+
+impl Entry {
+    pub(super) fn new(
+        event: Event,
+        next_rotation: Option<DateTime<Utc>>,
+        findings: Vec<Finding>,
+        deliveries: Vec<Delivery>,
+        now: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            schema: SCHEMA,
+            created_at: now,
+            event,
+            next_rotation,
+            findings,
+            deliveries,
+        }
+    }
+
+    pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<Self, Error> {
+        storage::check_schema(key, bytes, SCHEMA)?;
+        let entry: Self = storage::decode(key, bytes)?;
+        if storage::outbox_key(&entry.event.event_id) == key {
+            Ok(entry)
+        } else {
+            Err(storage::damaged(key))
+        }
+    }
+
+    /// Reports whether nobody is left to be told.
+    pub(super) fn is_done(&self) -> bool {
+        let mut deliveries = self.deliveries.iter();
+        deliveries.all(|delivery| delivery.delivered_at.is_some())
+    }
+}
+
+impl Delivery {
+    pub(super) fn new(channel: &Channel, to: Option<String>, now: DateTime<Utc>) -> Self {
+        Self {
+            channel: channel.name.clone(),
+            channel_id: channel.id.clone(),
+            to,
+            attempts: 0,
+            refusals: 0,
+            next_attempt: now,
+            failing_since: None,
+            last_error: None,
+            delivered_at: None,
+            dead_since: None,
+        }
+    }
+
+    /// Reports whether this is what `channel`, in this life of it, is to tell `to`.
+    pub(super) fn is_for(&self, channel: &Channel, to: Option<&str>) -> bool {
+        self.channel == channel.name && self.channel_id == channel.id && self.to.as_deref() == to
+    }
+}

@@ -1,0 +1,309 @@
+//! The worker of one channel: tells what is due, one after the other, and notes how that ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::believe::Belief;
+use super::entry::{Delivery, Entry};
+use super::index::Unit;
+use super::{ChannelState, facts, rest};
+use crate::engine::Engine;
+use crate::engine::channels::Channel;
+use crate::engine::error::Error;
+use crate::engine::storage;
+use crate::logical::Mount;
+use crate::notify::{self, Scope};
+
+/// What could not be delivered for so long is given up.
+const PATIENCE: TimeDelta = TimeDelta::hours(24);
+/// How often a message is refused for good before it is given up.
+const MOST_REFUSALS: u32 = 5;
+
+/// Why a message was not delivered.
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    code: &'static str,
+    scope: Scope,
+    /// Whether the message was refused for good.
+    refused: bool,
+    retry_after: Option<Duration>,
+}
+
+impl From<notify::Error> for Failure {
+    fn from(error: notify::Error) -> Self {
+        Self {
+            code: error.code(),
+            scope: error.scope(),
+            refused: matches!(error, notify::Error::Rejected),
+            retry_after: error.retry_after(),
+        }
+    }
+}
+
+/// How one unit ended.
+#[derive(Debug)]
+enum Told {
+    Delivered,
+    /// There was nothing to tell, or it cannot be judged yet.
+    Nothing,
+    Failed(Failure),
+}
+
+/// A worker under way; however it ends, the channel is free again.
+struct AtWork {
+    engine: Arc<Engine>,
+    channel: Channel,
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.engine.outbox.release(&self.channel.name);
+    }
+}
+
+impl Engine {
+    /// Starts the worker of a channel with what is due.
+    pub(super) fn begin_channel(
+        self: &Arc<Self>,
+        mount: &Mount,
+        channel: Channel,
+        units: Vec<Unit>,
+    ) {
+        let work = AtWork {
+            engine: Arc::clone(self),
+            channel,
+        };
+        let mount = mount.clone();
+        self.tasks.spawn(async move {
+            let name = &work.channel.name;
+            if let Err(error) = work.run(&mount, units).await {
+                tracing::warn!(channel = name, %error, "the channel waits for the next tick");
+            }
+        });
+    }
+
+    /// Makes a stored channel usable, its secret opened.
+    pub(in crate::engine) async fn connect_channel(
+        &self,
+        mount: &Mount,
+        channel: &Channel,
+    ) -> Result<Arc<dyn notify::Channel>, Error> {
+        let config = self.config(mount).await?;
+        let policy = self.network_policy(&config)?;
+        let keyring = self.keyring(mount).await?;
+        let usable = channel.usable(&keyring, &policy)?;
+        (self.parts.notifier)(&usable, &policy)
+            .map_err(|error| Error::invalid("invalid_channel", format!("{error}.")))
+    }
+}
+
+impl AtWork {
+    async fn run(&self, mount: &Mount, units: Vec<Unit>) -> Result<(), Error> {
+        let engine = &self.engine;
+        let mut state = engine.channel_state(mount, &self.channel).await?;
+        let before = state.clone();
+        let outcome = self.tell_all(mount, units, &mut state).await;
+        if state != before {
+            let name = &self.channel.name;
+            engine.store_channel_state(mount, name, &state).await?;
+        }
+        outcome
+    }
+
+    async fn tell_all(
+        &self,
+        mount: &Mount,
+        units: Vec<Unit>,
+        state: &mut ChannelState,
+    ) -> Result<(), Error> {
+        let (engine, name) = (&self.engine, self.channel.name.as_str());
+        let peer = match engine.connect_channel(mount, &self.channel).await {
+            Ok(peer) => Ok(peer),
+            Err(error @ (Error::Invalid { .. } | Error::Unopenable(_))) => Err(Failure {
+                code: error.code(),
+                scope: Scope::Channel,
+                refused: false,
+                retry_after: None,
+            }),
+            Err(error) => return Err(error),
+        };
+        let mut units = units.into_iter();
+        for unit in units.by_ref() {
+            if engine.tasks.is_stopping() || !engine.role.is_active() {
+                return Ok(());
+            }
+            let now = engine.clock().now();
+            match self.tell(mount, &unit, peer.as_ref(), state).await? {
+                Told::Nothing => {}
+                Told::Delivered => {
+                    engine.outbox.works(name);
+                    state.note_delivered(now);
+                }
+                Told::Failed(failure) => {
+                    let of_the_channel = failure.scope == Scope::Channel;
+                    state.note_failed(failure.code, of_the_channel, now);
+                    tracing::warn!(channel = name, code = failure.code, "not delivered");
+                    if of_the_channel {
+                        engine
+                            .outbox
+                            .rest(name, failure.retry_after, engine.clock());
+                        return self.bury(mount, units, failure, state).await;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells one message, unless it is not to be told.
+    async fn tell(
+        &self,
+        mount: &Mount,
+        unit: &Unit,
+        peer: Result<&Arc<dyn notify::Channel>, &Failure>,
+        state: &ChannelState,
+    ) -> Result<Told, Error> {
+        let engine = &self.engine;
+        let to = unit.to.as_deref();
+        if unit.told {
+            self.note_delivered(mount, unit).await?;
+            return Ok(Told::Nothing);
+        }
+        let Some(entry) = self.read(mount, unit).await? else {
+            return Ok(Told::Nothing);
+        };
+        if engine.believe(mount, &entry).await? != Belief::True {
+            return Ok(Told::Nothing);
+        }
+        engine.outbox.note(&entry, true);
+        let name = self.channel.name.as_str();
+        let outcome = match peer {
+            Ok(peer) => {
+                let message = facts::message(&entry, name, to, engine.clock().now());
+                peer.deliver(&message).await.map_err(Failure::from)
+            }
+            Err(failure) => Err(*failure),
+        };
+        match outcome {
+            Ok(()) => {
+                engine.outbox.note_told(&unit.event_id, name, to);
+                self.note_delivered(mount, unit).await?;
+                Ok(Told::Delivered)
+            }
+            Err(failure) => {
+                self.note_failed(mount, unit, failure, state).await?;
+                Ok(Told::Failed(failure))
+            }
+        }
+    }
+
+    /// Reads the entry of a unit, if it still has something to tell.
+    async fn read(&self, mount: &Mount, unit: &Unit) -> Result<Option<Entry>, Error> {
+        let key = storage::outbox_key(&unit.event_id);
+        let Some(found) = mount.storage.get(&key).await? else {
+            self.engine.outbox.remove(&unit.event_id);
+            return Ok(None);
+        };
+        let entry = match Entry::decode(&key, &found.value) {
+            Ok(entry) => entry,
+            Err(error) => {
+                tracing::warn!(%error, "a notification cannot be read");
+                self.engine.outbox.remove(&unit.event_id);
+                return Ok(None);
+            }
+        };
+        let to = unit.to.as_deref();
+        let mut deliveries = entry.deliveries.iter();
+        let open = deliveries.any(|it| it.is_for(&self.channel, to) && it.delivered_at.is_none());
+        if !open {
+            self.engine.outbox.note(&entry, false);
+        }
+        Ok(open.then_some(entry))
+    }
+
+    async fn note_delivered(&self, mount: &Mount, unit: &Unit) -> Result<(), Error> {
+        let now = self.engine.clock().now();
+        self.change(mount, unit, |delivery, _| delivery.delivered_at = Some(now))
+            .await
+    }
+
+    async fn note_failed(
+        &self,
+        mount: &Mount,
+        unit: &Unit,
+        failure: Failure,
+        state: &ChannelState,
+    ) -> Result<(), Error> {
+        let now = self.engine.clock().now();
+        let channel_since = state
+            .failing_since
+            .filter(|_| failure.scope == Scope::Channel);
+        let written_at = self.channel.written_at;
+        self.change(mount, unit, |delivery, created_at| {
+            // Somebody wrote the channel since it was given up: it begins anew.
+            if delivery.dead_since.is_some_and(|at| at < written_at) {
+                delivery.dead_since = None;
+                delivery.failing_since = None;
+                delivery.refusals = 0;
+                delivery.attempts = 0;
+            }
+            delivery.attempts = delivery.attempts.saturating_add(1);
+            delivery.refusals += u32::from(failure.refused);
+            delivery.last_error = Some(failure.code.to_owned());
+            let own_since = *delivery.failing_since.get_or_insert(now);
+            let since = channel_since.map_or(own_since, |since| since.min(own_since));
+            let since = since.max(created_at).max(written_at);
+            if now - since >= PATIENCE || delivery.refusals >= MOST_REFUSALS {
+                delivery.dead_since = Some(now);
+            }
+            let rest = rest(delivery.attempts).max(failure.retry_after.unwrap_or_default());
+            delivery.next_attempt = now + rest;
+        })
+        .await
+    }
+
+    /// Gives up what waited for as long as the channel failed, without asking it for each.
+    async fn bury(
+        &self,
+        mount: &Mount,
+        units: impl Iterator<Item = Unit> + Send,
+        failure: Failure,
+        state: &ChannelState,
+    ) -> Result<(), Error> {
+        let now = self.engine.clock().now();
+        let failing = |at: DateTime<Utc>| now - at >= PATIENCE;
+        if !state.failing_since.is_some_and(failing) || !failing(self.channel.written_at) {
+            return Ok(());
+        }
+        for unit in units {
+            let Some(entry) = self.read(mount, &unit).await? else {
+                continue;
+            };
+            if failing(entry.created_at) && !unit.told {
+                self.note_failed(mount, &unit, failure, state).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes what is stored of this unit; the closure is given when its entry was made, too.
+    async fn change(
+        &self,
+        mount: &Mount,
+        unit: &Unit,
+        change: impl FnOnce(&mut Delivery, DateTime<Utc>) + Send,
+    ) -> Result<(), Error> {
+        let (channel, to) = (&self.channel, unit.to.as_deref());
+        self.engine
+            .change_entry(mount, &unit.event_id, |entry| {
+                let created_at = entry.created_at;
+                let mut deliveries = entry.deliveries.iter_mut();
+                if let Some(delivery) = deliveries.find(|it| it.is_for(channel, to)) {
+                    change(delivery, created_at);
+                }
+            })
+            .await
+    }
+}

@@ -1,0 +1,245 @@
+//! `metrics`: the mount's numbers as Prometheus reads them.
+//!
+//! No label names a tenant, a server, an account or a URL.
+//!
+//! Source: Prometheus, "Exposition formats", text format 0.0.4.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use crate::engine::Engine;
+use crate::engine::census::Census;
+use crate::engine::counters::{BATCH_ENDS, Counters, OUTCOMES, TYPES};
+use crate::logical::{Call, Endpoint, Mount, Operation, RawResponse, Reply, Response, Route};
+
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+pub(super) fn route() -> Route<Engine> {
+    Route {
+        pattern: "metrics",
+        synopsis: "The mount's numbers, for Prometheus.",
+        description: "Answers the numbers of status, and what this process counted since it \
+                      started, in Prometheus' text format: not JSON. Only the active node \
+                      answers; a standby forwards.
+
+    bao read smtp/metrics
+    curl -H \"X-Vault-Token: $TOKEN\" \"$BAO_ADDR/v1/smtp/metrics\"",
+        fields: &[],
+        endpoints: vec![Endpoint {
+            operations: &[Operation::Read],
+            summary: "Read the numbers for Prometheus.",
+            answers: &[],
+            handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
+        }],
+        existence: None,
+    }
+}
+
+async fn read(engine: Arc<Engine>, mount: Mount, _call: Call) -> Reply {
+    engine.require_active_node(&mount).await?;
+    let census = engine.census(&mount).await?;
+    let mut text = Text::default();
+    of_tenants(&mut text, &census);
+    of_ticks(&mut text, &census, &engine.counters);
+    of_work(&mut text, &census, &engine.counters);
+    let body = RawResponse::new(200, CONTENT_TYPE, text.0);
+    Ok(Some(Response::raw(body)))
+}
+
+/// The text under way.
+#[derive(Debug, Default)]
+struct Text(String);
+
+impl Text {
+    /// Begins a metric.
+    fn begin(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a string does not fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.begin(name, "gauge", help);
+        let _ = writeln!(self.0, "{name} {value}");
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.begin(name, "counter", help);
+        let _ = writeln!(self.0, "{name} {value}");
+    }
+
+    /// A gauge that has no value before something happened.
+    fn instant(&mut self, name: &str, help: &str, at: Option<DateTime<Utc>>) {
+        self.begin(name, "gauge", help);
+        if let Some(at) = at {
+            let _ = writeln!(self.0, "{name} {}", at.timestamp());
+        }
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: u64) {
+        let _ = writeln!(self.0, "{name}{{{labels}}} {value}");
+    }
+}
+
+fn of_tenants(text: &mut Text, census: &Census) {
+    let counts = census.counts;
+    for (name, help, value) in [
+        (
+            "smtp_tenants",
+            "Tenants stored, destroyed ones included.",
+            census.tenants,
+        ),
+        (
+            "smtp_tenants_due",
+            "Tenants of which a notice or a change is due.",
+            counts.due,
+        ),
+        (
+            "smtp_tenants_overdue",
+            "Tenants whose change has been due for more than two hours.",
+            counts.overdue,
+        ),
+        (
+            "smtp_tenants_open",
+            "Tenants for which there is something to do before the next check, or to be seen.",
+            counts.open,
+        ),
+        (
+            "smtp_tenants_uncertain",
+            "Tenants of which the outcome of a change is open.",
+            counts.uncertain,
+        ),
+        (
+            "smtp_tenants_drift",
+            "Tenants whose Mailu holds another password.",
+            counts.drift,
+        ),
+        (
+            "smtp_tenants_failing",
+            "Tenants of which the last three tries of the schedule failed.",
+            counts.failing,
+        ),
+        (
+            "smtp_tenants_paused",
+            "Tenants for which automatic rotation rests.",
+            counts.paused,
+        ),
+        (
+            "smtp_tenants_attention",
+            "Tenants that need a person.",
+            census.attention_total,
+        ),
+    ] {
+        text.gauge(name, help, value);
+    }
+}
+
+fn of_ticks(text: &mut Text, census: &Census, counters: &Counters) {
+    text.instant(
+        "smtp_last_tick_timestamp_seconds",
+        "When the server's last tick was taken, by the wall clock.",
+        census.last_tick.map(|(at, _)| at),
+    );
+    let name = "smtp_last_tick_age_seconds";
+    text.begin(
+        name,
+        "gauge",
+        "Seconds since the server's last tick, by the monotonic clock.",
+    );
+    if let Some((_, age)) = census.last_tick {
+        let _ = writeln!(text.0, "{name} {}", age.as_secs());
+    }
+    text.instant(
+        "smtp_next_check_timestamp_seconds",
+        "When due changes are made next.",
+        census.next_check,
+    );
+    text.gauge(
+        "smtp_mount_paused",
+        "Whether automatic work rests for the whole mount.",
+        census.paused_until.is_some().into(),
+    );
+    text.counter(
+        "smtp_ticks_total",
+        "Ticks taken as the active node.",
+        counters.ticks(),
+    );
+}
+
+fn of_work(text: &mut Text, census: &Census, counters: &Counters) {
+    let name = "smtp_rotations_total";
+    text.begin(
+        name,
+        "counter",
+        "Changes of passwords that ended, by kind and outcome.",
+    );
+    for (_, kind) in TYPES {
+        for outcome in OUTCOMES {
+            let labels = format!("type=\"{kind}\",outcome=\"{outcome}\"");
+            text.sample(name, &labels, counters.changes(kind, outcome));
+        }
+    }
+    text.counter("smtp_drifts_total", "Drifts found.", counters.drifts());
+    text.counter(
+        "smtp_notices_total",
+        "Notices of coming changes.",
+        counters.notices(),
+    );
+    let batch = census.batch.as_ref();
+    text.gauge(
+        "smtp_batch_running",
+        "Whether a batch is under way.",
+        batch.is_some().into(),
+    );
+    let left = batch.map_or(0, |batch| batch.left());
+    text.gauge(
+        "smtp_batch_tenants_left",
+        "Tenants of the batch without their turn.",
+        left,
+    );
+    let name = "smtp_batches_ended_total";
+    text.begin(name, "counter", "Batches that ended, by how.");
+    for end in BATCH_ENDS {
+        text.sample(name, &format!("state=\"{end}\""), counters.batches(end));
+    }
+    let sweep = &census.sweep;
+    let running = sweep.started_at.is_some() && sweep.finished_at.is_none();
+    text.gauge(
+        "smtp_sweep_running",
+        "Whether a sweep is under way.",
+        running.into(),
+    );
+    text.instant(
+        "smtp_sweep_finished_timestamp_seconds",
+        "When the last sweep of this process ended.",
+        sweep.finished_at,
+    );
+    text.gauge(
+        "smtp_sweep_tenants",
+        "Tenants that the last sweep looked at.",
+        sweep.tenants,
+    );
+    text.gauge(
+        "smtp_sweep_unasked",
+        "Tenants whose Mailu the last sweep could not ask yet.",
+        sweep.unasked,
+    );
+    let pool = census.hash_pool;
+    let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    text.gauge(
+        "smtp_hash_pool_places",
+        "Hashes computed at a time.",
+        number(pool.places),
+    );
+    text.gauge(
+        "smtp_hash_pool_busy",
+        "Hashes being computed.",
+        number(pool.busy),
+    );
+    text.counter(
+        "smtp_hash_checks_total",
+        "Hashes computed by this process.",
+        pool.checks,
+    );
+}

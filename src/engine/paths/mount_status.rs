@@ -1,0 +1,262 @@
+//! `status`: how the whole mount is doing.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::Serialize;
+
+use super::ops::{REINDEX, ReindexOutput, SWEEP, SweepOutput};
+use crate::engine::Engine;
+use crate::engine::batch::State;
+use crate::engine::census::Census;
+use crate::engine::error;
+use crate::engine::runner::RewrapProgress;
+use crate::logical::{
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
+};
+
+const ANSWERS: &[Field] = &[
+    Field::integer(
+        "tenants",
+        "How many tenants are stored, destroyed ones included.",
+    )
+    .example("240"),
+    Field::integer("due", "Of how many a notice or a change is due.").example("3"),
+    Field::integer(
+        "overdue",
+        "Of how many a change has been due for more than two hours.",
+    )
+    .example("0"),
+    Field::integer(
+        "open",
+        "For how many there is something to do before the next check, or to be seen.",
+    )
+    .example("4"),
+    Field::integer("uncertain", "Of how many the outcome of a change is open.").example("0"),
+    Field::integer("drift", "Of how many Mailu holds another password.").example("0"),
+    Field::integer(
+        "failing",
+        "Of how many the schedule's last three tries failed.",
+    )
+    .example("0"),
+    Field::integer("paused", "For how many automatic rotation rests.").example("1"),
+    Field::instant("paused_until", "Until when it rests for the whole mount.").nullable(),
+    Field::instant("next_check", "When due changes are made next.").nullable(),
+    Field::instant(
+        "last_tick",
+        "When this node took the server's last tick; null before.",
+    )
+    .nullable(),
+    Field::integer(
+        "tick_age",
+        "Seconds since then; above 180 nothing runs by itself.",
+    )
+    .example("12")
+    .nullable(),
+    Field::objects(
+        "plan",
+        "Notices and changes of the next seven days, today first.",
+    )
+    .of(const {
+        &[
+            Field::text("day", "The day, UTC.").example("2026-09-21"),
+            Field::integer("tenants", "How many tenants; 20,000 stands for more.").example("5"),
+        ]
+    }),
+    Field::text(
+        "audit",
+        "Whether events are known to reach the audit devices. unproven: this version does not \
+         deliver them by itself.",
+    )
+    .one_of(&["unproven"]),
+    Field::object("batch", "The batch under way.")
+        .of(const {
+            &[
+                Field::text("id", "Its identifier.").example("01K8Z5Y4N6D3T7Q2W9R1M0XVBC"),
+                Field::text("state", "canary or running.").example("running"),
+                Field::integer("total", "How many tenants it is for.").example("240"),
+                Field::integer("succeeded", "How many have a new password.").example("120"),
+                Field::integer("failed", "How many failed.").example("0"),
+                Field::integer("left", "How many have not had their turn.").example("120"),
+            ]
+        })
+        .nullable(),
+    Field::object("sweep", "The last sweep of this process.").of(SWEEP),
+    Field::object("reindex", "The last reindex.")
+        .of(REINDEX)
+        .nullable(),
+    Field::object("rewrap", "The last rewrap after a rotation of the keyring.")
+        .of(const {
+            &[
+                Field::integer("version", "The key that everything is encrypted with.")
+                    .example("2"),
+                Field::integer("tenants", "How many tenants were looked at.").example("240"),
+                Field::integer("unreadable", "How many could not be encrypted anew.").example("0"),
+                Field::instant("finished_at", "When all were looked at; null before.").nullable(),
+            ]
+        })
+        .nullable(),
+    Field::objects(
+        "attention",
+        "The first 100 tenants that need a person, gravest first.",
+    )
+    .of(const {
+        &[
+            Field::text("tenant", "The tenant.").example("acme"),
+            Field::text("code", "What is wrong.").example("foreign_password"),
+            Field::instant("since", "Since when."),
+            Field::text("hint", "What to do."),
+        ]
+    }),
+    Field::integer("attention_total", "How many there are.").example("0"),
+];
+
+pub(super) fn route() -> Route<Engine> {
+    Route {
+        pattern: "status",
+        synopsis: "How the whole mount is doing.",
+        description: "Answers counts as of the last tick, what is planned, what is under way, and \
+                      which tenants need a person. It costs about the same whatever the number of \
+                      tenants.
+
+    bao read -format=json smtp/status",
+        fields: &[],
+        endpoints: vec![Endpoint {
+            operations: &[Operation::Read],
+            summary: "Read how the mount is doing.",
+            answers: ANSWERS,
+            handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
+        }],
+        existence: None,
+    }
+}
+
+#[derive(Serialize)]
+struct Output<'a> {
+    tenants: u64,
+    due: u64,
+    overdue: u64,
+    open: u64,
+    uncertain: u64,
+    drift: u64,
+    failing: u64,
+    paused: u64,
+    #[serde(serialize_with = "instant::serialize")]
+    paused_until: Option<DateTime<Utc>>,
+    #[serde(serialize_with = "instant::serialize")]
+    next_check: Option<DateTime<Utc>>,
+    #[serde(serialize_with = "instant::serialize")]
+    last_tick: Option<DateTime<Utc>>,
+    tick_age: Option<u64>,
+    plan: Vec<DayOutput>,
+    audit: &'static str,
+    batch: Option<BatchOutput<'a>>,
+    sweep: SweepOutput,
+    reindex: Option<ReindexOutput>,
+    rewrap: Option<RewrapOutput>,
+    attention: Vec<AttentionOutput<'a>>,
+    attention_total: u64,
+}
+
+#[derive(Serialize)]
+struct DayOutput {
+    day: NaiveDate,
+    tenants: u64,
+}
+
+#[derive(Serialize)]
+struct BatchOutput<'a> {
+    id: &'a str,
+    state: State,
+    total: u64,
+    succeeded: u64,
+    failed: u64,
+    left: u64,
+}
+
+#[derive(Serialize)]
+struct RewrapOutput {
+    version: u32,
+    tenants: u64,
+    unreadable: usize,
+    #[serde(serialize_with = "instant::serialize")]
+    finished_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize)]
+struct AttentionOutput<'a> {
+    tenant: &'a str,
+    code: &'a str,
+    #[serde(serialize_with = "instant::serialize")]
+    since: DateTime<Utc>,
+    hint: &'static str,
+}
+
+async fn read(engine: Arc<Engine>, mount: Mount, _call: Call) -> Reply {
+    // Only the active node's ticks see anything.
+    engine.require_active_node(&mount).await?;
+    let census = engine.census(&mount).await?;
+    let plan = engine.plan_by_day(&mount).await?;
+    let reindex = engine.reindex_progress(&mount).await?;
+    let rewrap = engine.rewrap_progress(&mount).await?;
+    let output = Output {
+        plan: plan
+            .into_iter()
+            .map(|(day, tenants)| DayOutput { day, tenants })
+            .collect(),
+        reindex: reindex.map(ReindexOutput::from),
+        rewrap: rewrap.map(RewrapOutput::from),
+        ..output(&census)
+    };
+    Ok(Some(Response::data(Data::from_serialize(&output)?)))
+}
+
+fn output(census: &Census) -> Output<'_> {
+    let counts = census.counts;
+    let attention = census.attention.iter().map(|it| AttentionOutput {
+        tenant: &it.tenant,
+        code: &it.code,
+        since: it.since,
+        hint: error::explain(&it.code).1,
+    });
+    Output {
+        tenants: census.tenants,
+        due: counts.due,
+        overdue: counts.overdue,
+        open: counts.open,
+        uncertain: counts.uncertain,
+        drift: counts.drift,
+        failing: counts.failing,
+        paused: counts.paused,
+        paused_until: census.paused_until,
+        next_check: census.next_check,
+        last_tick: census.last_tick.map(|(at, _)| at),
+        tick_age: census.last_tick.map(|(_, age)| age.as_secs()),
+        plan: Vec::new(),
+        audit: "unproven",
+        batch: census.batch.as_ref().map(|batch| BatchOutput {
+            id: &batch.id,
+            state: batch.state,
+            total: batch.total,
+            succeeded: batch.succeeded,
+            failed: batch.failed,
+            left: batch.left(),
+        }),
+        sweep: census.sweep.clone().into(),
+        reindex: None,
+        rewrap: None,
+        attention: attention.collect(),
+        attention_total: census.attention_total,
+    }
+}
+
+impl From<RewrapProgress> for RewrapOutput {
+    fn from(progress: RewrapProgress) -> Self {
+        Self {
+            version: progress.version,
+            tenants: progress.tenants,
+            unreadable: progress.unreadable.len(),
+            finished_at: progress.finished_at,
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! `config/notify/<name>`: who is told of events, and how.
+//!
+//! The rules here keep a channel's secret away from endpoints it was not given for: a changed
+//! endpoint needs the secret again.
+
+mod output;
+mod test;
+mod wanted;
+
+use std::sync::Arc;
+
+use super::actor;
+use crate::audit::{EventName, Outcome};
+use crate::crypto;
+use crate::engine::channels::{self, Channel, Target};
+use crate::engine::error::Error;
+use crate::engine::{Engine, storage};
+use crate::logical::{Call, Endpoint, Field, Mount, Operation, Reply, Response, Route};
+use wanted::Wanted;
+
+const NAME: Field = Field::text(
+    "name",
+    "Name of the channel: 1 to 64 of a-z, 0-9, `_` and `-`, a letter or digit at both ends.",
+)
+.pattern("^[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?$")
+.required()
+.example("ops");
+const TYPE: Field = Field::text("type", "What kind of channel it is; required at first.")
+    .one_of(&["email", "slack", "webhook"])
+    .example("email");
+const HOST: Field = Field::text("host", "email: the mail server that takes the mails.")
+    .max_bytes(253)
+    .example("smtp.ops.example");
+const PORT: Field = Field::integer("port", "email: its port; by default 465 for tls, else 587.")
+    .range(1, 65_535)
+    .example("587");
+const TLS: Field = Field::text(
+    "tls",
+    "email: `starttls`, `tls` from the first byte, or `none` (development, loopback only).",
+)
+.one_of(&["starttls", "tls", "none"])
+.default("starttls");
+const TLS_SERVER_NAME: Field = Field::text(
+    "tls_server_name",
+    "email: the name in the certificate, if not that of the host.",
+)
+.max_bytes(253)
+.example("smtp.ops.example");
+const CA_CERT: Field = Field::text("ca_cert", "PEM certificates that replace the public roots.")
+    .max_bytes(64 * 1024)
+    .multiline();
+const USERNAME: Field = Field::text("username", "email: who logs in; empty: nobody.")
+    .max_bytes(254)
+    .example("vault@ops.example");
+const FROM: Field = Field::text("from", "email: the sender's address.")
+    .max_bytes(254)
+    .example("vault@ops.example");
+const TO: Field = Field::texts(
+    "to",
+    "email: whom everything goes to; at most 20 addresses.",
+)
+.max_bytes(254)
+.example("oncall@ops.example");
+const ALLOWED_DOMAINS: Field = Field::texts(
+    "allowed_domains",
+    "email: domains whose addresses among a tenant's admin_emails are told of its notices, \
+     changes, failures and resets, each in a mail of its own. Empty: no tenant's address is.",
+)
+.max_bytes(253)
+.example("acme.example");
+const EVENTS: Field = Field::texts(
+    "events",
+    "Names of the events that are told, every outcome of them. Empty: notices, changes, critical \
+     failures, emergency resets, drift, rollbacks and adoptions.",
+)
+.max_bytes(64)
+.example("smtp_credentials_rotation_notice,smtp_credentials_drift_detected");
+
+const FIELDS: &[Field] = &[
+    NAME,
+    TYPE,
+    EVENTS,
+    HOST,
+    PORT,
+    TLS,
+    TLS_SERVER_NAME,
+    CA_CERT,
+    USERNAME,
+    Field::secret(
+        "password",
+        "email: the password of `username`; never returned.",
+    )
+    .max_bytes(1024),
+    FROM,
+    TO,
+    ALLOWED_DOMAINS,
+    Field::secret(
+        "url",
+        "slack: the incoming webhook, a secret that is never returned. webhook: where documents \
+         are posted.",
+    )
+    .max_bytes(2048),
+    Field::secret(
+        "hmac_key",
+        "webhook: the key of the signature, 16 to 1,024 printable characters; never returned.",
+    )
+    .max_bytes(1024),
+];
+
+pub(super) fn routes() -> [Route<Engine>; 3] {
+    [list_route(), channel_route(), test::route()]
+}
+
+fn list_route() -> Route<Engine> {
+    Route {
+        pattern: "config/notify",
+        synopsis: "The notification channels.",
+        description: "Lists the names of the notification channels; there are at most 20.
+
+    bao list smtp/config/notify",
+        fields: &[],
+        endpoints: vec![Endpoint {
+            operations: &[Operation::List],
+            summary: "List the notification channels.",
+            answers: const { &[Field::texts("keys", "The names of the channels.").example("ops,chat")] },
+            handler: |engine, mount, _call| Box::pin(list(engine, mount)),
+        }],
+        existence: None,
+    }
+}
+
+fn channel_route() -> Route<Engine> {
+    Route {
+        pattern: "config/notify/{name}",
+        synopsis: "One notification channel.",
+        description: "Reads, writes or removes a channel that tells people of events: mail over \
+                      a relay, an incoming webhook of Slack, or a signed JSON document. A write \
+                      keeps what it does not name; one that changes where the channel leads \
+                      (host, port, tls, tls_server_name, ca_cert, username, url) must carry its \
+                      secret again. Every write retries what was given up. A message is delivered \
+                      at least once and names its event_id.
+
+A tenant's admin_emails are told of notices, changes, failures and resets of their tenant by every \
+                      email channel whose allowed_domains has the domain of the address. Write a \
+                      domain there only if its addresses may know of these events.
+
+A webhook is verified by HMAC-SHA256 over the X-Smtp-Timestamp header, a dot and the body, in hex \
+                      behind `v1=` in X-Smtp-Signature; refuse timestamps older than some minutes \
+                      and an X-Smtp-Event-Id that was seen before.
+
+    bao write smtp/config/notify/ops type=email host=smtp.ops.example \\
+      username=vault@ops.example password=- from=vault@ops.example to=oncall@ops.example
+    printf %s \"$URL\" | bao write smtp/config/notify/chat type=slack url=-
+    bao write smtp/config/notify/hook type=webhook url=https://hooks.ops.example/smtp \\
+      hmac_key=@key
+    bao delete smtp/config/notify/chat",
+        fields: FIELDS,
+        endpoints: vec![
+            Endpoint {
+                operations: &[Operation::Read],
+                summary: "Read a notification channel and how it fares.",
+                answers: output::ANSWERS,
+                handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
+            },
+            Endpoint {
+                operations: &[Operation::Create, Operation::Update, Operation::Patch],
+                summary: "Configure a notification channel.",
+                answers: &[],
+                handler: |engine, mount, call| Box::pin(write(engine, mount, call)),
+            },
+            Endpoint {
+                operations: &[Operation::Delete],
+                summary: "Remove a notification channel.",
+                answers: &[],
+                handler: |engine, mount, call| Box::pin(delete(engine, mount, call)),
+            },
+        ],
+        existence: Some(|engine, mount, call| Box::pin(exists(engine, mount, call))),
+    }
+}
+
+/// The channel of the path; the grammar is that of tenants.
+fn name(call: &Call) -> Result<String, Error> {
+    let name = call.capture("name");
+    let edge = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let fits = (1..=64).contains(&name.len())
+        && name.bytes().all(|byte| edge(byte) || b"_-".contains(&byte))
+        && name.bytes().next().is_some_and(edge)
+        && name.bytes().next_back().is_some_and(edge);
+    if fits {
+        return Ok(name.to_owned());
+    }
+    Err(Error::invalid(
+        "invalid_channel",
+        "a channel's name has 1 to 64 characters of a-z, 0-9, `_` and `-`, and begins and ends \
+         with a letter or digit.",
+    ))
+}
+
+async fn list(engine: Arc<Engine>, mount: Mount) -> Reply {
+    let names = engine.channels(&mount).await?.names();
+    Ok(Response::keys(names))
+}
+
+async fn exists(
+    engine: Arc<Engine>,
+    mount: Mount,
+    call: Call,
+) -> Result<Option<bool>, crate::logical::Error> {
+    // An invalid name is for the handler to refuse, with its text.
+    let Ok(name) = name(&call) else {
+        return Ok(Some(false));
+    };
+    let channels = engine.channels(&mount).await?;
+    Ok(Some(channels.names().contains(&name)))
+}
+
+async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    let name = name(&call)?;
+    let channels = engine.channels(&mount).await?;
+    if let Some(channel) = channels.find(&name) {
+        let state = engine.channel_state(&mount, channel).await?;
+        let waiting = engine.outbox.undelivered(Some(channel));
+        return Ok(Some(output::response(channel, &state, waiting)?));
+    }
+    if channels.unreadable.contains(&name) {
+        let damaged = storage::damaged(&storage::channel_key(&name));
+        return Err(engine.failed_read(&mount, damaged).await.into());
+    }
+    Ok(None)
+}
+
+async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    let name = name(&call)?;
+    engine.require_active(&mount).await?;
+    let config = engine.config(&mount).await?;
+    let worker = Arc::clone(&engine);
+    let work = async move { store(&worker, &mount, name, &call).await };
+    engine.finish(&config, work).await?;
+    Ok(None)
+}
+
+async fn store(engine: &Engine, mount: &Mount, name: String, call: &Call) -> Result<(), Error> {
+    let _guard = engine.mount_lock.lock("notify").await;
+    let kept = channels::read_all(mount).await?;
+    let stored = kept.find(&name);
+    if stored.is_none() && kept.unreadable.contains(&name) {
+        return Err(storage::damaged(&storage::channel_key(&name)));
+    }
+    if stored.is_none() && call.request.operation == Operation::Patch {
+        return Err(Error::UnknownChannel);
+    }
+    if stored.is_none() && kept.names().len() >= channels::MOST {
+        return Err(Error::invalid(
+            "too_many_channels",
+            "a mount has at most 20 notification channels. Delete one first.",
+        ));
+    }
+    let policy = engine.network_policy(&*engine.config(mount).await?)?;
+    let keyring = engine.keyring_for_writing(mount).await?;
+    let Wanted {
+        mut target,
+        secret,
+        events,
+    } = wanted::wanted(call, stored, &policy)?;
+    let now = engine.clock().now();
+    let id = stored.map_or_else(crypto::random_id, |stored| Ok(stored.id.clone()))?;
+    // A secret that is not given again stays what it is: its endpoint did not change.
+    let opened = match (&secret, stored) {
+        (Some(secret), _) => Some(secret.clone()),
+        (None, Some(stored)) if target.needs_secret() => stored.open(&keyring)?,
+        (None, _) => None,
+    };
+    if let Some(secret) = &opened {
+        let (field, _) = target.secret();
+        let endpoint = target.endpoint();
+        let sealed = channels::seal(&keyring, (&name, &id), (field, &endpoint), secret)?;
+        target.set_secret(sealed);
+    }
+    let usable = target.with(opened, &policy)?;
+    (engine.parts.notifier)(&usable, &policy)
+        .map_err(|error| Error::invalid("invalid_channel", format!("{error}.")))?;
+    let mut channel = Channel::new(name, id, now, target);
+    channel.events = events;
+    let change = engine.put_channel(mount, &channel);
+    announced(engine, mount, call, change).await?;
+    engine.outbox.channel_written(&channel.name);
+    Ok(())
+}
+
+async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    let name = name(&call)?;
+    engine.require_active(&mount).await?;
+    let config = engine.config(&mount).await?;
+    let worker = Arc::clone(&engine);
+    let work = async move { remove(&worker, &mount, &name, &call).await };
+    engine.finish(&config, work).await?;
+    Ok(None)
+}
+
+async fn remove(engine: &Engine, mount: &Mount, name: &str, call: &Call) -> Result<(), Error> {
+    let _guard = engine.mount_lock.lock("notify").await;
+    let key = storage::channel_key(name);
+    if mount.storage.get(&key).await?.is_none() {
+        return Ok(());
+    }
+    let change = async {
+        let deleted = mount.storage.delete(&key).await;
+        // Whatever became of it, the copy in memory may be wrong now.
+        engine.channels.forget();
+        Ok(deleted?)
+    };
+    announced(engine, mount, call, change).await?;
+    engine.outbox.channel_written(name);
+    // What waits for it goes with the next tick.
+    engine.forget_channel_state(mount, name).await
+}
+
+/// Makes a change with the mount's event before and after it.
+async fn announced(
+    engine: &Engine,
+    mount: &Mount,
+    call: &Call,
+    change: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
+    let keyring = engine.keyring_for_writing(mount).await?;
+    let caller = actor(&call.request);
+    let mut event = engine.mount_event(EventName::ConfigChanged, caller, &call.request);
+    engine.announce_mount_event(mount, &keyring, &event).await?;
+    let changed = change.await;
+    event.outcome = if changed.is_ok() {
+        Outcome::Success
+    } else {
+        Outcome::Failure
+    };
+    let told = engine.announce_mount_event(mount, &keyring, &event).await;
+    changed?;
+    told.map(drop)
+}
+
+/// The kind of a channel, as clients name it.
+const fn type_of(target: &Target) -> &'static str {
+    match target {
+        Target::Email(_) => "email",
+        Target::Slack(_) => "slack",
+        Target::Webhook(_) => "webhook",
+    }
+}

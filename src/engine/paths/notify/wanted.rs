@@ -1,0 +1,326 @@
+//! What a write of a channel asks for, checked before anything is touched.
+
+use crate::audit::EventName;
+use crate::crypto::Sensitive;
+use crate::engine::channels::{
+    self, Channel, EmailTarget, SlackTarget, Target, Tls, WebhookTarget,
+};
+use crate::engine::error::Error;
+use crate::logical::{Call, Patch};
+use crate::network::{NetworkPolicy, parse_ca, parse_server_name};
+use crate::provider::{EmailAddress, SmtpAddress};
+
+/// Most addresses, and most domains, of a channel.
+const MOST: usize = 20;
+/// The fields that say where a channel of each kind leads, and which others it has.
+const EMAIL: &[&str] = &[
+    "host",
+    "port",
+    "tls",
+    "tls_server_name",
+    "ca_cert",
+    "username",
+    "password",
+    "from",
+    "to",
+    "allowed_domains",
+];
+const SLACK: &[&str] = &["url", "ca_cert"];
+const WEBHOOK: &[&str] = &["url", "hmac_key", "ca_cert"];
+
+/// What a write asks for, checked; the target's secret is not sealed yet.
+pub(super) struct Wanted {
+    pub(super) target: Target,
+    /// The secret, if the request carries it.
+    pub(super) secret: Option<Sensitive<String>>,
+    pub(super) events: Vec<EventName>,
+}
+
+/// Applies the request to the stored channel and checks every field.
+pub(super) fn wanted(
+    call: &Call,
+    stored: Option<&Channel>,
+    policy: &NetworkPolicy,
+) -> Result<Wanted, Error> {
+    let kind = match (call.fields.text("type").set(), stored) {
+        (Some(kind @ ("email" | "slack" | "webhook")), _) => kind,
+        (Some(_), _) => {
+            return Err(Error::invalid(
+                "invalid_field",
+                "`type` must be email, slack or webhook.",
+            ));
+        }
+        (None, Some(stored)) => super::type_of(&stored.target),
+        (None, None) => {
+            return Err(Error::invalid(
+                "missing_field",
+                "`type` is required: email, slack or webhook.",
+            ));
+        }
+    };
+    // Nothing of a channel of another kind is kept.
+    let kept = stored.filter(|stored| super::type_of(&stored.target) == kind);
+    let kept = kept.map(|kept| &kept.target);
+    let (fields, secret) = match kind {
+        "email" => (EMAIL, "password"),
+        "slack" => (SLACK, "url"),
+        _ => (WEBHOOK, "hmac_key"),
+    };
+    check_fields(call, kind, fields)?;
+    let given = call.fields.secret(secret);
+    let removed = given.is_null();
+    let given = given.set().filter(|secret| !secret.expose().is_empty());
+    let target = match kind {
+        "email" => email(call, kept, policy)?,
+        "slack" => slack(call, kept, given.as_ref(), policy)?,
+        _ => webhook(call, kept, policy)?,
+    };
+    check_secret(secret, given.as_ref())?;
+    if given.is_some() && !target.needs_secret() {
+        return Err(missing("username", "vault@ops.example"));
+    }
+    let changed = kept.is_none_or(|kept| kept.endpoint() != target.endpoint());
+    if target.needs_secret() && given.is_none() && (changed || removed) {
+        return Err(Error::invalid(
+            "secret_required",
+            format!(
+                "a new or changed endpoint needs `{secret}` in the same request: a stored secret \
+                 is never sent to an endpoint it was not given for."
+            ),
+        ));
+    }
+    Ok(Wanted {
+        target,
+        secret: given,
+        events: events(call, stored)?,
+    })
+}
+
+fn check_fields(call: &Call, kind: &str, fields: &[&str]) -> Result<(), Error> {
+    let every = EMAIL.iter().chain(WEBHOOK);
+    for field in every.filter(|field| !fields.contains(field)) {
+        let given = match *field {
+            "port" => !call.fields.integer(field).is_absent(),
+            "to" | "allowed_domains" => !call.fields.texts(field).is_absent(),
+            "password" | "url" | "hmac_key" => !call.fields.secret(field).is_absent(),
+            _ => !call.fields.text(field).is_absent(),
+        };
+        if given {
+            return Err(Error::invalid(
+                "invalid_field",
+                format!("a channel of type {kind} has no `{field}`. Leave it out."),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What can be sent to a mail server or into a signature without being changed on the way.
+fn check_secret(field: &str, secret: Option<&Sensitive<String>>) -> Result<(), Error> {
+    let Some(secret) = secret else { return Ok(()) };
+    let secret = secret.expose();
+    if secret.chars().any(char::is_control) {
+        return Err(Error::invalid(
+            "invalid_field",
+            format!("`{field}` must have no control characters, such as a line's end."),
+        ));
+    }
+    let printable = secret.bytes().all(|byte| byte.is_ascii_graphic());
+    if field == "hmac_key" && !(secret.len() >= 16 && printable) {
+        return Err(Error::invalid(
+            "invalid_field",
+            "`hmac_key` must have at least 16 printable ASCII characters without spaces, for \
+             example 64 hex digits.",
+        ));
+    }
+    Ok(())
+}
+
+/// Takes what the request names and the rest from what is stored; empty is nothing.
+fn text(call: &Call, name: &str, kept: Option<&String>) -> Option<String> {
+    match call.fields.text(name) {
+        Patch::Absent => kept.cloned(),
+        Patch::Null => None,
+        Patch::Set(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
+    }
+}
+
+fn invalid(field: &str, why: &dyn std::fmt::Display) -> Error {
+    Error::invalid("invalid_channel", format!("`{field}`: {why}."))
+}
+
+fn missing(field: &str, example: &str) -> Error {
+    Error::invalid(
+        "missing_field",
+        format!("`{field}` is required, for example {example}."),
+    )
+}
+
+fn ca_cert(call: &Call, kept: Option<&String>) -> Result<Option<String>, Error> {
+    let pem = text(call, "ca_cert", kept);
+    if let Some(pem) = &pem {
+        parse_ca(pem).map_err(|error| invalid("ca_cert", &error))?;
+    }
+    Ok(pem)
+}
+
+fn email(call: &Call, kept: Option<&Target>, policy: &NetworkPolicy) -> Result<Target, Error> {
+    let kept = match kept {
+        Some(Target::Email(kept)) => Some(kept),
+        _ => None,
+    };
+    let host = text(call, "host", kept.map(|it| &it.host))
+        .ok_or_else(|| missing("host", "smtp.ops.example"))?;
+    let mut tls = kept.map_or(Tls::Starttls, |it| it.tls);
+    call.fields
+        .text("tls")
+        .try_map(tls_of)?
+        .apply(&mut tls, Tls::Starttls);
+    let usual = if tls == Tls::Tls { 465 } else { 587 };
+    let port = match call.fields.integer("port") {
+        Patch::Set(port) => u16::try_from(port).unwrap_or(0),
+        Patch::Absent => kept.map_or(usual, |it| it.port),
+        Patch::Null => usual,
+    };
+    // One grammar for hosts: an IPv6 address is written without brackets here.
+    let shown = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
+    let address = SmtpAddress::parse(&shown)
+        .map_err(|_of_both| invalid("host", &"not a host name or an address, or no valid port"))?;
+    policy
+        .check_literal(address.host(), address.port())
+        .map_err(|error| invalid("host", &error))?;
+    let server_name = text(
+        call,
+        "tls_server_name",
+        kept.and_then(|it| it.tls_server_name.as_ref()),
+    );
+    if let Some(name) = &server_name {
+        parse_server_name(name).map_err(|error| invalid("tls_server_name", &error))?;
+    }
+    let from = text(call, "from", kept.map(|it| &it.from))
+        .ok_or_else(|| missing("from", "vault@ops.example"))?;
+    EmailAddress::parse(&from).map_err(|error| invalid("from", &error))?;
+    let mut to = kept.map_or_else(Vec::new, |it| it.to.clone());
+    call.fields.texts("to").apply(&mut to, Vec::new());
+    check_addresses(&to)?;
+    let mut domains = kept.map_or_else(Vec::new, |it| it.allowed_domains.clone());
+    call.fields
+        .texts("allowed_domains")
+        .apply(&mut domains, Vec::new());
+    Ok(Target::Email(EmailTarget {
+        host: address.host().to_owned(),
+        port: address.port(),
+        tls,
+        tls_server_name: server_name,
+        ca_cert: ca_cert(call, kept.and_then(|it| it.ca_cert.as_ref()))?,
+        username: text(call, "username", kept.and_then(|it| it.username.as_ref())),
+        password: None,
+        from,
+        to,
+        allowed_domains: checked_domains(&domains)?,
+    }))
+}
+
+fn tls_of(text: &str) -> Result<Tls, Error> {
+    [Tls::Starttls, Tls::Tls, Tls::None]
+        .into_iter()
+        .find(|known| known.as_str() == text)
+        .ok_or_else(|| invalid("tls", &"must be starttls, tls or none"))
+}
+
+fn check_addresses(to: &[String]) -> Result<(), Error> {
+    if to.is_empty() {
+        return Err(missing("to", "oncall@ops.example"));
+    }
+    if to.len() > MOST {
+        return Err(invalid("to", &"at most 20 addresses"));
+    }
+    for address in to {
+        EmailAddress::parse(address).map_err(|error| invalid("to", &error))?;
+    }
+    Ok(())
+}
+
+fn checked_domains(domains: &[String]) -> Result<Vec<String>, Error> {
+    if domains.len() > MOST {
+        return Err(invalid("allowed_domains", &"at most 20 domains"));
+    }
+    let checked = domains.iter().map(|domain| {
+        let domain = domain.trim().to_ascii_lowercase();
+        EmailAddress::parse(&format!("a@{domain}"))
+            .map(|_is_a_domain| domain)
+            .map_err(|_of_an_address| {
+                invalid(
+                    "allowed_domains",
+                    &"must be mail domains, such as acme.example, without @ and *",
+                )
+            })
+    });
+    checked.collect()
+}
+
+fn slack(
+    call: &Call,
+    kept: Option<&Target>,
+    given: Option<&Sensitive<String>>,
+    policy: &NetworkPolicy,
+) -> Result<Target, Error> {
+    let kept = match kept {
+        Some(Target::Slack(kept)) => Some(kept),
+        _ => None,
+    };
+    let origin = match (given, kept) {
+        (Some(url), _) => channels::web_url("url", url.expose(), policy)?.origin(),
+        (None, Some(kept)) => kept.origin.clone(),
+        (None, None) => return Err(missing("url", "https://hooks.slack.com/services/…")),
+    };
+    Ok(Target::Slack(SlackTarget {
+        origin,
+        url: None,
+        ca_cert: ca_cert(call, kept.and_then(|it| it.ca_cert.as_ref()))?,
+    }))
+}
+
+fn webhook(call: &Call, kept: Option<&Target>, policy: &NetworkPolicy) -> Result<Target, Error> {
+    let kept = match kept {
+        Some(Target::Webhook(kept)) => Some(kept),
+        _ => None,
+    };
+    let given = call.fields.secret("url").set();
+    let url = given.map(|url| url.expose().trim().to_owned());
+    let url = url
+        .or_else(|| kept.map(|it| it.url.clone()))
+        .ok_or_else(|| missing("url", "https://hooks.ops.example/smtp"))?;
+    let url = channels::web_url("url", &url, policy)?;
+    Ok(Target::Webhook(WebhookTarget {
+        url: url.expose().expose().clone(),
+        hmac_key: None,
+        ca_cert: ca_cert(call, kept.and_then(|it| it.ca_cert.as_ref()))?,
+    }))
+}
+
+fn events(call: &Call, stored: Option<&Channel>) -> Result<Vec<EventName>, Error> {
+    let names = match call.fields.texts("events") {
+        Patch::Absent => return Ok(stored.map_or_else(Vec::new, |it| it.events.clone())),
+        Patch::Null => Vec::new(),
+        Patch::Set(names) => names,
+    };
+    let mut events = Vec::new();
+    for name in names {
+        let event = EventName::parse(name.trim()).ok_or_else(|| {
+            invalid(
+                "events",
+                &"an unknown name; they are written as in <tenant>/events, for example \
+                  smtp_credentials_rotation_notice",
+            )
+        })?;
+        if !events.contains(&event) {
+            events.push(event);
+        }
+    }
+    Ok(events)
+}

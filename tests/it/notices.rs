@@ -1,0 +1,501 @@
+//! The outbox: what is stored is told, at least once, and a channel in trouble is in nobody's way.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use vault_plugin_secrets_smtp::logical::{Operation, Storage as _, StorageEntry};
+use vault_plugin_secrets_smtp::notify::Error;
+
+use crate::support::engine::Host;
+use crate::support::faults::{Fault, Kind, Plan};
+use crate::support::notices::Does;
+use crate::support::world::{ACCOUNT, World, simulate};
+
+const HOOK: &str = "config/notify/hook";
+
+fn webhook() -> Value {
+    json!({
+        "type": "webhook", "url": "https://hooks.ops.example/smtp",
+        "hmac_key": "key-of-the-signature",
+    })
+}
+
+fn email() -> Value {
+    json!({
+        "type": "email", "host": "smtp.ops.example", "from": "vault@ops.example",
+        "to": ["oncall@ops.example"], "allowed_domains": ["acme.example"],
+    })
+}
+
+/// `acme` has a credential and two addresses; the webhook is told of events.
+async fn world() -> (World, Host, Plan) {
+    let world = World::new();
+    let plan = Plan::simulated();
+    let host = world.process(&plan);
+    world.configure(&host, "acme").await;
+    let body = json!({
+        "username": ACCOUNT, "admin_emails": ["Admin@Acme.example", "other@evil.example"],
+    });
+    host.write("acme/admin", body).await.ok();
+    world.quiet(&host, "acme").await;
+    host.write(HOOK, webhook()).await.ok();
+    world.later(3600).await;
+    (world, host, plan)
+}
+
+async fn rotate(world: &World, host: &Host) {
+    world.later(3600).await;
+    host.write("acme/rotate", json!({ "reason": "why" }))
+        .await
+        .ok();
+}
+
+async fn tick(world: &World, host: &Host) {
+    world.later(60).await;
+    host.tick().await;
+}
+
+async fn waiting(world: &World) -> Vec<String> {
+    world.storage.list("outbox/").await.unwrap()
+}
+
+/// How often each `rotated` event was delivered to the webhook, by its identifier.
+fn told(world: &World) -> BTreeMap<String, usize> {
+    let mut told = BTreeMap::new();
+    for message in world.notices.delivered() {
+        if message.channel == "hook" {
+            *told.entry(message.event_id).or_default() += 1;
+        }
+    }
+    told
+}
+
+/// The identifiers of the events that the webhook is to be told of.
+async fn wanted(host: &Host) -> Vec<String> {
+    let events = host.events("acme").await;
+    let wanted = events
+        .iter()
+        .filter(|event| event["event"] == "smtp_credentials_rotated");
+    wanted
+        .map(|event| event["event_id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn an_event_is_told_once_to_everyone_who_wants_it() {
+    simulate(async {
+        let (world, host, plan) = world().await;
+        host.write("config/notify/ops", email()).await.ok();
+        rotate(&world, &host).await;
+        assert!(
+            world.notices.delivered().is_empty(),
+            "delivered by a tick only"
+        );
+        assert_eq!(waiting(&world).await.len(), 1);
+        tick(&world, &host).await;
+        let mut story = world.notices.story();
+        story.sort();
+        assert_eq!(
+            story,
+            [
+                "hook rotated",
+                "ops rotated",
+                "ops>Admin@Acme.example rotated"
+            ]
+        );
+        let message = &world.notices.delivered()[0];
+        assert_eq!(
+            (message.version, message.reason.as_deref()),
+            (Some(2), Some("why"))
+        );
+        assert!(message.next_rotation.is_some());
+        assert!(waiting(&world).await.is_empty());
+        let ops = host.read("config/notify/ops").await.ok();
+        assert_eq!(
+            (ops.get("delivered"), ops.get("pending")),
+            (&json!(2), &json!(0))
+        );
+        // A tick without anything to tell asks storage nothing for it.
+        world.quiet(&host, "acme").await;
+        plan.arm(None);
+        tick(&world, &host).await;
+        let calls = plan.calls();
+        let ours = |call: &&String| ["outbox", "notif"].iter().any(|word| call.contains(word));
+        assert_eq!(calls.iter().find(ours), None, "{calls:?}");
+        assert_eq!(world.notices.story().len(), 3);
+    });
+}
+
+#[test]
+fn without_a_channel_an_event_costs_no_storage_call() {
+    simulate(async {
+        let (world, host, plan) = world().await;
+        host.delete(HOOK).await.ok();
+        rotate(&world, &host).await;
+        world.later(10).await;
+        plan.arm(None);
+        host.write("acme/rotate", json!({}))
+            .await
+            .fails(409, "too_soon");
+        host.write("config", json!({ "min_rotation_interval": 0 }))
+            .await
+            .ok();
+        host.write("acme/rotate", json!({})).await.ok();
+        let calls = plan.calls();
+        assert!(calls.iter().any(|call| call.starts_with("cas tenant/acme")));
+        let ours = |call: &&String| ["outbox", "notif"].iter().any(|word| call.contains(word));
+        assert_eq!(calls.iter().find(ours), None, "{calls:?}");
+    });
+}
+
+/// Every way in which the two Puts can fail: whatever the record has in the end was told, once, and
+/// nothing else was.
+#[test]
+fn what_is_stored_is_told_and_nothing_else_wherever_it_fails() {
+    let calls = simulate(async {
+        let (world, host, plan) = world().await;
+        world.later(3600).await;
+        plan.arm(None);
+        host.write("acme/rotate", json!({})).await.ok();
+        plan.calls()
+    });
+    let points = calls
+        .iter()
+        .enumerate()
+        .filter(|(_, call)| call.starts_with("put outbox/") || call.starts_with("cas tenant/acme"));
+    let points: Vec<usize> = points.map(|(at, _)| at).collect();
+    assert!(points.len() >= 3, "{calls:?}");
+    let mut outcomes = BTreeMap::new();
+    for at in points {
+        for kind in [Kind::Crash, Kind::Refused, Kind::Unknown] {
+            for after in [false, true] {
+                let fault = Fault { at, kind, after };
+                let stored = simulate(one_fault(fault, &calls[at]));
+                *outcomes.entry(stored).or_insert(0) += 1;
+            }
+        }
+    }
+    // Both happened: a rotation that stayed undone, and one that was finished.
+    assert!(!outcomes.is_empty(), "{outcomes:?}");
+}
+
+async fn one_fault(fault: Fault, call: &str) -> usize {
+    let what = format!("{fault:?} = {call}");
+    let (world, host, plan) = world().await;
+    world.later(3600).await;
+    plan.arm(Some(fault));
+    let crashed = tokio::select! {
+        _answer = host.write("acme/rotate", json!({})) => false,
+        () = plan.crashed() => true,
+    };
+    assert_eq!(crashed, fault.kind == Kind::Crash, "{what}");
+    // What the request left behind goes on, or does not.
+    let host = if crashed { world.sound_process() } else { host };
+    plan.arm(None);
+    world.later(60).await;
+    for _ in 0..25 {
+        tick(&world, &host).await;
+    }
+    let wanted = wanted(&host).await;
+    let once = wanted.iter().map(|id| (id.clone(), 1)).collect();
+    assert_eq!(told(&world), once, "{what}");
+    assert!(waiting(&world).await.is_empty(), "{what}");
+    wanted.len()
+}
+
+#[test]
+fn a_process_killed_between_telling_and_noting_tells_again_with_the_same_identifier() {
+    simulate(async {
+        let (world, host, plan) = world().await;
+        rotate(&world, &host).await;
+        let entry = format!("delete outbox/{}", waiting(&world).await[0]);
+        let entry: &'static str = entry.leak();
+        plan.arm((0..200).map(|at| Fault {
+            at,
+            kind: Kind::Crash,
+            after: false,
+        }));
+        plan.only(entry);
+        tokio::select! {
+            () = tick(&world, &host) => panic!("not killed"),
+            () = plan.crashed() => {}
+        }
+        assert_eq!(world.notices.story(), ["hook rotated"]);
+        let next = world.sound_process();
+        tick(&world, &next).await;
+        tick(&world, &next).await;
+        assert_eq!(world.notices.story(), ["hook rotated", "hook rotated"]);
+        assert_eq!(told(&world).len(), 1, "one event");
+        assert!(waiting(&world).await.is_empty());
+    });
+}
+
+#[test]
+fn what_was_told_and_could_not_be_noted_is_not_told_again() {
+    simulate(async {
+        let (world, host, plan) = world().await;
+        rotate(&world, &host).await;
+        let entry: &'static str = format!("delete outbox/{}", waiting(&world).await[0]).leak();
+        plan.arm((0..500).map(|at| Fault {
+            at,
+            kind: Kind::Refused,
+            after: false,
+        }));
+        plan.only(entry);
+        for _ in 0..3 {
+            tick(&world, &host).await;
+        }
+        assert_eq!(world.notices.story(), ["hook rotated"]);
+        assert_eq!(waiting(&world).await.len(), 1);
+        plan.arm(None);
+        tick(&world, &host).await;
+        assert_eq!(world.notices.story(), ["hook rotated"]);
+        assert!(waiting(&world).await.is_empty());
+    });
+}
+
+#[test]
+fn an_entry_without_its_event_is_removed_and_not_told() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        rotate(&world, &host).await;
+        let id = waiting(&world).await.remove(0);
+        let real = world
+            .storage
+            .get(&format!("outbox/{id}"))
+            .await
+            .unwrap()
+            .unwrap();
+        let text = String::from_utf8(real.value.clone()).unwrap();
+        let other = format!("{}{}", &id[..25], if id.ends_with('0') { '1' } else { '0' });
+        for (key, text) in [
+            (other.clone(), text.replace(&id, &other)),
+            // The same event, with other words of the same person.
+            (id.clone(), text.replace("\"why\"", "\"other\"")),
+            (format!("{}Z", &id[..25]), text.clone()),
+            (String::from("damaged"), String::from("{")),
+        ] {
+            let key = format!("outbox/{key}");
+            let entry = StorageEntry::new(key, text.into_bytes());
+            world.storage.put(entry).await.unwrap();
+        }
+        let next = world.sound_process();
+        for _ in 0..3 {
+            tick(&world, &next).await;
+        }
+        assert!(world.notices.delivered().is_empty());
+        // What cannot be read is left to be looked at.
+        let left = waiting(&world).await;
+        assert_eq!(left.len(), 2, "{left:?}");
+        assert!(left.contains(&String::from("damaged")));
+    });
+}
+
+/// A writer has put the entry and is about to put the record: nobody may take it for stale.
+#[test]
+fn an_entry_is_not_judged_while_its_writer_is_at_work() {
+    simulate(async {
+        let (world, _, _) = world().await;
+        let plan = Plan::simulated();
+        let host = world.process(&plan);
+        plan.hold("put open/acme");
+        world.later(3600).await;
+        let writer = host.clone();
+        let body = json!({ "incident_id": "INC-7", "reason": "stolen" });
+        let resetting = async { writer.write("acme/reset", body).await };
+        let looking = async {
+            plan.holds().await;
+            // Before the record, and after the entry.
+            assert_eq!(waiting(&world).await.len(), 1);
+            for _ in 0..3 {
+                host.send(Operation::Rollback, "", json!({})).await.ok();
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+            assert!(world.notices.delivered().is_empty());
+            assert_eq!(waiting(&world).await.len(), 1);
+            plan.release();
+        };
+        tokio::join!(resetting, looking);
+        for _ in 0..3 {
+            tick(&world, &host).await;
+        }
+        let story = world.notices.story();
+        assert_eq!(
+            story,
+            ["hook emergency_reset_started", "hook emergency_reset"]
+        );
+        assert!(waiting(&world).await.is_empty());
+    });
+}
+
+#[test]
+fn a_channel_that_hangs_delays_only_itself() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        host.write("config/notify/ops", email()).await.ok();
+        world.notices.let_it("hook", Does::Hangs);
+        for round in 1..=3 {
+            rotate(&world, &host).await;
+            host.send(Operation::Rollback, "", json!({})).await.ok();
+            tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+            assert_eq!(world.notices.story().len(), 2 * round);
+            assert_eq!(world.notices.attempts("hook"), 1);
+        }
+        assert_eq!(waiting(&world).await.len(), 3);
+    });
+}
+
+#[test]
+fn a_channel_that_fails_is_asked_ever_more_rarely_and_catches_up() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        world.notices.let_it("hook", Does::Fails(Error::Failing));
+        for _ in 0..4 {
+            rotate(&world, &host).await;
+        }
+        for _ in 0..60 {
+            tick(&world, &host).await;
+        }
+        // After 1, 2, 4, 8, 16 and 32 minutes, and not once per message.
+        let attempts = world.notices.attempts("hook");
+        assert!((5..=7).contains(&attempts), "{attempts}");
+        let read = host.read(HOOK).await.ok();
+        assert_eq!(
+            (read.get("pending"), read.get("dead")),
+            (&json!(4), &json!(0))
+        );
+        assert_eq!(read.get("last_error")["code"], "notify_failing");
+        world.notices.mend("hook");
+        for _ in 0..65 {
+            tick(&world, &host).await;
+        }
+        assert_eq!(told(&world).len(), 4);
+        let read = host.read(HOOK).await.ok();
+        assert_eq!(
+            (read.get("pending"), read.get("delivered")),
+            (&json!(0), &json!(4))
+        );
+        assert_eq!(read.get("last_error"), &Value::Null);
+    });
+}
+
+#[test]
+fn what_is_given_up_is_kept_shown_and_tried_again_when_the_channel_is_written() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        world.notices.let_it("hook", Does::Fails(Error::Denied));
+        rotate(&world, &host).await;
+        rotate(&world, &host).await;
+        for _ in 0..60 {
+            world.later(1_800).await;
+            host.tick().await;
+        }
+        let read = host.read(HOOK).await.ok();
+        assert_eq!(
+            (read.get("pending"), read.get("dead")),
+            (&json!(0), &json!(2))
+        );
+        assert_eq!(read.get("last_error")["code"], "notify_denied");
+        let attempts = world.notices.attempts("hook");
+        tick(&world, &host).await;
+        assert_eq!(world.notices.attempts("hook"), attempts);
+        // A new process knows it, too.
+        let next = world.sound_process();
+        tick(&world, &next).await;
+        assert_eq!(next.read(HOOK).await.get("dead"), 2);
+        world.notices.mend("hook");
+        world.later(60).await;
+        next.patch(HOOK, json!({})).await.ok();
+        tick(&world, &next).await;
+        assert_eq!(told(&world).len(), 2);
+        let read = next.read(HOOK).await.ok();
+        assert_eq!(
+            (read.get("dead"), read.get("delivered")),
+            (&json!(0), &json!(2))
+        );
+        assert!(waiting(&world).await.is_empty());
+    });
+}
+
+#[test]
+fn a_message_refused_for_good_is_given_up_and_keeps_nobody_waiting() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        world.notices.let_it("hook", Does::Fails(Error::Rejected));
+        rotate(&world, &host).await;
+        for _ in 0..40 {
+            tick(&world, &host).await;
+        }
+        assert_eq!(world.notices.attempts("hook"), 5);
+        assert_eq!(host.read(HOOK).await.get("dead"), 1);
+        world.notices.mend("hook");
+        rotate(&world, &host).await;
+        tick(&world, &host).await;
+        assert_eq!(told(&world).len(), 1);
+        // What was given up goes after 30 days.
+        world.later(31 * 24 * 3600).await;
+        host.tick().await;
+        assert!(waiting(&world).await.is_empty());
+        assert_eq!(host.read(HOOK).await.get("dead"), 0);
+    });
+}
+
+#[test]
+fn with_a_channel_goes_what_waits_for_it() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        world.notices.let_it("hook", Does::Fails(Error::Failing));
+        rotate(&world, &host).await;
+        tick(&world, &host).await;
+        assert_eq!(waiting(&world).await.len(), 1);
+        host.delete(HOOK).await.ok();
+        world.notices.mend("hook");
+        // One of the same name is another channel.
+        host.write(HOOK, webhook()).await.ok();
+        tick(&world, &host).await;
+        assert!(waiting(&world).await.is_empty());
+        assert!(world.notices.delivered().is_empty());
+        assert_eq!(
+            world.storage.list("notified/").await.unwrap(),
+            Vec::<String>::new()
+        );
+    });
+}
+
+#[test]
+fn a_full_outbox_takes_what_went_wrong_and_no_completions() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        world.notices.let_it("hook", Does::Fails(Error::Failing));
+        rotate(&world, &host).await;
+        tick(&world, &host).await;
+        let id = waiting(&world).await.remove(0);
+        let real = world
+            .storage
+            .get(&format!("outbox/{id}"))
+            .await
+            .unwrap()
+            .unwrap();
+        let text = String::from_utf8(real.value.clone()).unwrap();
+        for number in 1..10_000 {
+            let other = format!("{}{number:06}", &id[..20]);
+            let entry = text.replace(&id, &other).into_bytes();
+            let entry = StorageEntry::new(format!("outbox/{other}"), entry);
+            world.storage.put(entry).await.unwrap();
+        }
+        let next = world.sound_process();
+        // The rest of the only one that was tried is not over: the others are not judged.
+        next.tick().await;
+        let full = waiting(&world).await.len();
+        assert!(full >= 10_000, "{full}");
+        next.write("config", json!({ "min_rotation_interval": 0 }))
+            .await
+            .ok();
+        next.write("acme/rotate", json!({})).await.ok();
+        assert_eq!(waiting(&world).await.len(), full);
+        let body = json!({ "incident_id": "INC-7", "reason": "stolen" });
+        next.write("acme/reset", body).await.ok();
+        let told = waiting(&world).await.len() - full;
+        assert_eq!(told, 1, "the reset's beginning, and not its end");
+    });
+}
