@@ -26,7 +26,8 @@ pub struct Figures {
     /// Calls to servers that were well, and to failing ones.
     pub calls: u64,
     pub failed_calls: u64,
-    /// Of a tick without any call to a mail server: median and most.
+    /// Of a tick without any call to a mail server, between checks: median and most. The most is of
+    /// ticks that look whether a server is still to be left alone, or find a pointer to remove.
     pub quiet_tick_calls: (u64, u64),
     pub quiet_ticks: usize,
     /// Of storage at the end.

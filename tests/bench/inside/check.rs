@@ -183,54 +183,43 @@ async fn one_by_one(made: &Made, pool: &HashPool, latency: Duration, calls_each:
     begun.elapsed() * u32::try_from(DUE).unwrap() / u32::try_from(SERIAL).unwrap()
 }
 
-/// Measures every variant with hashes of these rounds and prints tables.
+/// Measures every variant with hashes of these rounds and prints a table.
 pub async fn check(rounds: &[u32]) {
     let pool = HashPool::new();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = (cores / 2).max(1);
-    println!("{DUE} due at once, max_parallel {PARALLEL}, {workers} hash worker(s)\n");
     println!(
-        "| servers answer in | rounds | Mailu calls | storage calls | one hash | bound | engine | ratio | one by one | times as long |"
+        "{DUE} due at once, max_parallel {PARALLEL}, {workers} hash worker(s). \"One hangs\": one of"
     );
-    println!("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
-    let mut hanging = Vec::new();
-    for rounds in rounds.iter().copied() {
-        let made = Made::new(rounds);
+    println!("the servers answers nothing for 10 s; the time of the other 599.\n");
+    println!(
+        "| servers answer in | rounds | Mailu calls | storage calls | one hash | bound | engine | ratio | one hangs | ratio | one by one | times as long |"
+    );
+    println!("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+    for rounds in rounds {
+        let made = Made::new(*rounds);
         let cost = made.cost(&pool).await;
         for latency in [50, 450].map(Duration::from_millis) {
             let run = by_engine(&made, &pool, latency, false).await;
+            let hanging = by_engine(&made, &pool, latency, true).await;
+            let serial = one_by_one(&made, &pool, latency, run.calls_each).await;
             let calls = latency.mul_f64(run.calls_each * DUE as f64 / PARALLEL as f64);
             let hashes = cost * u32::try_from(DUE / workers).unwrap();
-            let bound = calls
-                .max(hashes)
-                .max(run.storage / u32::try_from(PARALLEL).unwrap());
-            let serial = one_by_one(&made, &pool, latency, run.calls_each).await;
+            let storage = run.storage / u32::try_from(PARALLEL).unwrap();
+            let bound = calls.max(hashes).max(storage).as_secs_f64();
+            let taken = run.taken.as_secs_f64();
             println!(
-                "| {} ms | {rounds} | {:.2} | {:.2} | {:.1} ms | {:.2} s | {:.2} s | {:.3} | {:.0} s | {:.1} |",
+                "| {} ms | {rounds} | {:.2} | {:.2} | {:.1} ms | {bound:.2} s | {taken:.2} s | {:.3} | {:.2} s | {:.3} | {:.0} s | {:.1} |",
                 latency.as_millis(),
                 run.calls_each,
                 run.storage_calls_each,
                 cost.as_secs_f64() * 1e3,
-                bound.as_secs_f64(),
-                run.taken.as_secs_f64(),
-                run.taken.as_secs_f64() / bound.as_secs_f64(),
+                taken / bound,
+                hanging.taken.as_secs_f64(),
+                hanging.taken.as_secs_f64() / taken,
                 serial.as_secs_f64(),
-                serial.as_secs_f64() / run.taken.as_secs_f64(),
+                serial.as_secs_f64() / taken,
             );
-            let others = by_engine(&made, &pool, latency, true).await;
-            hanging.push((latency, rounds, run.taken, others.taken));
         }
-    }
-    println!("\nOne of the servers answers nothing for 10 s; the time of the other 599:\n");
-    println!("| servers answer in | rounds | none hangs | one hangs | ratio |");
-    println!("|---:|---:|---:|---:|---:|");
-    for (latency, rounds, none, one) in hanging {
-        println!(
-            "| {} ms | {rounds} | {:.2} s | {:.2} s | {:.3} |",
-            latency.as_millis(),
-            none.as_secs_f64(),
-            one.as_secs_f64(),
-            one.as_secs_f64() / none.as_secs_f64(),
-        );
     }
 }
