@@ -191,6 +191,17 @@ async fn a_paused_mount_is_left_alone_and_goes_on_with_the_first_check_after_it(
 }
 
 #[tokio::test]
+async fn what_became_due_in_a_tenants_pause_waits_for_the_check_after_its_end() {
+    let rig = imported("2026-01-01T00:00:00Z").await;
+    let pause = json!({ "until": "2026-09-24T12:00:00Z", "reason": "a migration" });
+    rig.write("acme/pause", pause).await.ok();
+    ticks_until(&rig, "2026-09-25T02:00:24Z").await;
+    assert_eq!(rig.settled().await, FIRST, "all pauses end at midnight");
+    ticks_until(&rig, "2026-09-25T02:00:25Z").await;
+    assert_ne!(rig.settled().await, FIRST);
+}
+
+#[tokio::test]
 async fn a_pause_that_is_lifted_early_holds_nobody() {
     let rig = imported("2026-01-01T00:00:00Z").await;
     rig.write("config", json!({ "paused_until": "2026-12-01T00:00:00Z" }))
