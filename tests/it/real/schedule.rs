@@ -147,6 +147,45 @@ async fn assert_changed_once(rig: &Rig, tenant: &str, mailu: &MailuStandin) {
     }
 }
 
+/// The paused tenant `resting`.
+async fn assert_left_alone(rig: &Rig, resting: &MailuStandin) {
+    let names = names_of_events(rig, "resting").await;
+    assert!(resting.password_fits(EMAIL, FIRST), "{names:?}");
+    assert!(
+        !names
+            .iter()
+            .any(|name| name.contains("rotat") && !name.contains("paused"))
+    );
+}
+
+/// The tenant `broken`, whose server refuses the token.
+async fn assert_for_a_person(rig: &Rig, told: &Told, broken: &MailuStandin) {
+    let status = within_ticks("the failing one is for a person", async || {
+        let status = rig.read("status").await.data().clone();
+        let attention = status["attention"].as_array().unwrap();
+        let broken = attention.iter().any(|it| it["tenant"] == "broken");
+        broken.then_some(status)
+    })
+    .await;
+    assert_eq!(status["attention"][0]["code"], "mailu_token_refused");
+    let broken_status = rig.read("broken/status").await.data().clone();
+    let error = &broken_status["last_error"];
+    assert!(error["attempts"].as_u64().unwrap() >= 3, "{error}");
+    assert!(!error["next_attempt"].is_null(), "{error}");
+    assert!(broken.password_fits(EMAIL, FIRST));
+    within_ticks("the failure is told", async || {
+        let events = told.events("broken");
+        let failed = "smtp_credentials_rotation_failed";
+        events.iter().any(|event| event == failed).then_some(())
+    })
+    .await;
+    let wanted = [
+        "smtp_credentials_rotation_notice",
+        "smtp_credentials_rotation_failed",
+    ];
+    assert_eq!(told.events("broken"), wanted);
+}
+
 #[tokio::test]
 async fn passwords_of_long_ago_are_changed_by_the_ticks_alone_and_once() {
     let rig = Rig::alone("clockwork").await;
@@ -191,39 +230,9 @@ async fn passwords_of_long_ago_are_changed_by_the_ticks_alone_and_once() {
         told.assert_of_change(tenant).await;
     }
 
-    let names = names_of_events(&rig, "resting").await;
-    assert!(resting.password_fits(EMAIL, FIRST), "{names:?}");
-    assert!(
-        !names
-            .iter()
-            .any(|name| name.contains("rotat") && !name.contains("paused"))
-    );
-
-    let status = within_ticks("the failing one is for a person", async || {
-        let status = rig.read("status").await.data().clone();
-        let attention = status["attention"].as_array().unwrap();
-        let broken = attention.iter().any(|it| it["tenant"] == "broken");
-        broken.then_some(status)
-    })
-    .await;
-    assert_eq!(status["attention"][0]["code"], "mailu_token_refused");
-    let broken_status = rig.read("broken/status").await.data().clone();
-    let error = &broken_status["last_error"];
-    assert!(error["attempts"].as_u64().unwrap() >= 3, "{error}");
-    assert!(!error["next_attempt"].is_null(), "{error}");
-    assert!(broken.password_fits(EMAIL, FIRST));
-    within_ticks("the failure is told", async || {
-        let events = told.events("broken");
-        let failed = "smtp_credentials_rotation_failed";
-        events.iter().any(|event| event == failed).then_some(())
-    })
-    .await;
-    let wanted = [
-        "smtp_credentials_rotation_notice",
-        "smtp_credentials_rotation_failed",
-    ];
-    assert_eq!(told.events("broken"), wanted);
+    assert_left_alone(&rig, &resting).await;
     assert!(told.events("resting").is_empty());
+    assert_for_a_person(&rig, &told, &broken).await;
     rig.assert_nothing_leaked();
 }
 
