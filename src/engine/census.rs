@@ -10,6 +10,7 @@ use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 use super::Engine;
 use super::batch::Batch;
 use super::error::Error;
+use super::outbox::Undelivered;
 use super::runner::{Known, SweepProgress};
 use super::schedule::Checks;
 use super::state::State;
@@ -29,6 +30,7 @@ const OVERDUE: TimeDelta = TimeDelta::hours(2);
 /// What is known of the mount now.
 #[derive(Clone, Debug)]
 pub(super) struct Census {
+    pub(super) now: DateTime<Utc>,
     pub(super) tenants: u64,
     pub(super) counts: Counts,
     /// Those who need a person, gravest and oldest first.
@@ -42,6 +44,8 @@ pub(super) struct Census {
     pub(super) sweep: SweepProgress,
     pub(super) batch: Option<Batch>,
     pub(super) hash_pool: HashPoolUse,
+    /// What waits in the outbox; `None` until a tick has looked.
+    pub(super) notifications: Option<Undelivered>,
 }
 
 /// How many tenants are in some state.
@@ -131,6 +135,7 @@ impl Engine {
         let tick =
             |sight: super::runner::Sight| (sight.wall, monotonic.saturating_sub(sight.monotonic));
         Ok(Census {
+            now,
             tenants: self.tenants(mount).await?,
             counts,
             attention,
@@ -141,6 +146,7 @@ impl Engine {
             sweep: self.sweep_progress(),
             batch: batch.filter(|batch| !batch.is_over()),
             hash_pool: self.parts.hash_pool.usage(),
+            notifications: self.outbox.undelivered(None),
         })
     }
 

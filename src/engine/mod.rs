@@ -11,6 +11,7 @@ mod config;
 mod counters;
 mod error;
 mod finding;
+mod hint;
 mod joined;
 mod keyring;
 mod keys;

@@ -197,8 +197,10 @@ pub(crate) fn replanned(
         return next_rotation(policy, config, tenant, since, earliest);
     }
     let pace = share(tenant, "pace", (period / 10).min(WEEK));
-    let paced = Slots::of(config, tenant).at_or_after(earliest + seconds(pace));
+    let slots = Slots::of(config, tenant);
+    let paced = slots.at_or_after(earliest + seconds(pace));
     let planned = credential.next_rotation.filter(|next| *next >= now);
+    let planned = planned.map(|next| slots.at_or_after(next));
     planned.into_iter().chain([paced]).min()
 }
 

@@ -35,6 +35,8 @@ fn webhook(sink: &HookSink) -> Value {
 }
 
 async fn test(rig: &Rig, body: Value) -> Answer {
+    // A write keeps what it does not name.
+    rig.delete("config/notify/it").await.ok();
     rig.write("config/notify/it", body).await.ok();
     rig.write("config/notify/it/test", json!({})).await
 }

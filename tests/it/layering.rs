@@ -50,7 +50,7 @@ const FENCES: [(&str, &[&str]); 12] = [
     ("reqwest", &["network", "notify", "provider"]),
     ("lettre", &["notify"]),
     ("bcrypt", &["provider"]),
-    ("x509_cert", &["provider"]),
+    ("x509_cert", &["network"]),
     ("aes_gcm", &["crypto"]),
     ("hkdf", &["crypto"]),
     ("rand", &["crypto"]),

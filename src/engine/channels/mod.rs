@@ -79,7 +79,7 @@ pub(super) struct EmailTarget {
     /// Its port.
     pub(super) port: u16,
     /// How the connection is secured.
-    pub(super) tls: Tls,
+    pub(super) tls: Secured,
     /// The name the certificate must carry instead of the host's.
     pub(super) tls_server_name: Option<String>,
     /// PEM certificates that replace the public roots.
@@ -99,7 +99,7 @@ pub(super) struct EmailTarget {
 /// How the connection to a mail server is secured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Tls {
+pub(super) enum Secured {
     /// By STARTTLS.
     Starttls,
     /// From the first byte.
@@ -264,4 +264,83 @@ pub(super) async fn read_all(mount: &Mount) -> Result<Channels, Error> {
         }
     }
     Ok(channels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::{Actor, EventLog, NewEvent};
+    use crate::crypto::Keyring;
+
+    /// The first stored format: what was once written is read for ever.
+    const FROZEN: &str = r#"{"schema":1,"name":"ops","id":"c1","written_at":"2026-09-21T14:13:20Z","events":[],"target":{"email":{"host":"smtp.ops.example","port":587,"tls":"starttls","tls_server_name":null,"ca_cert":null,"username":"vault","password":"v1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==","from":"vault@ops.example","to":["oncall@ops.example"],"allowed_domains":["acme.example"]}}}"#;
+
+    fn channel() -> Channel {
+        Channel::decode("config/notify/ops", FROZEN.as_bytes()).unwrap()
+    }
+
+    fn event(name: EventName, severity: Severity) -> Event {
+        let now = DateTime::UNIX_EPOCH;
+        let mut event = NewEvent::new(name, Actor::system(), now);
+        event.severity = severity;
+        let keyring = Keyring::generate(now).unwrap();
+        EventLog::default()
+            .append("acme", "l1", &keyring, event)
+            .unwrap()
+    }
+
+    #[test]
+    fn the_frozen_format_survives_a_round_trip() {
+        let written = storage::encode(&channel()).unwrap();
+        assert_eq!(String::from_utf8(written).unwrap(), FROZEN);
+        assert_eq!(
+            storage::sealed_by(FROZEN.as_bytes())
+                .into_iter()
+                .collect::<Vec<_>>(),
+            [1]
+        );
+        for (key, text) in [
+            ("config/notify/other", FROZEN.to_owned()),
+            ("config/notify/ops", FROZEN.replacen(":1,", ":2,", 1)),
+            (
+                "config/notify/ops",
+                FROZEN.replacen("\"port\"", "\"part\"", 1),
+            ),
+        ] {
+            let error = Channel::decode(key, text.as_bytes()).unwrap_err();
+            assert_eq!(error.code(), "record_unreadable");
+        }
+    }
+
+    #[test]
+    fn by_default_only_critical_failures_are_told() {
+        let mut channel = channel();
+        let failed = |severity| event(EventName::RotationFailed, severity);
+        assert!(channel.wants(&failed(Severity::Critical)));
+        assert!(!channel.wants(&failed(Severity::Warning)));
+        assert!(channel.wants(&event(EventName::RotationNotice, Severity::Info)));
+        assert!(!channel.wants(&event(EventName::RotationStarted, Severity::Info)));
+        assert!(!channel.wants(&event(EventName::ConfigChanged, Severity::Info)));
+        channel.events = vec![EventName::RotationFailed, EventName::ConfigChanged];
+        assert!(channel.wants(&failed(Severity::Warning)));
+        assert!(channel.wants(&event(EventName::ConfigChanged, Severity::Info)));
+        assert!(!channel.wants(&event(EventName::RotationNotice, Severity::Info)));
+    }
+
+    #[test]
+    fn a_tenants_address_is_told_of_changes_if_its_domain_is_listed() {
+        let channel = channel();
+        let addresses = [
+            "A@Acme.example",
+            "b@sub.acme.example",
+            "c@evilacme.example",
+            "oncall@ops.example",
+        ];
+        let addresses = addresses.map(str::to_owned);
+        let told = |name| channel.addresses(&event(name, Severity::Info), &addresses);
+        assert_eq!(told(EventName::RotationNotice), ["A@Acme.example"]);
+        assert_eq!(told(EventName::EmergencyReset), ["A@Acme.example"]);
+        assert!(told(EventName::DriftDetected).is_empty());
+        assert!(told(EventName::Revealed).is_empty());
+    }
 }

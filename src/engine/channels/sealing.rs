@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Channel, EmailTarget, SlackTarget, Target, Tls, WebhookTarget};
+use super::{Channel, EmailTarget, Secured, SlackTarget, Target, WebhookTarget};
 use crate::crypto::{self, Binding, Keyring, Sealed, Sensitive};
 use crate::engine::Engine;
 use crate::engine::error::Error;
@@ -64,7 +64,7 @@ impl Target {
     }
 }
 
-impl Tls {
+impl Secured {
     /// Returns the word that clients use.
     pub(in crate::engine) const fn as_str(self) -> &'static str {
         match self {
@@ -75,12 +75,12 @@ impl Tls {
     }
 }
 
-impl From<Tls> for MailTls {
-    fn from(tls: Tls) -> Self {
+impl From<Secured> for MailTls {
+    fn from(tls: Secured) -> Self {
         match tls {
-            Tls::Starttls => Self::StartTls,
-            Tls::Tls => Self::Implicit,
-            Tls::None => Self::None,
+            Secured::Starttls => Self::StartTls,
+            Secured::Tls => Self::Implicit,
+            Secured::None => Self::None,
         }
     }
 }

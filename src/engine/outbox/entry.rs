@@ -109,3 +109,37 @@ impl Delivery {
         self.channel == channel.name && self.channel_id == channel.id && self.to.as_deref() == to
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first stored format, as the manual has it: what was once written is read for ever.
+    const FROZEN: &str = r#"{"schema":1,"created_at":"2026-09-21T14:13:20Z","event":{"event":"smtp_credentials_rotation_notice","event_id":"01K8Z5Y4N6D3T7Q2W9R1M0XVBC","seq":7,"lineage":"l1","prev_hash":"00","hash":"11","detail_hash":"22","tenant_id":"acme","user_id":"system","timestamp":"2026-09-21T14:13:20Z","severity":"info","outcome":"success"},"next_rotation":"2026-09-28T14:13:20Z","findings":["drift"],"deliveries":[{"channel":"ops","channel_id":"c1","to":"admin@acme.example","attempts":2,"refusals":1,"next_attempt":"2026-09-21T14:17:20Z","failing_since":"2026-09-21T14:14:20Z","last_error":"notify_rejected","delivered_at":null,"dead_since":null}]}"#;
+    const KEY: &str = "outbox/01K8Z5Y4N6D3T7Q2W9R1M0XVBC";
+
+    #[test]
+    fn the_frozen_format_survives_a_round_trip() {
+        let entry = Entry::decode(KEY, FROZEN.as_bytes()).unwrap();
+        assert_eq!(
+            String::from_utf8(storage::encode(&entry).unwrap()).unwrap(),
+            FROZEN
+        );
+        assert!(!entry.is_done());
+    }
+
+    #[test]
+    fn a_newer_a_moved_and_a_damaged_entry_are_refused() {
+        let newer = FROZEN.replacen("\"schema\":1", "\"schema\":2", 1);
+        let unknown = FROZEN.replacen("\"schema\":1", "\"schema\":1,\"surprise\":1", 1);
+        for (key, text) in [
+            (KEY, newer.as_str()),
+            (KEY, unknown.as_str()),
+            (KEY, "{}"),
+            ("outbox/01K8Z5Y4N6D3T7Q2W9R1M0XVBD", FROZEN),
+        ] {
+            let error = Entry::decode(key, text.as_bytes()).unwrap_err();
+            assert_eq!(error.code(), "record_unreadable");
+        }
+    }
+}

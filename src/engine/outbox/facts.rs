@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::entry::Entry;
-use crate::engine::error;
+use crate::engine::hint;
 use crate::engine::storage::record::Finding;
 use crate::notify::{Explained, Message, Recipient};
 
@@ -16,7 +16,7 @@ pub(super) fn message(
 ) -> Message {
     let event = &entry.event;
     let error = event.error_code.as_ref().map(|code| {
-        let (meaning, hint) = error::explain(code);
+        let (meaning, hint) = hint::explain(code);
         Explained {
             code: code.clone(),
             meaning,
@@ -47,77 +47,75 @@ pub(super) fn message(
 
 /// What a finding means and what to do about it before the change.
 fn explained(finding: Finding) -> Explained {
-    let (code, meaning, hint) = match finding {
-        Finding::NoServer => (
-            "no_server",
-            "the tenant has no Mailu server, so its password cannot be changed",
-            "write <tenant>/config",
-        ),
-        Finding::AccountMissing => (
-            "account_missing",
-            "Mailu has no such account, so the change will fail",
-            "create the account in Mailu, or check the username",
-        ),
-        Finding::Drift => (
-            "drift",
-            "Mailu holds a password that was not set from here, so nothing is changed by itself",
-            "find out who changed it, then write <tenant>/rotate",
-        ),
-        Finding::Unsettled => (
-            "unsettled",
-            "an earlier change is still open",
-            "read <tenant>/status, and write <tenant>/verify to settle it",
-        ),
-        Finding::TlsInvalid => (
-            "tls_invalid",
-            "the Mailu server's certificate is not valid, so it is not called",
-            "renew the certificate, or set ca_cert in <tenant>/config",
-        ),
-        Finding::Unreachable => (
-            "unreachable",
-            "the Mailu server could not be reached",
-            "check that it runs and that this server may reach it",
-        ),
-        Finding::TokenRefused => (
-            "token_refused",
-            "the Mailu server refused the API token",
-            "write a valid api_token to <tenant>/config",
-        ),
-        Finding::LimiterBusy => (
-            "limiter_busy",
-            "calls to the Mailu server rest after refused ones, so not everything was looked at",
-            "add the Vault servers to AUTH_RATELIMIT_EXEMPTION on the Mailu server",
-        ),
-        Finding::LiveUnknown => (
-            "live_unknown",
-            "Mailu does not tell which password is live",
-            "write <tenant>/verify",
-        ),
-        Finding::AccountDisabled => (
-            "account_disabled",
-            "the account is disabled in Mailu and may not log in",
-            "enable the account in Mailu if it is still needed",
-        ),
-        Finding::TlsExpiresSoon => (
-            "tls_expires_soon",
-            "the Mailu server's certificate ends before the change or soon after it",
-            "renew the certificate",
-        ),
-        Finding::MailuOld => (
-            "mailu_old",
-            "the Mailu server is of the 2.0 line, which has no app tokens to revoke in a reset",
-            "update Mailu",
-        ),
-        Finding::MailuUnknown => (
-            "mailu_unknown",
-            "the Mailu server does not tell its release",
-            "check that it is a supported Mailu",
-        ),
-    };
     Explained {
-        code: code.to_owned(),
-        meaning: meaning.to_owned(),
-        hint: hint.to_owned(),
+        code: code(finding).to_owned(),
+        meaning: meaning(finding).to_owned(),
+        hint: hint(finding).to_owned(),
+    }
+}
+
+/// The word by which a finding is stored.
+const fn code(finding: Finding) -> &'static str {
+    match finding {
+        Finding::NoServer => "no_server",
+        Finding::AccountMissing => "account_missing",
+        Finding::Drift => "drift",
+        Finding::Unsettled => "unsettled",
+        Finding::TlsInvalid => "tls_invalid",
+        Finding::Unreachable => "unreachable",
+        Finding::TokenRefused => "token_refused",
+        Finding::LimiterBusy => "limiter_busy",
+        Finding::LiveUnknown => "live_unknown",
+        Finding::AccountDisabled => "account_disabled",
+        Finding::TlsExpiresSoon => "tls_expires_soon",
+        Finding::MailuOld => "mailu_old",
+        Finding::MailuUnknown => "mailu_unknown",
+    }
+}
+
+const fn meaning(finding: Finding) -> &'static str {
+    match finding {
+        Finding::NoServer => "the tenant has no Mailu server, so its password cannot be changed",
+        Finding::AccountMissing => "Mailu has no such account, so the change will fail",
+        Finding::Drift => {
+            "Mailu holds a password that was not set from here, so nothing is changed by itself"
+        }
+        Finding::Unsettled => "an earlier change is still open",
+        Finding::TlsInvalid => "the Mailu server's certificate is not valid, so it is not called",
+        Finding::Unreachable => "the Mailu server could not be reached",
+        Finding::TokenRefused => "the Mailu server refused the API token",
+        Finding::LimiterBusy => {
+            "calls to the Mailu server rest after refused ones, so not everything was looked at"
+        }
+        Finding::LiveUnknown => "Mailu does not tell which password is live",
+        Finding::AccountDisabled => "the account is disabled in Mailu and may not log in",
+        Finding::TlsExpiresSoon => {
+            "the Mailu server's certificate ends before the change or soon after it"
+        }
+        Finding::MailuOld => {
+            "the Mailu server is of the 2.0 line, which has no app tokens to revoke in a reset"
+        }
+        Finding::MailuUnknown => "the Mailu server does not tell its release",
+    }
+}
+
+const fn hint(finding: Finding) -> &'static str {
+    match finding {
+        Finding::NoServer => "write <tenant>/config",
+        Finding::AccountMissing => "create the account in Mailu, or check the username",
+        Finding::Drift => "find out who changed it, then write <tenant>/rotate",
+        Finding::Unsettled => "read <tenant>/status, and write <tenant>/verify to settle it",
+        Finding::TlsInvalid => "renew the certificate, or set ca_cert in <tenant>/config",
+        Finding::Unreachable => "check that it runs and that this server may reach it",
+        Finding::TokenRefused => "write a valid api_token to <tenant>/config",
+        Finding::LimiterBusy => {
+            "add the Vault servers to AUTH_RATELIMIT_EXEMPTION on the Mailu server"
+        }
+        Finding::LiveUnknown => "write <tenant>/verify",
+        Finding::AccountDisabled => "enable the account in Mailu if it is still needed",
+        Finding::TlsExpiresSoon => "renew the certificate",
+        Finding::MailuOld => "update Mailu",
+        Finding::MailuUnknown => "check that it is a supported Mailu",
     }
 }
 

@@ -44,6 +44,8 @@ async fn read(engine: Arc<Engine>, mount: Mount, _call: Call) -> Reply {
     of_tenants(&mut text, &census);
     of_ticks(&mut text, &census, &engine.counters);
     of_work(&mut text, &census, &engine.counters);
+    of_background(&mut text, &census);
+    of_notifications(&mut text, &census);
     let body = RawResponse::new(200, CONTENT_TYPE, text.0);
     Ok(Some(Response::raw(body)))
 }
@@ -203,6 +205,9 @@ fn of_work(text: &mut Text, census: &Census, counters: &Counters) {
     for end in BATCH_ENDS {
         text.sample(name, &format!("state=\"{end}\""), counters.batches(end));
     }
+}
+
+fn of_background(text: &mut Text, census: &Census) {
     let sweep = &census.sweep;
     let running = sweep.started_at.is_some() && sweep.finished_at.is_none();
     text.gauge(
@@ -242,4 +247,37 @@ fn of_work(text: &mut Text, census: &Census, counters: &Counters) {
         "Hashes computed by this process.",
         pool.checks,
     );
+}
+
+fn of_notifications(text: &mut Text, census: &Census) {
+    let waiting = census.notifications.unwrap_or_default();
+    for (name, help, value) in [
+        (
+            "smtp_notifications_pending",
+            "Deliveries to channels that are still tried.",
+            waiting.pending,
+        ),
+        (
+            "smtp_notifications_dead",
+            "Deliveries to channels that were given up.",
+            waiting.dead,
+        ),
+    ] {
+        text.gauge(name, help, value);
+    }
+    text.counter(
+        "smtp_notifications_dropped_total",
+        "Events that nobody was told of because the outbox was full.",
+        waiting.dropped,
+    );
+    let name = "smtp_notifications_oldest_age_seconds";
+    text.begin(
+        name,
+        "gauge",
+        "Seconds since the event of the oldest delivery still tried.",
+    );
+    let age = waiting
+        .oldest
+        .map_or(0, |at| (census.now - at).num_seconds());
+    let _ = writeln!(text.0, "{name} {}", age.max(0));
 }

@@ -9,7 +9,7 @@ use super::ops::{REINDEX, ReindexOutput, SWEEP, SweepOutput};
 use crate::engine::Engine;
 use crate::engine::batch::State;
 use crate::engine::census::Census;
-use crate::engine::error;
+use crate::engine::hint;
 use crate::engine::runner::RewrapProgress;
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
@@ -69,6 +69,23 @@ const ANSWERS: &[Field] = &[
          deliver them by itself.",
     )
     .one_of(&["unproven"]),
+    Field::object(
+        "notifications",
+        "What waits in the outbox; null before the first tick.",
+    )
+    .of(const {
+        &[
+            Field::integer("pending", "Deliveries that are still tried.").example("0"),
+            Field::integer("dead", "Deliveries that were given up.").example("0"),
+            Field::integer(
+                "dropped",
+                "Events that nobody was told of because the outbox was full, since the start.",
+            )
+            .example("0"),
+            Field::instant("oldest", "Since when the oldest one waits.").nullable(),
+        ]
+    })
+    .nullable(),
     Field::object("batch", "The batch under way.")
         .of(const {
             &[
@@ -150,6 +167,7 @@ struct Output<'a> {
     tick_age: Option<u64>,
     plan: Vec<DayOutput>,
     audit: &'static str,
+    notifications: Option<NotificationsOutput>,
     batch: Option<BatchOutput<'a>>,
     sweep: SweepOutput,
     reindex: Option<ReindexOutput>,
@@ -162,6 +180,15 @@ struct Output<'a> {
 struct DayOutput {
     day: NaiveDate,
     tenants: u64,
+}
+
+#[derive(Serialize)]
+struct NotificationsOutput {
+    pending: u64,
+    dead: u64,
+    dropped: u64,
+    #[serde(serialize_with = "instant::serialize")]
+    oldest: Option<DateTime<Utc>>,
 }
 
 #[derive(Serialize)]
@@ -217,7 +244,7 @@ fn output(census: &Census) -> Output<'_> {
         tenant: &it.tenant,
         code: &it.code,
         since: it.since,
-        hint: error::explain(&it.code).1,
+        hint: hint::explain(&it.code).1,
     });
     Output {
         tenants: census.tenants,
@@ -234,6 +261,12 @@ fn output(census: &Census) -> Output<'_> {
         tick_age: census.last_tick.map(|(_, age)| age.as_secs()),
         plan: Vec::new(),
         audit: "unproven",
+        notifications: census.notifications.map(|waiting| NotificationsOutput {
+            pending: waiting.pending,
+            dead: waiting.dead,
+            dropped: waiting.dropped,
+            oldest: waiting.oldest,
+        }),
         batch: census.batch.as_ref().map(|batch| BatchOutput {
             id: &batch.id,
             state: batch.state,

@@ -229,7 +229,7 @@ fn waiting(queued: &Queued) -> Reply {
     } else {
         "the password is not changed yet"
     };
-    let (what, hint) = crate::engine::error::explain(queued.cause.code());
+    let (what, hint) = crate::engine::hint::explain(queued.cause.code());
     Ok(Some(Response {
         data: Some(Data::from_serialize(&output)?),
         warnings: vec![format!(

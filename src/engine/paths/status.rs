@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::tenant;
 use crate::engine::Engine;
-use crate::engine::error;
 use crate::engine::finding;
+use crate::engine::hint;
 use crate::engine::state::{self, State};
 use crate::engine::storage::record::{Preflight, TenantRecord};
 use crate::logical::{
@@ -297,7 +297,7 @@ fn output(record: &TenantRecord, now: DateTime<Utc>) -> Output<'_> {
             }),
         last_attempt: record.last_attempt,
         last_error: record.last_error.as_ref().map(|failed| {
-            let (message, hint) = error::explain(&failed.code);
+            let (message, hint) = hint::explain(&failed.code);
             LastErrorOutput {
                 code: &failed.code,
                 message,

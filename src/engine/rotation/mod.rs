@@ -84,7 +84,8 @@ pub(super) async fn rotate_automatically(
 ) -> Result<(), Error> {
     let change = Change::automatic(rotation_type, reason);
     if tenant.require_credential()?.drift.is_some() {
-        notes::retry_later(&mut tenant);
+        // No failure: nothing was tried, and the drift was told.
+        notes::put_off(&mut tenant);
         return tenant.store().await;
     }
     let password = match new_password(&tenant, Generated::Ordinary).await {

@@ -6,11 +6,11 @@ use super::change::Change;
 use super::notes;
 use super::settle::Settled;
 use super::steps::Announced;
-use crate::audit::{NewEvent, Severity};
+use crate::audit::{NewEvent, RotationType, Severity};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::Purpose;
-use crate::engine::storage::record::{Credential, Intent, Version};
+use crate::engine::storage::record::{ATTENTION_AFTER, Credential, Intent, Version};
 use crate::provider::{Refusal, Trouble};
 
 /// After this many sends the candidate is not sent again.
@@ -87,6 +87,9 @@ pub(super) async fn leave_open(mut tenant: LockedTenant, error: &Error) -> Error
     });
     open.settle_failures = open.settle_failures.saturating_add(1);
     notes::note_error(&mut tenant, error.code());
+    if let Err(error) = tell_of_doubt(&mut tenant, error.code(), now) {
+        return error;
+    }
     match tenant.store().await {
         // Only what may pass by itself is worth a repeat; the rest says what to do.
         Ok(()) => match error {
@@ -98,6 +101,28 @@ pub(super) async fn leave_open(mut tenant: LockedTenant, error: &Error) -> Error
         },
         Err(storage) => storage,
     }
+}
+
+/// A change that nobody asked for is in doubt and does not come out of it: told once, because the
+/// event of its end may be far away.
+fn tell_of_doubt(
+    tenant: &mut LockedTenant,
+    code: &'static str,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    let Some(intent) = &tenant.record.intent else {
+        return Ok(());
+    };
+    let by_itself = matches!(
+        intent.rotation_type,
+        Some(RotationType::Automated | RotationType::Reveal | RotationType::Bulk)
+    );
+    if !by_itself || tenant.record.open.settle_failures != ATTENTION_AFTER {
+        return Ok(());
+    }
+    let mut event = failure(intent, code, now);
+    event.severity = Severity::Critical;
+    tenant.record_event(event).map(|_event| ())
 }
 
 /// No stored value is live. Nothing is tried again by itself: a person has to decide.

@@ -37,6 +37,8 @@ pub(in crate::engine) struct Calendar {
     pub(super) seen_at: DateTime<Utc>,
     /// The check that is waited for since the last gap; of no effect once it is past.
     pub(in crate::engine) held_until: Option<DateTime<Utc>>,
+    /// The mount was paused when the last tick was seen.
+    paused: bool,
     /// The settings by which every tenant was placed.
     pub(super) placed_by: Placement,
     /// How far placing them by other settings has come.
@@ -70,10 +72,12 @@ impl Placement {
 pub(in crate::engine) struct Placing {
     /// The settings it places by.
     pub(super) by: Placement,
+    /// A pass by other settings was not finished before: who stands by which is not known.
+    pub(super) mixed: bool,
     /// The last tenant listed; empty at the start.
     pub(super) after: String,
-    /// Tenants that were busy.
-    pub(super) left: Vec<String>,
+    /// Tenants that were busy or could not be stored, with the number of tries.
+    pub(super) left: Vec<(String, u32)>,
     /// All are listed.
     pub(super) listed: bool,
 }
@@ -92,6 +96,7 @@ impl Calendar {
             oldest,
             seen_at: now,
             held_until: None,
+            paused: false,
             placed_by: Placement::of(config),
             placing: None,
         }
@@ -100,6 +105,15 @@ impl Calendar {
     fn decode(bytes: &[u8]) -> Result<Self, Error> {
         storage::check_schema(SCHEDULE, bytes, SCHEMA)?;
         storage::decode(SCHEDULE, bytes)
+    }
+
+    /// A pause of the mount ended, or was lifted: what became due in it waits for the next check.
+    fn see_pause(&mut self, now: DateTime<Utc>, paused: bool, checks: Option<&Checks>) {
+        if self.paused && !paused {
+            let next = checks.and_then(|checks| checks.at_or_after(now));
+            self.held_until = self.held_until.into_iter().chain(next).max();
+        }
+        self.paused = paused;
     }
 
     /// Takes a tick into account; `before` is the last one of this process. Reports whether there
@@ -167,7 +181,11 @@ impl Engine {
         if checks.is_none() {
             tracing::error!("the stored check_schedule cannot be read: write config again");
         }
+        let paused = config.paused_until.is_some_and(|until| until > now.wall);
+        calendar.see_pause(now.wall, paused, checks.as_ref());
         if calendar.see(now, before, checks.as_ref()) {
+            // What was planned by another clock is planned anew.
+            self.runner.forget_agenda();
             tracing::warn!(
                 last = %calendar.seen_at,
                 held_until = ?calendar.held_until,

@@ -25,6 +25,8 @@ use crate::provider::EndpointUrl;
 const READERS: usize = 8;
 /// Days looked at in one tick: after years without one, the next ticks go on.
 const MOST_DAYS: usize = 400;
+/// Pointers tidied up in one tick; the others are still there for the next one.
+const MOST_STRAYS: usize = 200;
 
 /// What one server's worker has to do in this tick.
 #[derive(Debug, Default)]
@@ -71,9 +73,6 @@ impl Engine {
         let listed = self.list_pointers(mount, days, now).await?;
         self.read_unknown(mount, config, rest, &listed).await;
         let (work, strays) = self.sort_out(&listed, now);
-        for stray in strays {
-            self.remove_stray(mount, stray).await;
-        }
         let most = config.max_parallel;
         for (server, work) in work {
             if let Some(busy) = self.occupy(&server) {
@@ -81,6 +80,9 @@ impl Engine {
                 self.tasks
                     .spawn(async move { engine.serve(&mount, work, most, busy).await });
             }
+        }
+        for stray in strays.into_iter().take(MOST_STRAYS) {
+            self.remove_stray(mount, stray).await;
         }
         if let Some(oldest) = listed.oldest.filter(|oldest| *oldest != calendar.oldest) {
             let mut calendar = calendar.clone();
@@ -112,7 +114,8 @@ impl Engine {
         {
             let due = names(mount, &storage::due_folder(day)).await?;
             drained &= due.is_empty();
-            if drained && day < today {
+            // Yesterday's stays: a pointer computed before midnight may still be on its way.
+            if drained && day.succ_opt().is_some_and(|next| next < today) {
                 listed.oldest = day.checked_add_days(Days::new(1));
             }
             listed.due.extend(due.into_iter().map(|name| (day, name)));
@@ -336,7 +339,7 @@ async fn names(mount: &Mount, folder: &str) -> Result<Vec<TenantName>, Error> {
 }
 
 /// What the agenda keeps of a record.
-fn known(
+pub(super) fn known(
     record: Option<&TenantRecord>,
     config: &MountConfig,
     rest: Rest,

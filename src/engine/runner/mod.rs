@@ -6,7 +6,7 @@
 //!
 //! - work waits for its own server only: each server has at most one worker, and each kind of work
 //!   has its places (see `places`);
-//! - a quiet tick costs one list of `open/` and one of today's folder of `due/`, whatever the
+//! - a quiet tick costs one list of `open/` and two of days of `due/`, whatever the
 //!   number of tenants.
 
 mod agenda;
@@ -28,6 +28,7 @@ use super::Engine;
 use super::config::MountConfig;
 use super::error::Error;
 use super::schedule::Rest;
+use super::storage::record::TenantRecord;
 use super::tenant::TenantName;
 use crate::logical::Mount;
 use agenda::Agenda;
@@ -110,7 +111,12 @@ impl Runner {
         state.last_tick
     }
 
-    /// A tenant's record was stored, here or by another node.
+    /// Begins to know everything anew.
+    fn forget_agenda(&self) {
+        self.state().agenda = Agenda::default();
+    }
+
+    /// A tenant's record was stored by another node, or it is not known which record holds.
     pub(super) fn forget_tenant(&self, name: &TenantName) {
         self.state().agenda.forget(name);
     }
@@ -152,7 +158,9 @@ impl Engine {
         let config = self.config(mount).await?;
         let calendar = self.calendar(mount, &config).await?;
         self.begin_due_work(mount, &config, &calendar).await?;
-        self.go_on_placing(mount, &config).await?;
+        if let Err(error) = self.go_on_placing(mount, &config).await {
+            tracing::warn!(%error, "placing the tenants anew goes on with the next tick");
+        }
         // After what cannot wait has taken its places.
         self.begin_batches(mount);
         self.begin_sweep(mount).await
@@ -162,6 +170,24 @@ impl Engine {
     pub(super) fn occupy(self: &Arc<Self>, server: &str) -> Option<Busy> {
         let free = self.runner.state().busy.insert(server.to_owned());
         free.then(|| Busy(Arc::clone(self), server.to_owned()))
+    }
+
+    /// A tenant's record was stored.
+    pub(super) fn note_stored(
+        &self,
+        name: &TenantName,
+        record: &TenantRecord,
+        config: &MountConfig,
+    ) {
+        let of = agenda::Stored {
+            config,
+            rest: self.rest(config),
+            now: self.clock().now(),
+        };
+        let known = due::known(Some(record), config, of.rest, of.now);
+        let mut state = self.runner.state();
+        state.agenda.forget(name);
+        state.agenda.learn_stored(name, known, of);
     }
 
     /// Until when the whole mount's schedule rests, as far as is known.

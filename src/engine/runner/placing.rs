@@ -12,7 +12,7 @@ use super::calendar::{Placement, Placing};
 use crate::engine::Engine;
 use crate::engine::config::MountConfig;
 use crate::engine::error::Error;
-use crate::engine::schedule::{self, Slots};
+use crate::engine::schedule;
 use crate::engine::storage::TENANTS;
 use crate::engine::storage::record::{Credential, RotationPolicy, TenantRecord};
 use crate::engine::tenant::TenantName;
@@ -22,6 +22,8 @@ use crate::logical::Mount;
 const SLICE: usize = 200;
 /// Tenants that were busy; the pass waits for them before it takes more.
 const MOST_LEFT: usize = 100;
+/// After so many tries a tenant that storage refuses is left to the weekly repair.
+const MOST_TRIES: u32 = 10;
 
 impl Engine {
     /// Goes on with the pass, if there is one to do.
@@ -34,13 +36,18 @@ impl Engine {
             return Ok(());
         };
         let by = Placement::of(config);
-        if calendar.placed_by == by {
-            return Ok(());
-        }
-        let under_way = calendar.placing.take().filter(|placing| placing.by == by);
-        let mut placing = under_way.unwrap_or_else(|| Placing::new(by));
-        let mut left = std::mem::take(&mut placing.left);
-        if left.len() < MOST_LEFT && !placing.listed {
+        let mut placing = match calendar.placing.take() {
+            Some(placing) if placing.by == by => placing,
+            None if calendar.placed_by == by => return Ok(()),
+            before => {
+                // Stored before the first tenant is moved: a change that is taken back half-way
+                // must find that there is something to take back.
+                calendar.placing = Some(Placing::new(by, before.is_some()));
+                return self.store_calendar(mount, &calendar).await;
+            }
+        };
+        let mut names = std::mem::take(&mut placing.left);
+        if names.len() < MOST_LEFT && !placing.listed {
             let page = mount
                 .storage
                 .list_page(TENANTS, &placing.after, SLICE)
@@ -49,22 +56,24 @@ impl Engine {
             if let Some(last) = page.last() {
                 placing.after.clone_from(last);
             }
-            left.extend(page);
+            names.extend(page.into_iter().map(|name| (name, 0)));
         }
-        for name in left {
+        let before = calendar.placed_by.clone();
+        let before = (!placing.mixed).then_some(&before);
+        for (name, tries) in names {
             if self.tasks.is_stopping() {
                 return Ok(());
             }
             let Ok(tenant) = TenantName::parse(&name) else {
                 continue;
             };
-            match self
-                .place(mount, config, &calendar.placed_by, &tenant)
-                .await
-            {
+            match self.place(mount, config, before, &tenant).await {
                 Ok(true) => {}
-                Ok(false) => placing.left.push(name),
-                Err(Error::Storage(error)) => return Err(error.into()),
+                Ok(false) => placing.left.push((name, tries)),
+                // One entry that storage refuses must not keep the others from their places.
+                Err(Error::Storage(_)) if tries < MOST_TRIES => {
+                    placing.left.push((name, tries + 1));
+                }
                 Err(error) => tracing::warn!(tenant = %name, %error, "a tenant is not placed anew"),
             }
         }
@@ -76,12 +85,33 @@ impl Engine {
         self.store_calendar(mount, &calendar).await
     }
 
+    /// Gives a tenant a plan that has none, or one that only a wrong clock can have made: never an
+    /// earlier change than a sound plan would have.
+    pub(super) async fn mend_plan(
+        self: &Arc<Self>,
+        mount: &Mount,
+        name: &TenantName,
+    ) -> Result<(), Error> {
+        let config = self.config(mount).await?;
+        let by = Placement::of(&config);
+        let placed = {
+            let state = self.runner.state();
+            let calendar = state.calendar.as_ref();
+            calendar.is_some_and(|kept| kept.placed_by == by && kept.placing.is_none())
+        };
+        if placed {
+            // While a pass is under way, that is its work. Who is busy has his turn next week.
+            self.place(mount, &config, Some(&by), name).await?;
+        }
+        Ok(())
+    }
+
     /// Places one tenant; `false` if somebody else has it.
     async fn place(
         self: &Arc<Self>,
         mount: &Mount,
         config: &MountConfig,
-        before: &Placement,
+        before: Option<&Placement>,
         name: &TenantName,
     ) -> Result<bool, Error> {
         let now = self.clock().now();
@@ -111,9 +141,10 @@ impl Engine {
 }
 
 impl Placing {
-    const fn new(by: Placement) -> Self {
+    const fn new(by: Placement, mixed: bool) -> Self {
         Self {
             by,
+            mixed,
             after: String::new(),
             left: Vec::new(),
             listed: false,
@@ -121,21 +152,25 @@ impl Placing {
     }
 }
 
-/// The next change by the new settings; `None` if it stays.
+/// The next change by the new settings; `None` if it stays. It is planned from the last one: the
+/// slot of the old settings may be as wrong as they were. Without `before`, it may be anything.
 fn next_of(
     record: &TenantRecord,
     config: &MountConfig,
-    before: &Placement,
+    before: Option<&Placement>,
     now: DateTime<Utc>,
 ) -> Option<DateTime<Utc>> {
     let credential = record.live_credential()?;
     let by_mount = credential.rotation_policy == RotationPolicy::Mount;
-    let period_changed = by_mount && before.rotation_period != config.rotation_period;
-    if period_changed || schedule::is_absurd(credential, config, now) {
+    let moved = before.is_none_or(|before| {
+        (by_mount && before.rotation_period != config.rotation_period)
+            || before.check_schedule != config.check_schedule
+            || before.spread != config.spread
+    });
+    if moved || schedule::is_absurd(credential, config, now) {
         return schedule::replanned(credential, config, &record.tenant, now);
     }
-    let slots = Slots::of(config, &record.tenant);
-    credential.next_rotation.map(|next| slots.at_or_after(next))
+    None
 }
 
 /// Moves the next change. Who was told of a day that is put off is told again.

@@ -259,6 +259,8 @@ impl Engine {
                 .map_or(today, |calendar| calendar.oldest)
                 .min(today)
         };
+        // A plan that only a wrong clock can have made, or none, is replaced as well.
+        self.mend_plan(mount, name).await?;
         let Some(record) = self.load_tenant(mount, name).await? else {
             return Ok(0);
         };

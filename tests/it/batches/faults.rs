@@ -59,9 +59,10 @@ fn point(left: &Left, id: &str, fault: Fault) {
             .cloned()
             .unwrap_or_default();
         let what = format!("{fault:?} = {name}");
-        eprintln!("{what}");
         if crashed {
             fleet.restart();
+        } else {
+            fleet.plan.arm([]);
         }
         for _ in 0..30 {
             fleet.world.later(60).await;

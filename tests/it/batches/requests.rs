@@ -61,28 +61,35 @@ async fn what_is_no_batch_is_refused_and_nothing_changes() {
     assert_eq!(taken.get("total"), 900);
 }
 
+/// Six tenants of which four are in the way of an ordinary change, each in its own.
+async fn obstructed() -> Fleet {
+    let fleet = Fleet::of(6, 2).await;
+    let host = fleet.host.clone();
+    host.write("bare/config", crate::support::world::server())
+        .await
+        .ok();
+    host.delete("t0001/admin").await.ok();
+    let hold = json!({ "incident_id": "INC-1", "reason": "test", "hold": true });
+    host.write("t0002/reset", hold).await.ok();
+    host.write("t0003/pause", json!({ "until": "1h" }))
+        .await
+        .ok();
+    fleet
+        .world
+        .mail
+        .edit(&super::server(0), &super::account("t0004"), |mailbox| {
+            *mailbox = crate::support::mailbox::Mailbox::new("foreign");
+        });
+    host.write("t0004/verify", json!({})).await.ok();
+    fleet
+}
+
 /// A plan names what is in the way, and does nothing.
 #[test]
 fn a_dry_run_tells_what_would_be_done_and_changes_nothing() {
     simulate(async {
-        let fleet = Fleet::of(6, 2).await;
+        let fleet = obstructed().await;
         let host = &fleet.host;
-        host.write("bare/config", crate::support::world::server())
-            .await
-            .ok();
-        host.delete("t0001/admin").await.ok();
-        let hold = json!({ "incident_id": "INC-1", "reason": "test", "hold": true });
-        host.write("t0002/reset", hold).await.ok();
-        host.write("t0003/pause", json!({ "until": "1h" }))
-            .await
-            .ok();
-        fleet
-            .world
-            .mail
-            .edit(&super::server(0), &super::account("t0004"), |mailbox| {
-                *mailbox = crate::support::mailbox::Mailbox::new("foreign");
-            });
-        host.write("t0004/verify", json!({})).await.ok();
         let before = fleet.world.storage.snapshot();
         let body = json!({ "action": "rotate", "dry_run": true,
             "tenants": "t0000,t0001,t0002,t0003,t0004,t0005,bare,nobody,t0000" });

@@ -141,16 +141,13 @@ async fn a_changed_endpoint_needs_its_secret_again() {
         .ok();
 }
 
-#[tokio::test]
-async fn what_channels_refuse() {
-    let rig = Rig::start().await;
-    rig.write("config/notify/ops", email()).await.ok();
-    let before = rig.storage.snapshot();
-    let with = |mut body: Value, name: &str, value: Value| {
-        body[name] = value;
-        body
-    };
-    for (body, code) in [
+fn with(mut body: Value, name: &str, value: Value) -> Value {
+    body[name] = value;
+    body
+}
+
+fn refused_mail() -> Vec<(Value, &'static str)> {
+    vec![
         (json!({}), "missing_field"),
         (json!({ "type": "pigeon" }), "invalid_field"),
         (with(email(), "host", json!("")), "missing_field"),
@@ -208,6 +205,11 @@ async fn what_channels_refuse() {
             ),
             "invalid_channel",
         ),
+    ]
+}
+
+fn refused_web() -> Vec<(Value, &'static str)> {
+    vec![
         (
             with(slack(), "url", json!("https://127.1.1.1.nip/ x")),
             "invalid_channel",
@@ -224,7 +226,15 @@ async fn what_channels_refuse() {
             with(webhook(), "to", json!(["a@b.example"])),
             "invalid_field",
         ),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn what_channels_refuse() {
+    let rig = Rig::start().await;
+    rig.write("config/notify/ops", email()).await.ok();
+    let before = rig.storage.snapshot();
+    for (body, code) in refused_mail().into_iter().chain(refused_web()) {
         let shown = body.to_string();
         let answer = rig.write("config/notify/new", body).await;
         assert_eq!(answer.code, code, "{shown}: {}", answer.text);

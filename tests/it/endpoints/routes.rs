@@ -7,11 +7,13 @@ use vault_plugin_secrets_smtp::logical::Operation;
 
 use crate::support::engine::{Answer, EMAIL, Rig};
 use crate::support::mailu::standin::{Fault, Rule};
+use crate::support::sinks::HookSink;
 
 /// Writable fields without default and example, and why.
-const WITHOUT_SAMPLE: [(&str, &str); 3] = [
+const WITHOUT_SAMPLE: [(&str, &str); 4] = [
     ("password", "a secret that stands in a document is used"),
     ("api_token", "a secret that stands in a document is used"),
+    ("hmac_key", "a secret that stands in a document is used"),
     ("ca_cert", "a certificate has many lines"),
 ];
 
@@ -85,6 +87,7 @@ impl Document {
     /// Sends a request and requires that what it answers is what the document says.
     async fn call(&mut self, rig: &Rig, method: &str, path: &str, body: Value) -> Answer {
         let concrete = path.replace("{tenant}", "acme").replace("{version}", "1");
+        let concrete = concrete.replace("{name}", "ops");
         let concrete = concrete.replace("{id}", &self.id);
         let concrete = concrete.trim_start_matches('/');
         let answer = match method {
@@ -165,6 +168,7 @@ async fn every_path_explains_itself_in_a_terminal() {
         assert!(mount.text_of("help").contains(synopsis), "{pattern}");
         let concrete = pattern
             .replace("{tenant}", "acme")
+            .replace("{name}", "ops")
             .replace("{version}", "1");
         let help = rig.send(Operation::Help, &concrete, json!({})).await.ok();
         let text = help.text_of("help");
@@ -307,13 +311,7 @@ async fn answers_are_what_the_openapi_document_says() {
     document
         .call(&rig, "post", "/{tenant}/verify", none())
         .await;
-    document
-        .call(&rig, "post", "/{tenant}/pause", json!({"until": "1h"}))
-        .await;
-    document.call(&rig, "get", "/{tenant}/status", none()).await;
-    document
-        .call(&rig, "post", "/{tenant}/resume", none())
-        .await;
+    answers_about_a_pause(&mut document, &rig).await;
     rig.later(3600);
     answers_of_an_incident(&mut document, &rig).await;
     rig.later(3600);
@@ -341,7 +339,17 @@ async fn answers_are_what_the_openapi_document_says() {
 
     answers_about_batches(&mut document, &rig).await;
     answers_about_keys(&mut document, &rig).await;
+    answers_about_channels(&mut document, &rig).await;
     document.assert_all_seen();
+}
+
+async fn answers_about_a_pause(document: &mut Document, rig: &Rig) {
+    let pause = json!({"until": "1h"});
+    document.call(rig, "post", "/{tenant}/pause", pause).await;
+    let status = "/{tenant}/status";
+    document.call(rig, "get", status, json!({})).await;
+    let resume = "/{tenant}/resume";
+    document.call(rig, "post", resume, json!({})).await;
 }
 
 async fn answers_about_batches(document: &mut Document, rig: &Rig) {
@@ -389,6 +397,40 @@ async fn answers_about_keys(document: &mut Document, rig: &Rig) {
     }
     let trimmed = document.call(rig, "post", trim, none()).await;
     assert_eq!(trimmed.get("removed"), &json!([{"version": 1}]));
+}
+
+async fn answers_about_channels(document: &mut Document, rig: &Rig) {
+    let none = || json!({});
+    let channel = "/config/notify/{name}";
+    let sink = HookSink::start().await;
+    let email = json!({
+        "type": "email", "host": "smtp.ops.example", "from": "vault@ops.example",
+        "to": ["oncall@ops.example"],
+    });
+    document.call(rig, "post", channel, email).await;
+    document.call(rig, "get", channel, none()).await;
+    let hook = json!({
+        "type": "webhook", "url": sink.url("/hook"), "ca_cert": sink.authority.pem(),
+        "hmac_key": "key-of-the-signature",
+    });
+    document.call(rig, "post", channel, hook).await;
+    let events = json!({"events": ["smtp_config_changed"]});
+    document.call(rig, "patch", channel, events).await;
+    let test = "/config/notify/{name}/test";
+    document.call(rig, "post", test, none()).await;
+    // An event of the mount that is told, and one that is not taken.
+    for (head, wait) in [("200 OK\r\n", 9), ("500 Internal Server Error\r\n", 10)] {
+        sink.answers(head);
+        rig.patch("config", json!({ "wait": wait })).await.ok();
+        rig.later(60);
+        rig.tick().await;
+        document.call(rig, "get", channel, none()).await;
+    }
+    let read = document.call(rig, "get", channel, none()).await;
+    assert!(read.get("last_delivered_at").is_string(), "{read:?}");
+    assert_eq!(read.get("last_error")["code"], "notify_failing");
+    document.call(rig, "get", "/config/notify/", none()).await;
+    document.call(rig, "delete", channel, none()).await;
 }
 
 /// An earlier password again, and an emergency.

@@ -10,6 +10,7 @@
 
 mod acl;
 mod api;
+mod batches;
 mod cluster;
 mod crash;
 mod errors;

@@ -124,23 +124,27 @@ pub(super) fn routes() -> [Route<Engine>; 3] {
             }],
             existence: None,
         },
-        Route {
-            pattern: "batches/{id}/cancel",
-            synopsis: "Stop a batch before its next tenant.",
-            description: "Changes under way are finished; nobody else gets a turn. What was \
+        cancel_route(),
+    ]
+}
+
+fn cancel_route() -> Route<Engine> {
+    Route {
+        pattern: "batches/{id}/cancel",
+        synopsis: "Stop a batch before its next tenant.",
+        description: "Changes under way are finished; nobody else gets a turn. What was \
                           changed stays changed. A batch that is over is answered as it is.
 
     bao write smtp/batches/01K8Z5Y4N6D3T7Q2W9R1M0XVBC/cancel reason=\"wrong list\"",
-            fields: &[ID, super::REASON],
-            endpoints: vec![Endpoint {
-                operations: WRITES,
-                summary: "Stop a batch.",
-                answers: READ_ANSWERS,
-                handler: |engine, mount, call| Box::pin(cancel(engine, mount, call)),
-            }],
-            existence: None,
-        },
-    ]
+        fields: &[ID, super::REASON],
+        endpoints: vec![Endpoint {
+            operations: WRITES,
+            summary: "Stop a batch.",
+            answers: READ_ANSWERS,
+            handler: |engine, mount, call| Box::pin(cancel(engine, mount, call)),
+        }],
+        existence: None,
+    }
 }
 
 async fn create(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
@@ -207,7 +211,7 @@ fn order(engine: &Engine, call: &Call) -> Result<Order, Error> {
 fn targets(call: &Call) -> Result<Targets, Error> {
     let all = call.fields.boolean("all").set().unwrap_or(false);
     let mut named = call.fields.texts("tenants").set().unwrap_or_default();
-    if all == !named.is_empty() {
+    if all != named.is_empty() {
         return Err(invalid("name the `tenants`, or say `all=true`; not both."));
     }
     if all {

@@ -99,7 +99,8 @@ const FIELDS: &[Field] = &[
         "slack: the incoming webhook, a secret that is never returned. webhook: where documents \
          are posted.",
     )
-    .max_bytes(2048),
+    .max_bytes(2048)
+    .example("https://hooks.ops.example/smtp"),
     Field::secret(
         "hmac_key",
         "webhook: the key of the signature, 16 to 1,024 printable characters; never returned.",
@@ -115,15 +116,19 @@ fn list_route() -> Route<Engine> {
     Route {
         pattern: "config/notify",
         synopsis: "The notification channels.",
-        description: "Lists the names of the notification channels; there are at most 20.
+        description: "Lists the names of the notification channels, sorted; there are at most 20.
 
     bao list smtp/config/notify",
-        fields: &[],
+        fields: const {
+            &[Field::text("after", "Only names after this one.")
+                .max_bytes(64)
+                .example("chat")]
+        },
         endpoints: vec![Endpoint {
             operations: &[Operation::List],
             summary: "List the notification channels.",
             answers: const { &[Field::texts("keys", "The names of the channels.").example("ops,chat")] },
-            handler: |engine, mount, _call| Box::pin(list(engine, mount)),
+            handler: |engine, mount, call| Box::pin(list(engine, mount, call)),
         }],
         existence: None,
     }
@@ -197,8 +202,10 @@ fn name(call: &Call) -> Result<String, Error> {
     ))
 }
 
-async fn list(engine: Arc<Engine>, mount: Mount) -> Reply {
-    let names = engine.channels(&mount).await?.names();
+async fn list(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    let mut names = engine.channels(&mount).await?.names();
+    let after = call.fields.text("after").set().unwrap_or("");
+    names.retain(|name| name.as_str() > after);
     Ok(Response::keys(names))
 }
 

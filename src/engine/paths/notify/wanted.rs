@@ -3,7 +3,7 @@
 use crate::audit::EventName;
 use crate::crypto::Sensitive;
 use crate::engine::channels::{
-    self, Channel, EmailTarget, SlackTarget, Target, Tls, WebhookTarget,
+    self, Channel, EmailTarget, Secured, SlackTarget, Target, WebhookTarget,
 };
 use crate::engine::error::Error;
 use crate::logical::{Call, Patch};
@@ -171,12 +171,12 @@ fn email(call: &Call, kept: Option<&Target>, policy: &NetworkPolicy) -> Result<T
     };
     let host = text(call, "host", kept.map(|it| &it.host))
         .ok_or_else(|| missing("host", "smtp.ops.example"))?;
-    let mut tls = kept.map_or(Tls::Starttls, |it| it.tls);
+    let mut tls = kept.map_or(Secured::Starttls, |it| it.tls);
     call.fields
         .text("tls")
         .try_map(tls_of)?
-        .apply(&mut tls, Tls::Starttls);
-    let usual = if tls == Tls::Tls { 465 } else { 587 };
+        .apply(&mut tls, Secured::Starttls);
+    let usual = if tls == Secured::Tls { 465 } else { 587 };
     let port = match call.fields.integer("port") {
         Patch::Set(port) => u16::try_from(port).unwrap_or(0),
         Patch::Absent => kept.map_or(usual, |it| it.port),
@@ -225,8 +225,8 @@ fn email(call: &Call, kept: Option<&Target>, policy: &NetworkPolicy) -> Result<T
     }))
 }
 
-fn tls_of(text: &str) -> Result<Tls, Error> {
-    [Tls::Starttls, Tls::Tls, Tls::None]
+fn tls_of(text: &str) -> Result<Secured, Error> {
+    [Secured::Starttls, Secured::Tls, Secured::None]
         .into_iter()
         .find(|known| known.as_str() == text)
         .ok_or_else(|| invalid("tls", &"must be starttls, tls or none"))

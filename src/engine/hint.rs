@@ -1,0 +1,107 @@
+//! What a stored code means and what to do about it, for humans who read `status`.
+
+use super::error::{refusal_code, refusal_hint, trouble_hint};
+use crate::provider::{Refusal, Trouble};
+
+/// What a stored failure code means and what to do about it, for `status`.
+pub(crate) fn explain(code: &str) -> (String, &'static str) {
+    const REFUSALS: [Refusal; 9] = [
+        Refusal::Token,
+        Refusal::RateLimited,
+        Refusal::NoSuchAccount,
+        Refusal::NoSuchAppToken,
+        Refusal::NoSuchDomain,
+        Refusal::Conflict,
+        Refusal::Invalid,
+        Refusal::Redirect,
+        Refusal::NoApi,
+    ];
+    if let Some(refusal) = REFUSALS
+        .into_iter()
+        .find(|refusal| refusal_code(*refusal) == code)
+    {
+        return (refusal.to_string(), refusal_hint(refusal));
+    }
+    let (message, hint) = explain_other(code);
+    (message.to_owned(), hint)
+}
+
+/// [`explain`] for what no server refused.
+fn explain_other(code: &str) -> (&'static str, &'static str) {
+    match code {
+        "address_refused" => (
+            "the server's address is not allowed",
+            trouble_hint(Trouble::AddressRefused),
+        ),
+        "mailu_tls" => (
+            "TLS with the Mailu server failed",
+            trouble_hint(Trouble::Tls),
+        ),
+        "mailu_unreachable" => (
+            "the Mailu server gave no usable answer",
+            "check that the Mailu server runs and that this server reaches it, then write \
+             <tenant>/verify",
+        ),
+        "drift" => (
+            "Mailu holds a password that this engine did not set",
+            "find out who changed it; write <tenant>/rotate to overwrite it",
+        ),
+        "record_full" => (
+            "the tenant's record is full",
+            "lower max_versions in the mount's config",
+        ),
+        "invalid_server" => (
+            "the tenant's server cannot be called",
+            "write <tenant>/config again, or allowed_hosts in the mount's config",
+        ),
+        "password_policy_unusable" => (
+            "the password policy gave no usable password",
+            "check password_policy in the mount's config",
+        ),
+        "not_taken" => (
+            "Mailu did not take the new password; the old one is still live",
+            "the change is given up 15 minutes after its last send: write <tenant>/verify or \
+             <tenant>/rotate then",
+        ),
+        "abandoned" => (
+            "Mailu never took the new password; the old one is still live",
+            "check the Mailu server, then write <tenant>/rotate",
+        ),
+        _ => explain_state(code),
+    }
+}
+
+/// [`explain`] for what was found, and not tried.
+fn explain_state(code: &str) -> (&'static str, &'static str) {
+    match code {
+        "foreign_password" => (
+            "somebody set a password in Mailu",
+            "take it over with `cas` on <tenant>/admin, or write <tenant>/rotate",
+        ),
+        "older_version" => (
+            "a stored version is live again",
+            "write <tenant>/rotate, or <tenant>/rollback to that version",
+        ),
+        "account_missing" => (
+            "Mailu has no such account",
+            "create it in Mailu, then write <tenant>/rotate",
+        ),
+        "app_tokens_left" => (
+            "app tokens of the account still log in after a reset",
+            "read <tenant>/status; delete them in Mailu if it goes on",
+        ),
+        "unsettled" => (
+            "a change is open and was not settled for a while",
+            "check the Mailu server, then write <tenant>/verify",
+        ),
+        "stale_storage" => (
+            "somebody else has set the password since this record was written",
+            "find out whether storage was restored or another cluster acts on the account; write \
+             <tenant>/verify",
+        ),
+        _ => (
+            "the last change failed",
+            "read <tenant>/events for what happened",
+        ),
+    }
+}
