@@ -66,6 +66,8 @@ struct State {
     calls: Vec<String>,
     faults: Vec<Fault>,
     only: Option<&'static str>,
+    /// Calls that storage refuses for good, by name.
+    denied: Vec<String>,
     /// What becomes of the next passwords that are set, whatever number their calls have.
     sends: VecDeque<Option<Fault>>,
     /// The test's time is paused from the start: nobody waits for anything.
@@ -97,6 +99,12 @@ impl Plan {
         state.faults = faults.into_iter().collect();
         state.only = None;
         state.sends.clear();
+    }
+
+    /// Storage refuses every call of these names, until it is told otherwise.
+    pub(crate) fn deny(&self, names: &[&str]) {
+        let names = names.iter().map(|name| (*name).to_owned());
+        self.0.state.lock().unwrap().denied = names.collect();
     }
 
     /// Lets the faults hit calls of this name only.
@@ -158,9 +166,15 @@ impl Plan {
             _ => None,
         };
         let meant = state.only.is_none_or(|only| only == name);
+        let denied = state.denied.contains(&name).then_some(Fault {
+            at: number,
+            kind: Kind::Refused,
+            after: false,
+        });
         state.calls.push(name);
         let fault = state.faults.iter().find(|fault| fault.at == number);
-        let fault = send.or(fault.copied().filter(|_| meant));
+        let fault = fault.copied().filter(|_| meant);
+        let fault = send.or(denied).or(fault);
         // The engine lets a broken storage connection rest for seconds: skip them.
         if record && !state.simulated && fault.is_some_and(|fault| fault.kind == Kind::Unknown) {
             state.paused = true;
