@@ -46,6 +46,8 @@ struct Notes {
     cancelled: BTreeSet<String>,
     /// Tenants whose turns storage ended, and how often; empty again with the batch's end.
     stuck: BTreeMap<String, u32>,
+    /// Batches whose end is counted and not yet stored as told.
+    counted: BTreeSet<String>,
     /// When old batches are to be looked for, monotonic.
     tidy_at: Duration,
 }

@@ -338,6 +338,33 @@ fn an_emergency_for_many_queues_what_cannot_be_done_now() {
     });
 }
 
+/// The note that the end was told gets lost, so that it is told again: counted once all the same.
+#[test]
+fn an_end_that_is_told_again_is_counted_once() {
+    for after in [false, true] {
+        simulate(async {
+            let fleet = Fleet::of(2, 1).await;
+            let id = fleet
+                .create(json!({ "action": "rotate", "all": true }))
+                .await;
+            // The first one stores the end itself.
+            let note = format!("put batch/{id}");
+            fleet.plan.arm_named(&note, 1, Kind::Refused, after);
+            let cancel = format!("batches/{id}/cancel");
+            fleet.host.write(&cancel, json!({})).await;
+            assert!(!fleet.plan.is_ahead());
+            for _ in 0..3 {
+                fleet.host.tick().await;
+                fleet.world.later(60).await;
+            }
+            assert!(fleet.read(&id).await.get("end_event_id").is_string());
+            let samples = crate::endpoints::mount_status::metrics(&fleet.host).await;
+            let ended = samples["smtp_batches_ended_total{state=\"cancelled\"}"];
+            assert_eq!(ended, 1.0, "after its effect: {after}");
+        });
+    }
+}
+
 #[test]
 fn those_that_are_over_are_kept_for_a_while() {
     simulate(async {
