@@ -334,3 +334,18 @@ impl Engine {
         Ok(mount.storage.put(entry).await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::storage::fixture;
+
+    #[test]
+    fn the_frozen_format_reads_and_is_written_back_byte_for_byte() {
+        let frozen = fixture::REINDEX_V1.trim_ascii();
+        let read = ReindexProgress::decode(frozen).unwrap();
+        assert_eq!((read.tenants, read.repaired, read.removed), (240, 12, 2));
+        assert_eq!(read.left.get("initech"), Some(&3));
+        assert_eq!(storage::encode(&read).unwrap(), frozen);
+    }
+}
