@@ -92,7 +92,8 @@ impl Counts {
         let since = known.next_rotation.map(|next| now - next);
         let planned = known.planned.is_some_and(|planned| planned.at <= now);
         count(planned, |it| &mut it.due);
-        let late = since.is_some_and(|since| since > OVERDUE);
+        // Who is in drift or stopped waits for a person, and is counted as such.
+        let late = planned && since.is_some_and(|since| since > OVERDUE);
         count(late && !paused, |it| &mut it.overdue);
         count(known.is_open, |it| &mut it.open);
         let in_doubt = known.is_open && known.state == Some(State::Uncertain);
@@ -163,5 +164,48 @@ impl Engine {
             plan.push((day, names.len() as u64));
         }
         Ok(plan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::schedule::{Planned, Work};
+    use crate::engine::storage::fixture;
+
+    fn known(late: i64, planned: Option<i64>) -> Known {
+        let now = fixture::now();
+        Known {
+            server: String::new(),
+            open_at: None,
+            planned: planned.map(|ago| Planned {
+                at: now - TimeDelta::minutes(ago),
+                work: Work::Rotation,
+            }),
+            due_day: None,
+            is_open: false,
+            state: None,
+            next_rotation: Some(now - TimeDelta::minutes(late)),
+            paused_until: None,
+            attention: None,
+            failing: false,
+            unreadable: false,
+        }
+    }
+
+    #[test]
+    fn only_a_change_that_the_schedule_is_to_make_is_overdue() {
+        let overdue = |known: &Known| {
+            let mut counts = Counts::default();
+            counts.add(known, fixture::now());
+            counts.overdue
+        };
+        assert_eq!(overdue(&known(121, Some(121))), 1);
+        assert_eq!(overdue(&known(119, Some(119))), 0, "within two hours");
+        assert_eq!(overdue(&known(300, None)), 0, "in drift, or stopped");
+        assert_eq!(overdue(&known(300, Some(-60))), 0, "tried again later");
+        let mut paused = known(300, Some(300));
+        paused.paused_until = Some(fixture::now() + TimeDelta::days(1));
+        assert_eq!(overdue(&paused), 0);
     }
 }

@@ -197,13 +197,18 @@ impl Engine {
         let told = self
             .announce_mount_event_once(mount, &keyring, &event)
             .await?;
-        self.counters.note_batch(batch.state);
         let note = |batch: &mut Batch| {
-            if let Some(end) = &mut batch.end {
+            let end = batch.end.as_mut();
+            if let Some(end) = end.filter(|end| end.event_id.is_none()) {
                 end.event_id = Some(told.event_id);
+                // Who tells it at the same time, or again because this was not stored, counts none.
+                if self.batches.notes().counted.insert(batch.id.clone()) {
+                    self.counters.note_batch(batch.state);
+                }
             }
         };
         let noted = self.update_batch(mount, &batch.id, note).await?;
+        self.batches.notes().counted.remove(&batch.id);
         Ok(noted.unwrap_or(batch))
     }
 

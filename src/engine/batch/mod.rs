@@ -14,7 +14,7 @@ mod record;
 mod turn;
 mod worker;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -44,8 +44,10 @@ struct Notes {
     /// Batches that somebody cancelled since the stored ones were last looked at: their runs stop
     /// before the next tenant.
     cancelled: BTreeSet<String>,
-    /// The tenant whose turn storage ended last, and how often in a row.
-    stuck: Option<(String, u32)>,
+    /// Tenants whose turns storage ended, and how often; empty again with the batch's end.
+    stuck: BTreeMap<String, u32>,
+    /// Batches whose end is counted and not yet stored as told.
+    counted: BTreeSet<String>,
     /// When old batches are to be looked for, monotonic.
     tidy_at: Duration,
 }

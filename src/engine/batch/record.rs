@@ -376,4 +376,20 @@ mod tests {
             .replacen("\"schema\":1", "\"schema\":2", 1);
         assert!(Batch::decode(&key, newer.as_bytes()).is_err());
     }
+
+    #[test]
+    fn the_frozen_format_reads_and_is_written_back_byte_for_byte() {
+        let frozen = fixture::BATCH_V1.trim_ascii();
+        let key = storage::batch_key("01K8Z5Y4N6D3T7Q2W9R1M0XVBC");
+        let read = Batch::decode(&key, frozen).unwrap();
+        assert_eq!((read.action, read.state), (Action::Reset, State::Cancelled));
+        assert_eq!(storage::encode(&read).unwrap(), frozen);
+        // The other words of the format.
+        let states = [State::Canary, State::Running, State::Done, State::Stopped];
+        let words = storage::encode(&(Action::Rotate, Targets::All, states)).unwrap();
+        assert_eq!(
+            String::from_utf8(words).unwrap(),
+            r#"["rotate","all",["canary","running","done","stopped"]]"#
+        );
+    }
 }

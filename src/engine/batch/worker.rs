@@ -22,7 +22,7 @@ const PAGE: usize = 128;
 /// Progress is stored after so many turns, or after so long.
 const SAVE_AFTER: usize = 25;
 const SAVE_EVERY: Duration = Duration::from_secs(5);
-/// After so many ends by storage in a row a tenant's turn counts as failed.
+/// After so many ends by storage a tenant's turn counts as failed.
 const MOST_TRIES: u32 = 3;
 
 /// A run under way; however it ends, the next tick can begin one.
@@ -52,10 +52,9 @@ impl Batches {
     /// Counts an end by storage; reports whether the tenant has had its tries.
     fn is_stuck(&self, tenant: &str) -> bool {
         let mut notes = self.notes();
-        let before = notes.stuck.take().filter(|(stuck, _)| stuck == tenant);
-        let tries = before.map_or(1, |(_, tries)| tries + 1);
-        notes.stuck = Some((tenant.to_owned(), tries));
-        tries >= MOST_TRIES
+        let tries = notes.stuck.entry(tenant.to_owned()).or_default();
+        *tries += 1;
+        *tries >= MOST_TRIES
     }
 }
 
@@ -106,6 +105,7 @@ impl Engine {
                 return Ok(());
             };
             if batch.is_over() {
+                self.batches.notes().stuck.clear();
                 return self.tell_end(mount, batch).await.map(drop);
             }
             let taken = usize::try_from(batch.taken).unwrap_or(usize::MAX);

@@ -212,13 +212,13 @@ fn of_background(text: &mut Text, census: &Census) {
     let running = sweep.started_at.is_some() && sweep.finished_at.is_none();
     text.gauge(
         "smtp_sweep_running",
-        "Whether a sweep is under way.",
+        "Whether a sweep has begun and not ended.",
         running.into(),
     );
     text.instant(
         "smtp_sweep_finished_timestamp_seconds",
-        "When the last sweep of this process ended.",
-        sweep.finished_at,
+        "When a sweep of this process ended last.",
+        sweep.last_end,
     );
     text.gauge(
         "smtp_sweep_tenants",

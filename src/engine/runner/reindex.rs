@@ -4,6 +4,7 @@
 //! then through the pointers of mail accounts, of which it removes those that no record needs.
 //! Stale pointers to open work and of days are removed by the ticks that follow them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,10 +15,14 @@ use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::storage::{self, ACCOUNTS, REINDEX, TENANTS};
 use crate::engine::tenant::TenantName;
-use crate::logical::{Mount, StorageEntry};
+use crate::logical::{Mount, StorageEntry, StorageError};
 
 /// How many tenants, or accounts, are looked at in one tick.
 const SLICE: usize = 200;
+/// Entries that storage refused; the pass waits for them before it takes more.
+const MOST_LEFT: usize = 100;
+/// After so many tries an entry that storage refuses counts as unreadable.
+const MOST_TRIES: u32 = 10;
 const SCHEMA: u32 = 1;
 
 /// What this process knows of the pass, so that a tick without work asks nobody.
@@ -65,6 +70,8 @@ pub(in crate::engine) struct ReindexProgress {
     after: String,
     /// All tenants were looked at, and the accounts follow.
     accounts: bool,
+    /// Tenants, or accounts, that storage refused, with the number of tries.
+    left: BTreeMap<String, u32>,
     /// How many tenants were looked at.
     pub(in crate::engine) tenants: u64,
     /// How many pointers were put back.
@@ -83,6 +90,7 @@ impl ReindexProgress {
             schema: SCHEMA,
             after: String::new(),
             accounts: false,
+            left: BTreeMap::new(),
             tenants: 0,
             repaired: 0,
             removed: 0,
@@ -90,6 +98,35 @@ impl ReindexProgress {
             started_at: now,
             finished_at: None,
         }
+    }
+
+    /// One entry is not done. What storage refuses is tried again at later ticks, and in the end
+    /// passed over like what is damaged: it must not keep the others from their pointers.
+    fn note_trouble(&mut self, name: &str, error: &Error) {
+        let tries = self.left.remove(name).unwrap_or(0) + 1;
+        if matches!(error, Error::Storage(_)) && tries < MOST_TRIES {
+            self.left.insert(name.to_owned(), tries);
+            return;
+        }
+        tracing::warn!(entry = %name, %error, "not reindexed");
+        self.unreadable += 1;
+    }
+
+    /// All tenants are done, or all accounts.
+    fn turn(&mut self, now: DateTime<Utc>) {
+        if !self.accounts {
+            self.accounts = true;
+            self.after = String::new();
+            return;
+        }
+        self.finished_at = Some(now);
+        tracing::info!(
+            tenants = self.tenants,
+            repaired = self.repaired,
+            removed = self.removed,
+            unreadable = self.unreadable,
+            "the reindex is finished"
+        );
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, Error> {
@@ -162,77 +199,98 @@ impl Engine {
             self.reindex.wanted.store(false, Ordering::SeqCst);
             return Ok(());
         };
-        let outcome = if progress.accounts {
-            self.reindex_accounts(mount, &mut progress).await
-        } else {
-            self.reindex_tenants(mount, &mut progress).await
-        };
+        let outcome = self.reindex_next(mount, &mut progress).await;
         self.store_reindex(mount, &progress).await?;
         outcome
     }
 
-    /// Looks at the next tenants and moves the place behind each.
-    async fn reindex_tenants(
+    /// Looks again at what storage refused, then at the next tenants or accounts, and moves the
+    /// place behind each.
+    async fn reindex_next(
         self: &Arc<Self>,
         mount: &Mount,
         progress: &mut ReindexProgress,
     ) -> Result<(), Error> {
-        let names = mount.storage.list_page(TENANTS, &progress.after, SLICE);
-        let names = names.await?;
-        for name in &names {
+        let again: Vec<String> = progress.left.keys().cloned().collect();
+        let folder = if progress.accounts { ACCOUNTS } else { TENANTS };
+        let mut page = Vec::new();
+        let takes_more = again.len() < MOST_LEFT;
+        if takes_more {
+            let names = mount.storage.list_page(folder, &progress.after, SLICE);
+            page = names.await?;
+        }
+        for name in &again {
             if self.tasks.is_stopping() {
                 return Ok(());
             }
-            let repaired = match TenantName::parse(name) {
-                Ok(name) => self.repair_tenant(mount, &name).await,
-                Err(error) => Err(error),
-            };
-            match repaired {
-                Ok(repaired) => progress.repaired += repaired,
-                Err(error) => note_unreadable(progress, name, error)?,
-            }
-            progress.after.clone_from(name);
-            progress.tenants += 1;
+            self.reindex_one(mount, progress, name).await?;
         }
-        if names.len() < SLICE {
-            progress.accounts = true;
-            progress.after = String::new();
+        for name in &page {
+            if self.tasks.is_stopping() {
+                return Ok(());
+            }
+            let broken = match self.reindex_one(mount, progress, name).await {
+                // It waits among those that are left.
+                Err(error @ Error::Storage(StorageError::Unknown(_))) => Some(error),
+                other => other.map(|()| None)?,
+            };
+            progress.after.clone_from(name);
+            progress.tenants += u64::from(!progress.accounts);
+            if let Some(error) = broken {
+                return Err(error);
+            }
+        }
+        if takes_more && page.len() < SLICE && progress.left.is_empty() {
+            progress.turn(self.clock().now());
         }
         Ok(())
     }
 
-    /// Looks at the next pointers of mail accounts and moves the place behind each.
-    async fn reindex_accounts(
+    /// Looks at one tenant or account.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the node or the mount; a connection to storage that broke, and then the
+    /// entry is among those that are left.
+    async fn reindex_one(
         self: &Arc<Self>,
         mount: &Mount,
         progress: &mut ReindexProgress,
+        name: &str,
     ) -> Result<(), Error> {
-        let names = mount.storage.list_page(ACCOUNTS, &progress.after, SLICE);
-        let names = names.await?;
-        for name in &names {
-            if self.tasks.is_stopping() {
-                return Ok(());
+        let done = if progress.accounts {
+            let key = format!("{ACCOUNTS}{name}");
+            let removed = self.remove_if_stale(mount, &key).await;
+            removed.map(|removed| progress.removed += u64::from(removed))
+        } else {
+            let repaired = match TenantName::parse(name) {
+                Ok(name) => self.repair_tenant(mount, &name).await,
+                Err(error) => Err(error),
+            };
+            repaired.map(|repaired| progress.repaired += repaired)
+        };
+        match done {
+            Ok(()) => {
+                progress.left.remove(name);
+                Ok(())
             }
-            match self
-                .remove_if_stale(mount, &format!("{ACCOUNTS}{name}"))
-                .await
-            {
-                Ok(removed) => progress.removed += u64::from(removed),
-                Err(error) => note_unreadable(progress, name, error)?,
+            Err(
+                error @ (Error::Standby
+                | Error::Tainted
+                | Error::Keyring(_)
+                | Error::Host(_)
+                | Error::Storage(StorageError::ReadOnly)
+                | Error::Random(_)),
+            ) => Err(error),
+            Err(error) => {
+                progress.note_trouble(name, &error);
+                match error {
+                    // The others would only wait for it as well.
+                    Error::Storage(StorageError::Unknown(_)) => Err(error),
+                    _ => Ok(()),
+                }
             }
-            progress.after.clone_from(name);
         }
-        if names.len() < SLICE {
-            progress.finished_at = Some(self.clock().now());
-            tracing::info!(
-                tenants = progress.tenants,
-                repaired = progress.repaired,
-                removed = progress.removed,
-                unreadable = progress.unreadable,
-                "the reindex is finished"
-            );
-        }
-        Ok(())
     }
 
     async fn remove_if_stale(self: &Arc<Self>, mount: &Mount, key: &str) -> Result<bool, Error> {
@@ -277,19 +335,17 @@ impl Engine {
     }
 }
 
-/// Passes over what is wrong with one tenant; what is wrong with storage ends the slice.
-fn note_unreadable(progress: &mut ReindexProgress, name: &str, error: Error) -> Result<(), Error> {
-    match error {
-        Error::Standby
-        | Error::Tainted
-        | Error::Keyring(_)
-        | Error::Host(_)
-        | Error::Storage(_)
-        | Error::Random(_) => Err(error),
-        _ => {
-            tracing::warn!(entry = %name, %error, "not reindexed");
-            progress.unreadable += 1;
-            Ok(())
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::storage::fixture;
+
+    #[test]
+    fn the_frozen_format_reads_and_is_written_back_byte_for_byte() {
+        let frozen = fixture::REINDEX_V1.trim_ascii();
+        let read = ReindexProgress::decode(frozen).unwrap();
+        assert_eq!((read.tenants, read.repaired, read.removed), (240, 12, 2));
+        assert_eq!(read.left.get("initech"), Some(&3));
+        assert_eq!(storage::encode(&read).unwrap(), frozen);
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Sweeps {
     /// When the next one may begin, monotonic; zero since this node became the active one.
     next: Duration,
     progress: SweepProgress,
+    /// When one ended last, while this node has been the active one.
+    ended_at: Option<DateTime<Utc>>,
     pub(super) unasked: Unasked,
 }
 
@@ -48,7 +50,10 @@ pub(super) struct Sweeps {
 pub(in crate::engine) struct SweepProgress {
     /// When it began; `None` before the first.
     pub(in crate::engine) started_at: Option<DateTime<Utc>>,
+    /// When it ended; `None` before.
     pub(in crate::engine) finished_at: Option<DateTime<Utc>>,
+    /// When this one, or the one before it, ended.
+    pub(in crate::engine) last_end: Option<DateTime<Utc>>,
     /// Tenants looked at so far.
     pub(in crate::engine) tenants: u64,
     /// Those whose mail server did not show what was proven last.
@@ -67,6 +72,7 @@ impl Sweeps {
     /// Another role: the next active tick sweeps.
     pub(super) fn forget(&mut self) {
         self.next = Duration::ZERO;
+        self.ended_at = None;
         self.unasked = Unasked::default();
     }
 }
@@ -158,6 +164,7 @@ impl Engine {
         let state = self.runner.state();
         SweepProgress {
             unasked: state.sweeps.unasked.count(),
+            last_end: state.sweeps.ended_at,
             ..state.sweeps.progress.clone()
         }
     }
@@ -198,6 +205,7 @@ impl Engine {
         let now = self.clock().now();
         let mut state = self.runner.state();
         state.sweeps.progress.finished_at = Some(now);
+        state.sweeps.ended_at = Some(now);
         let monotonic = self.clock().monotonic();
         state.sweeps.unasked.end_round(monotonic);
         Ok(())

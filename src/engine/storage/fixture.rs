@@ -66,6 +66,14 @@ pub(in crate::engine) const TENANT_V1: &[u8] =
 pub(in crate::engine) const TENANT_V2: &[u8] =
     include_bytes!("../../../tests/it/fixtures/tenant-v2.json");
 
+/// Exactly the bytes of a stored batch, every field filled.
+pub(in crate::engine) const BATCH_V1: &[u8] =
+    include_bytes!("../../../tests/it/fixtures/batch-v1.json");
+
+/// Exactly the bytes of the progress of a reindex, every field filled.
+pub(in crate::engine) const REINDEX_V1: &[u8] =
+    include_bytes!("../../../tests/it/fixtures/reindex-v1.json");
+
 /// Exactly the bytes of the third, every field filled.
 pub(in crate::engine) const TENANT_V3: &[u8] =
     include_bytes!("../../../tests/it/fixtures/tenant-v3.json");

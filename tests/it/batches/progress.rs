@@ -156,6 +156,36 @@ fn a_silent_server_is_left_alone_and_the_others_are_done() {
     });
 }
 
+/// Two tenants on two servers whose records storage refuses for good: each ends the page in turn,
+/// and neither may make the other's tries begin anew.
+#[test]
+fn two_that_storage_refuses_fail_and_the_batch_ends() {
+    simulate(async {
+        let fleet = Fleet::of(6, 2).await;
+        fleet.plan.deny(&["cas tenant/t0000", "cas tenant/t0001"]);
+        let body = json!({ "action": "rotate", "all": true, "canary": 0, "max_failures": 5 });
+        let id = fleet.create(body).await;
+        for _ in 0..10 {
+            fleet.host.tick().await;
+            fleet.world.later(60).await;
+        }
+        let read = fleet.read(&id).await;
+        assert_eq!(read.get("state"), "done", "{:?}", read.data);
+        assert_eq!(
+            (read.get("failed"), read.get("succeeded")),
+            (&json!(2), &json!(4))
+        );
+        let failures = read.get("failures").as_array().unwrap();
+        assert!(failures.iter().all(|it| it["code"] == "storage_error"));
+        fleet.plan.deny(&[]);
+        for _ in 0..5 {
+            fleet.world.later(60).await;
+            fleet.host.tick().await;
+        }
+        fleet.all_settled("after storage is well again").await;
+    });
+}
+
 #[test]
 fn a_cancelled_batch_stops_before_its_next_tenant() {
     simulate(async {
@@ -306,6 +336,33 @@ fn an_emergency_for_many_queues_what_cannot_be_done_now() {
         );
         assert_eq!(fleet.writes(), writes);
     });
+}
+
+/// The note that the end was told gets lost, so that it is told again: counted once all the same.
+#[test]
+fn an_end_that_is_told_again_is_counted_once() {
+    for after in [false, true] {
+        simulate(async {
+            let fleet = Fleet::of(2, 1).await;
+            let id = fleet
+                .create(json!({ "action": "rotate", "all": true }))
+                .await;
+            // The first one stores the end itself.
+            let note = format!("put batch/{id}");
+            fleet.plan.arm_named(&note, 1, Kind::Refused, after);
+            let cancel = format!("batches/{id}/cancel");
+            fleet.host.write(&cancel, json!({})).await;
+            assert!(!fleet.plan.is_ahead());
+            for _ in 0..3 {
+                fleet.host.tick().await;
+                fleet.world.later(60).await;
+            }
+            assert!(fleet.read(&id).await.get("end_event_id").is_string());
+            let samples = crate::endpoints::mount_status::metrics(&fleet.host).await;
+            let ended = samples["smtp_batches_ended_total{state=\"cancelled\"}"];
+            assert_eq!(ended, 1.0, "after its effect: {after}");
+        });
+    }
 }
 
 #[test]

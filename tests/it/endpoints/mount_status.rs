@@ -158,6 +158,40 @@ fn the_counts_are_those_of_the_tenants() {
     });
 }
 
+/// A sweep that hangs: it is said to be under way, and the end of the one before it stays.
+#[test]
+fn a_sweep_that_hangs_is_seen() {
+    simulate(async {
+        let mut fleet = Fleet::of(3, 1).await;
+        let name = "smtp_sweep_finished_timestamp_seconds";
+        let before = metrics(&fleet.host).await[name];
+        fleet.world.later(24 * 3600).await;
+        fleet.plan.hold("list tenant/");
+        let look = async {
+            fleet.plan.holds().await;
+            let samples = metrics(&fleet.host).await;
+            assert_eq!(samples["smtp_sweep_running"], 1.0);
+            assert_eq!(samples[name], before);
+            fleet.plan.release();
+        };
+        tokio::join!(fleet.host.tick(), look);
+        let samples = metrics(&fleet.host).await;
+        assert_eq!(samples["smtp_sweep_running"], 0.0);
+        assert!(samples[name] > before);
+        // The first one of a process.
+        fleet.restart();
+        fleet.plan.hold("list tenant/");
+        let look = async {
+            fleet.plan.holds().await;
+            let samples = metrics(&fleet.host).await;
+            assert_eq!(samples["smtp_sweep_running"], 1.0);
+            assert_eq!(samples.get(name), None);
+            fleet.plan.release();
+        };
+        tokio::join!(fleet.host.tick(), look);
+    });
+}
+
 /// What one answer costs does not grow with the tenants.
 #[test]
 fn many_tenants_cost_no_more_than_few() {

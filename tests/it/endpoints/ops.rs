@@ -85,6 +85,80 @@ fn a_reindex_finds_everybody_again_slice_by_slice() {
     });
 }
 
+/// Two records that storage refuses for good, to read and to write, and the pointer of an account:
+/// each is tried ten times and counted, and the others do not wait for them.
+#[test]
+fn what_storage_refuses_for_good_does_not_keep_a_reindex_under_way() {
+    simulate(async {
+        let fleet = Fleet::of(6, 2).await;
+        lose_pointers(&fleet).await;
+        let stale = StorageEntry::new("account/00ff", br#"{"tenant":"t0001"}"#.to_vec());
+        fleet.world.storage.put(stale).await.unwrap();
+        let t0003 = fleet.world.record("t0003").await.unwrap();
+        let day = t0003.credential.unwrap().due_day.unwrap();
+        let pointer = format!("put due/{}/t0003", day.format("%Y%m%d"));
+        fleet
+            .plan
+            .deny(&["get tenant/t0001", &pointer, "get account/00ff"]);
+        fleet.host.write("ops/reindex", json!({})).await.ok();
+        fleet.host.tick().await;
+        for index in [0, 2, 4, 5] {
+            let what = "not kept waiting";
+            fleet.world.check_pointers(&tenant(index), true, what).await;
+        }
+        let progress = async || {
+            let status = fleet.host.read("status").await.ok();
+            status.get("reindex").clone()
+        };
+        assert!(progress().await["finished_at"].is_null());
+        for _ in 0..25 {
+            fleet.world.later(60).await;
+            fleet.host.tick().await;
+        }
+        let done = progress().await;
+        assert!(done["finished_at"].is_string(), "{done}");
+        assert_eq!(
+            (&done["tenants"], &done["unreadable"]),
+            (&json!(6), &json!(3))
+        );
+        // Once storage is well again, the next one finds everybody.
+        fleet.plan.deny(&[]);
+        fleet.host.write("ops/reindex", json!({})).await.ok();
+        for _ in 0..3 {
+            fleet.world.later(60).await;
+            fleet.host.tick().await;
+        }
+        assert_eq!(progress().await["unreadable"], 0);
+        check_pointers(&fleet, "well again").await;
+    });
+}
+
+/// What refuses only for some minutes is done within the same pass.
+#[test]
+fn what_storage_refuses_for_some_minutes_is_done_in_the_same_reindex() {
+    simulate(async {
+        let fleet = Fleet::of(3, 1).await;
+        lose_pointers(&fleet).await;
+        fleet.plan.deny(&["get tenant/t0001"]);
+        fleet.host.write("ops/reindex", json!({})).await.ok();
+        for tick in 0..10 {
+            if tick == 4 {
+                fleet.plan.deny(&[]);
+            }
+            fleet.host.tick().await;
+            fleet.world.later(60).await;
+        }
+        let status = fleet.host.read("status").await.ok();
+        let done = status.get("reindex");
+        assert!(done["finished_at"].is_string(), "{done}");
+        assert_eq!(
+            (&done["tenants"], &done["unreadable"]),
+            (&json!(3), &json!(0))
+        );
+        check_pointers(&fleet, "in the same pass").await;
+    });
+}
+
 /// A tenant whose pointer to a past day got lost is found by nobody who looks at days.
 #[test]
 fn a_due_day_that_nobody_looks_at_any_more_is_planned_anew() {

@@ -66,6 +66,10 @@ struct State {
     calls: Vec<String>,
     faults: Vec<Fault>,
     only: Option<&'static str>,
+    /// Calls that storage refuses for good, by name.
+    denied: Vec<String>,
+    /// The call that fails by its name and how often it was called before, whatever its number.
+    named: Option<(String, usize, Fault)>,
     /// What becomes of the next passwords that are set, whatever number their calls have.
     sends: VecDeque<Option<Fault>>,
     /// The test's time is paused from the start: nobody waits for anything.
@@ -96,7 +100,26 @@ impl Plan {
         state.calls.clear();
         state.faults = faults.into_iter().collect();
         state.only = None;
+        state.named = None;
         state.sends.clear();
+    }
+
+    /// Storage refuses every call of these names, until it is told otherwise.
+    pub(crate) fn deny(&self, names: &[&str]) {
+        let names = names.iter().map(|name| (*name).to_owned());
+        self.0.state.lock().unwrap().denied = names.collect();
+    }
+
+    /// Lets a call of this name fail, the one that has `before` ones of its name before it.
+    pub(crate) fn arm_named(&self, name: &str, before: usize, kind: Kind, after: bool) {
+        self.arm([]);
+        let fault = Fault { at: 0, kind, after };
+        self.0.state.lock().unwrap().named = Some((name.to_owned(), before, fault));
+    }
+
+    /// Whether the call of [`Plan::arm_named`] is still to come.
+    pub(crate) fn is_ahead(&self) -> bool {
+        self.0.state.lock().unwrap().named.is_some()
     }
 
     /// Lets the faults hit calls of this name only.
@@ -158,9 +181,20 @@ impl Plan {
             _ => None,
         };
         let meant = state.only.is_none_or(|only| only == name);
+        let denied = state.denied.contains(&name).then_some(Fault {
+            at: number,
+            kind: Kind::Refused,
+            after: false,
+        });
+        let before = state.calls.iter().filter(|call| **call == name).count();
+        let named = state
+            .named
+            .take_if(|(named, nth, _)| *named == name && *nth == before)
+            .map(|(_, _, fault)| fault);
         state.calls.push(name);
         let fault = state.faults.iter().find(|fault| fault.at == number);
-        let fault = send.or(fault.copied().filter(|_| meant));
+        let fault = fault.copied().filter(|_| meant);
+        let fault = send.or(denied).or(named).or(fault);
         // The engine lets a broken storage connection rest for seconds: skip them.
         if record && !state.simulated && fault.is_some_and(|fault| fault.kind == Kind::Unknown) {
             state.paused = true;
