@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use vault_plugin_secrets_smtp::clock::Clock as _;
 use vault_plugin_secrets_smtp::logical::{Operation, Storage as _, StorageEntry};
 use vault_plugin_secrets_smtp::notify::Error;
 
@@ -463,40 +464,110 @@ fn with_a_channel_goes_what_waits_for_it() {
     });
 }
 
+/// Copies the only entry that waits, so that there are `count` of them, each altered.
+async fn multiply(world: &World, count: usize, alter: impl Fn(String) -> String) {
+    let id = waiting(world).await.remove(0);
+    let text = stored(world, &id).await;
+    for number in 1..count {
+        let other = format!("{}{number:06}", &id[..20]);
+        put(world, &other, alter(text.replace(&id, &other))).await;
+    }
+}
+
+async fn stored(world: &World, id: &str) -> String {
+    let key = format!("outbox/{id}");
+    let entry = world.storage.get(&key).await.unwrap().unwrap();
+    String::from_utf8(entry.value.clone()).unwrap()
+}
+
+async fn put(world: &World, id: &str, text: String) {
+    let entry = StorageEntry::new(format!("outbox/{id}"), text.into_bytes());
+    world.storage.put(entry).await.unwrap();
+}
+
+/// Who is told by the entries that were written since `before`.
+async fn told_since(world: &World, before: &[String]) -> Vec<String> {
+    let mut told = Vec::new();
+    for id in waiting(world).await {
+        if !before.contains(&id) {
+            let entry: Value = serde_json::from_str(&stored(world, &id).await).unwrap();
+            let event = entry["event"]["event"].as_str().unwrap();
+            let event = event.strip_prefix("smtp_credentials_").unwrap();
+            for delivery in entry["deliveries"].as_array().unwrap() {
+                let channel = delivery["channel"].as_str().unwrap();
+                told.push(format!("{channel} {event}"));
+            }
+        }
+    }
+    told.sort();
+    told
+}
+
 #[test]
-fn a_full_outbox_takes_what_went_wrong_and_no_completions() {
+fn a_channel_for_which_too_much_waits_is_told_what_went_wrong_and_no_completions() {
     simulate(async {
         let (world, host, _) = world().await;
         world.notices.let_it("hook", Does::Fails(Error::Failing));
         rotate(&world, &host).await;
         tick(&world, &host).await;
-        let id = waiting(&world).await.remove(0);
-        let real = world
-            .storage
-            .get(&format!("outbox/{id}"))
-            .await
-            .unwrap()
-            .unwrap();
-        let text = String::from_utf8(real.value.clone()).unwrap();
-        for number in 1..10_000 {
-            let other = format!("{}{number:06}", &id[..20]);
-            let entry = text.replace(&id, &other).into_bytes();
-            let entry = StorageEntry::new(format!("outbox/{other}"), entry);
-            world.storage.put(entry).await.unwrap();
-        }
+        multiply(&world, 10_000, |text| text).await;
         let next = world.sound_process();
         // The rest of the only one that was tried is not over: the others are not judged.
         next.tick().await;
-        let full = waiting(&world).await.len();
-        assert!(full >= 10_000, "{full}");
+        let before = waiting(&world).await;
+        assert!(before.len() >= 10_000, "{}", before.len());
         next.write("config", json!({ "min_rotation_interval": 0 }))
             .await
             .ok();
+        let ops = with_no_addresses(email());
+        next.write("config/notify/ops", ops).await.ok();
         next.write("acme/rotate", json!({})).await.ok();
-        assert_eq!(waiting(&world).await.len(), full);
+        // The others are told of everything.
+        assert_eq!(told_since(&world, &before).await, ["ops rotated"]);
+        let before = waiting(&world).await;
         let body = json!({ "incident_id": "INC-7", "reason": "stolen" });
         next.write("acme/reset", body).await.ok();
-        let told = waiting(&world).await.len() - full;
-        assert_eq!(told, 1, "the reset's beginning, and not its end");
+        assert_eq!(
+            told_since(&world, &before).await,
+            [
+                "hook emergency_reset",
+                "hook emergency_reset_started",
+                "ops emergency_reset",
+                "ops emergency_reset_started",
+            ]
+        );
+        let status = next.read("status").await.ok();
+        assert_eq!(status.get("notifications")["dropped"], 1);
     });
+}
+
+/// The channel's URL was revoked months ago: what was given up takes no place from what is new.
+#[test]
+fn what_was_given_up_does_not_count_as_waiting_and_is_not_kept_without_end() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        world.notices.let_it("hook", Does::Fails(Error::Failing));
+        rotate(&world, &host).await;
+        tick(&world, &host).await;
+        let dead_since = format!("\"dead_since\":{}", json!(world.clock.now()));
+        multiply(&world, 12_100, |text| {
+            text.replace("\"dead_since\":null", &dead_since)
+        })
+        .await;
+        let next = world.sound_process();
+        world.notices.mend("hook");
+        next.tick().await;
+        let read = next.read(HOOK).await.ok();
+        assert_eq!(read.get("dead"), 2_000, "the newest are kept");
+        let status = next.read("status").await.ok();
+        assert_eq!(status.get("notifications")["dropped"], 10_099);
+        let before = waiting(&world).await;
+        rotate(&world, &next).await;
+        assert_eq!(told_since(&world, &before).await, ["hook rotated"]);
+    });
+}
+
+fn with_no_addresses(mut channel: Value) -> Value {
+    channel["allowed_domains"] = json!([]);
+    channel
 }

@@ -21,6 +21,7 @@
 //!   one, so that a tick without anything due asks storage nothing.
 
 mod believe;
+mod bounds;
 mod enqueue;
 mod entry;
 mod facts;
@@ -106,17 +107,27 @@ impl Engine {
         }
     }
 
-    /// Drops what nobody is to be told any more: its channel is gone, or was given up long ago.
+    /// Drops what nobody is to be told any more: its channel is gone, it was given up long ago, or
+    /// too much was given up since.
     async fn remove_ownerless(&self, mount: &Mount, channels: &Channels) -> Result<(), Error> {
+        let mut drops = self.outbox.surplus(channels);
         for event_id in self.outbox.ownerless(channels, self.clock().now()) {
+            drops.entry(event_id).or_default();
+        }
+        for (event_id, surplus) in drops {
             let now = self.clock().now();
             self.change_entry(mount, &event_id, |entry| {
                 entry.deliveries.retain(|delivery| {
-                    let kept = delivery.dead_since.is_none_or(|at| now - at < entry::KEPT);
+                    let kept = delivery.dead_since.is_none_or(|at| {
+                        now - at < entry::KEPT && !surplus.contains(&delivery.channel)
+                    });
                     kept && index::has_owner(channels, &delivery.channel, &delivery.channel_id)
                 });
             })
             .await?;
+            for _ in surplus {
+                self.outbox.note_dropped();
+            }
         }
         Ok(())
     }
