@@ -9,8 +9,9 @@ use vault_plugin_secrets_smtp::notify::Error;
 
 use crate::support::engine::Host;
 use crate::support::faults::{Fault, Kind, Plan};
+use crate::support::mailbox::Mailbox;
 use crate::support::notices::Does;
-use crate::support::world::{ACCOUNT, World, simulate};
+use crate::support::world::{ACCOUNT, FIRST, SERVER, World, simulate};
 
 const HOOK: &str = "config/notify/hook";
 
@@ -42,6 +43,18 @@ async fn world() -> (World, Host, Plan) {
     host.write(HOOK, webhook()).await.ok();
     world.later(3600).await;
     (world, host, plan)
+}
+
+/// Another tenant of the same server, that everybody has been told of.
+async fn beta(world: &World, host: &Host) {
+    let account = "smtp-beta@example.test";
+    world.mail.put(SERVER, account, Mailbox::new(FIRST));
+    world.configure(host, "beta").await;
+    host.write("beta/admin", json!({ "username": account }))
+        .await
+        .ok();
+    world.quiet(host, "beta").await;
+    tick(world, host).await;
 }
 
 async fn rotate(world: &World, host: &Host) {
@@ -461,6 +474,96 @@ fn with_a_channel_goes_what_waits_for_it() {
             world.storage.list("notified/").await.unwrap(),
             Vec::<String>::new()
         );
+    });
+}
+
+/// The record of `beta` is damaged after an event of it was to be told; its entry comes first.
+#[test]
+fn what_cannot_be_judged_is_given_up_in_the_end_and_is_in_nobodys_way() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        beta(&world, &host).await;
+        let before = world.notices.story().len();
+        world.later(3600).await;
+        host.write("beta/rotate", json!({})).await.ok();
+        let mut damaged = world.storage.get("tenant/beta").await.unwrap().unwrap();
+        damaged.value = b"{".to_vec();
+        world.storage.put(damaged).await.unwrap();
+        world.later(60).await;
+        host.write("acme/rotate", json!({})).await.ok();
+        // Both wait for a process that knows nothing of either.
+        assert_eq!(waiting(&world).await.len(), 2);
+        let next = world.sound_process();
+        next.tick().await;
+        assert_eq!(world.notices.story()[before..], ["hook rotated"]);
+        assert_eq!(waiting(&world).await.len(), 1);
+        for _ in 0..60 {
+            world.later(1_800).await;
+            next.tick().await;
+        }
+        let read = next.read(HOOK).await.ok();
+        assert_eq!(
+            (read.get("pending"), read.get("dead")),
+            (&json!(0), &json!(1))
+        );
+        assert_eq!(world.notices.story()[before..], ["hook rotated"]);
+    });
+}
+
+/// What can be read when the outbox is looked at, and no more when it is to be removed or told.
+#[test]
+fn an_entry_that_is_damaged_later_is_in_nobodys_way() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        host.write("config/notify/ops", email()).await.ok();
+        world.notices.let_it("hook", Does::Fails(Error::Failing));
+        world.notices.let_it("ops", Does::Fails(Error::Failing));
+        rotate(&world, &host).await;
+        tick(&world, &host).await;
+        let damaged = waiting(&world).await.remove(0);
+        put(&world, &damaged, String::from("{")).await;
+        // With the channel goes what waits for it, the damaged one too.
+        host.delete("config/notify/ops").await.ok();
+        world.notices.mend("hook");
+        rotate(&world, &host).await;
+        tick(&world, &host).await;
+        assert_eq!(world.notices.story(), ["hook rotated"]);
+        assert_eq!(waiting(&world).await, [damaged]);
+    });
+}
+
+/// Storage does not answer for one tenant, whose event comes first.
+#[test]
+fn what_cannot_be_read_comes_last() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        beta(&world, &host).await;
+        let before = world.notices.story().len();
+        world.later(3600).await;
+        host.write("beta/rotate", json!({})).await.ok();
+        world.later(60).await;
+        host.write("acme/rotate", json!({})).await.ok();
+        let plan = Plan::simulated();
+        let next = world.process(&plan);
+        plan.arm((0..2_000).map(|at| Fault {
+            at,
+            kind: Kind::Refused,
+            after: false,
+        }));
+        plan.only("get tenant/beta");
+        for _ in 0..3 {
+            tick(&world, &next).await;
+        }
+        assert_eq!(world.notices.story()[before..], ["hook rotated"]);
+        plan.arm(None);
+        for _ in 0..3 {
+            tick(&world, &next).await;
+        }
+        assert_eq!(
+            world.notices.story()[before..],
+            ["hook rotated", "hook rotated"]
+        );
+        assert!(waiting(&world).await.is_empty());
     });
 }
 

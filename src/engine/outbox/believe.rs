@@ -37,6 +37,8 @@ impl Engine {
             return self.believe_mount(mount, event).await;
         }
         let Ok(name) = TenantName::parse(&event.tenant_id) else {
+            // No tenant has such a name: nobody can make it true.
+            self.remove_stale(mount, event).await?;
             return Ok(Belief::Stale);
         };
         let record = self.read_tenant(mount, &name).await?;

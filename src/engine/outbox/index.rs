@@ -214,6 +214,17 @@ impl Outbox {
         known.is_some_and(|known| known.believed)
     }
 
+    /// Puts a delivery behind the others, in memory alone: it could not be looked at.
+    pub(super) fn postpone(&self, event_id: &str, channel: &str, clock: &dyn Clock) {
+        let next_attempt = clock.now() + rest(1);
+        let mut state = self.state();
+        let known = state.known.as_mut().and_then(|it| it.get_mut(event_id));
+        let open = known.into_iter().flat_map(|known| &mut known.open);
+        for open in open.filter(|it| it.channel == channel) {
+            open.next_attempt = next_attempt;
+        }
+    }
+
     /// Notes that a message was delivered, which is not stored yet.
     pub(super) fn note_told(&self, event_id: &str, channel: &str, to: Option<&str>) {
         let mut state = self.state();

@@ -78,7 +78,10 @@ impl Engine {
             return Ok(());
         }
         let channels = self.channels(mount).await?;
-        self.remove_ownerless(mount, &channels).await?;
+        if let Err(error) = self.remove_ownerless(mount, &channels).await {
+            // What is left of it is in nobody's way.
+            tracing::warn!(%error, "notifications without a receiver stay for now");
+        }
         for (channel, units) in self.outbox.take_due(&channels, self.clock()) {
             self.begin_channel(mount, channel, units);
         }
@@ -145,7 +148,15 @@ impl Engine {
             self.outbox.remove(event_id);
             return Ok(());
         };
-        let mut entry = Entry::decode(&key, &found.value)?;
+        let mut entry = match Entry::decode(&key, &found.value) {
+            Ok(entry) => entry,
+            Err(error) => {
+                // It may be a newer release's. Here it says nothing, and is in nobody's way.
+                tracing::warn!(%error, "a notification cannot be read");
+                self.outbox.remove(event_id);
+                return Ok(());
+            }
+        };
         change(&mut entry);
         if entry.is_done() {
             mount.storage.delete(&key).await?;
@@ -154,7 +165,8 @@ impl Engine {
             let bytes = storage::encode(&entry)?;
             let entry_put = crate::logical::StorageEntry::new(key, bytes);
             mount.storage.put(entry_put).await?;
-            self.outbox.note(&entry, true);
+            // A change says nothing of the event: who believes it has noted that.
+            self.outbox.note(&entry, false);
         }
         Ok(())
     }

@@ -135,7 +135,7 @@ impl AtWork {
                 return Ok(());
             }
             let now = engine.clock().now();
-            match self.tell(mount, &unit, peer.as_ref(), state).await? {
+            match self.try_to_tell(mount, &unit, peer.as_ref(), state).await? {
                 Told::Nothing => {}
                 Told::Delivered => {
                     engine.outbox.works(name);
@@ -155,6 +155,39 @@ impl AtWork {
             }
         }
         Ok(())
+    }
+
+    /// Tells one message. What cannot be judged, because what is stored of it or of its tenant is
+    /// damaged, is tried again like a message that was refused, and stands in nobody's way; after
+    /// any other error, which the next message would meet as well, it comes last.
+    async fn try_to_tell(
+        &self,
+        mount: &Mount,
+        unit: &Unit,
+        peer: Result<&Arc<dyn notify::Channel>, &Failure>,
+        state: &ChannelState,
+    ) -> Result<Told, Error> {
+        let name = self.channel.name.as_str();
+        let outcome = match self.tell(mount, unit, peer, state).await {
+            Err(error @ Error::Entry { .. }) => {
+                let event_id = unit.event_id.as_str();
+                tracing::warn!(channel = name, event_id, %error, "not told of for now");
+                let failure = Failure {
+                    code: error.code(),
+                    scope: Scope::Message,
+                    refused: false,
+                    retry_after: None,
+                };
+                let noted = self.note_failed(mount, unit, failure, state).await;
+                noted.map(|()| Told::Nothing)
+            }
+            outcome => outcome,
+        };
+        if outcome.is_err() {
+            let outbox = &self.engine.outbox;
+            outbox.postpone(&unit.event_id, name, self.engine.clock());
+        }
+        outcome
     }
 
     /// Tells one message, unless it is not to be told.
