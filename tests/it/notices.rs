@@ -567,6 +567,75 @@ fn what_cannot_be_read_comes_last() {
     });
 }
 
+/// Somebody corrects where a channel leads while its worker is at work.
+#[test]
+fn what_follows_a_write_of_the_channel_or_the_settings_goes_the_new_way() {
+    for (path, body, place) in [
+        (
+            HOOK,
+            json!({ "url": "https://elsewhere.ops.example/x", "hmac_key": "another-key-of-it" }),
+            "elsewhere",
+        ),
+        (
+            "config",
+            json!({ "allowed_hosts": ["10.0.0.0/8"] }),
+            "hooks",
+        ),
+    ] {
+        simulate(async {
+            let (world, host, plan) = world().await;
+            rotate(&world, &host).await;
+            rotate(&world, &host).await;
+            let first = wanted(&host).await.remove(0);
+            plan.hold(&format!("delete outbox/{first}"));
+            let ticking = tick(&world, &host);
+            let writing = async {
+                plan.holds().await;
+                host.patch(path, body).await.ok();
+                plan.release();
+            };
+            tokio::join!(ticking, writing);
+            assert_eq!(world.notices.story().len(), 1, "{path}");
+            tick(&world, &host).await;
+            let places = world.notices.places();
+            assert_eq!(places.len(), 2, "{path}");
+            assert!(places[0].contains("hooks.ops"), "{}", places[0]);
+            assert!(places[1].contains(place), "{}", places[1]);
+        });
+    }
+}
+
+/// The channel fails for a day; somebody mends it while its worker gives up what waited.
+#[test]
+fn what_is_mended_meanwhile_is_not_given_up() {
+    simulate(async {
+        let (world, host, plan) = world().await;
+        world.notices.let_it("hook", Does::Fails(Error::Denied));
+        rotate(&world, &host).await;
+        rotate(&world, &host).await;
+        tick(&world, &host).await;
+        world.later(25 * 3600).await;
+        // What was tried least recently comes first.
+        let second = wanted(&host).await.remove(1);
+        plan.hold(&format!("put outbox/{second}"));
+        let giving_up = tick(&world, &host);
+        let mending = async {
+            plan.holds().await;
+            world.later(1).await;
+            world.notices.mend("hook");
+            host.patch(HOOK, json!({})).await.ok();
+            plan.release();
+        };
+        tokio::join!(giving_up, mending);
+        assert_eq!(world.notices.attempts("hook"), 2);
+        for _ in 0..3 {
+            tick(&world, &host).await;
+        }
+        assert_eq!(told(&world).len(), 2);
+        assert!(waiting(&world).await.is_empty());
+    });
+}
+
 /// Copies the only entry that waits, so that there are `count` of them, each altered.
 async fn multiply(world: &World, count: usize, alter: impl Fn(String) -> String) {
     let id = waiting(world).await.remove(0);
