@@ -343,6 +343,30 @@ fn an_entry_is_not_judged_while_its_writer_is_at_work() {
     });
 }
 
+/// The writer was killed, and its Put of the record reaches a slow storage after the next process
+/// has looked.
+#[test]
+fn an_entry_whose_record_is_still_on_its_way_is_not_removed() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        let before = world.storage.get("tenant/acme").await.unwrap().unwrap();
+        rotate(&world, &host).await;
+        let after = world.storage.get("tenant/acme").await.unwrap().unwrap();
+        let entry = waiting(&world).await;
+        assert_eq!(entry.len(), 1);
+        world.storage.put(before).await.unwrap();
+        let next = world.sound_process();
+        tick(&world, &next).await;
+        assert!(world.notices.delivered().is_empty());
+        assert_eq!(waiting(&world).await, entry);
+        world.storage.put(after).await.unwrap();
+        let last = world.sound_process();
+        tick(&world, &last).await;
+        assert_eq!(world.notices.story(), ["hook rotated"]);
+        assert!(waiting(&world).await.is_empty());
+    });
+}
+
 #[test]
 fn a_channel_that_hangs_delays_only_itself() {
     simulate(async {

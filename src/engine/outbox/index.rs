@@ -13,7 +13,7 @@ use crate::engine::channels::{Channel, Channels};
 use crate::keyed_lock::KeyedLock;
 
 /// An attempt that is further ahead than any rest was written by a clock that was wrong.
-const FURTHEST: TimeDelta = TimeDelta::hours(2);
+pub(super) const FURTHEST: TimeDelta = TimeDelta::hours(2);
 
 /// The outbox of one mount, in memory.
 #[derive(Debug, Default)]

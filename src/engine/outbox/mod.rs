@@ -10,7 +10,8 @@
 //! - An entry is written before the record that makes its event true, and believed only when that
 //!   record (or its trail) really has the event: a crash between the two leaves a stale entry, which
 //!   is removed, and never an event that nobody is told of. It is judged under the tenant's lock,
-//!   because a writer who has it may be about to store the record.
+//!   because a writer who has it may be about to store the record; and not within its first two
+//!   minutes, because the Put of a writer who was killed may still be on its way.
 //! - Nothing but that one Put stands between an event and its record. Without a channel there is
 //!   not even that.
 //! - Each channel has one worker, which tells one after the other: a channel that hangs delays
