@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use vault_plugin_secrets_smtp::clock::Clock as _;
 use vault_plugin_secrets_smtp::logical::{Operation, Storage as _, StorageEntry};
 use vault_plugin_secrets_smtp::notify::Error;
 
 use crate::support::engine::Host;
 use crate::support::faults::{Fault, Kind, Plan};
+use crate::support::mailbox::Mailbox;
 use crate::support::notices::Does;
-use crate::support::world::{ACCOUNT, World, simulate};
+use crate::support::world::{ACCOUNT, FIRST, SERVER, World, simulate};
 
 const HOOK: &str = "config/notify/hook";
 
@@ -41,6 +43,18 @@ async fn world() -> (World, Host, Plan) {
     host.write(HOOK, webhook()).await.ok();
     world.later(3600).await;
     (world, host, plan)
+}
+
+/// Another tenant of the same server, that everybody has been told of.
+async fn beta(world: &World, host: &Host) {
+    let account = "smtp-beta@example.test";
+    world.mail.put(SERVER, account, Mailbox::new(FIRST));
+    world.configure(host, "beta").await;
+    host.write("beta/admin", json!({ "username": account }))
+        .await
+        .ok();
+    world.quiet(host, "beta").await;
+    tick(world, host).await;
 }
 
 async fn rotate(world: &World, host: &Host) {
@@ -329,6 +343,30 @@ fn an_entry_is_not_judged_while_its_writer_is_at_work() {
     });
 }
 
+/// The writer was killed, and its Put of the record reaches a slow storage after the next process
+/// has looked.
+#[test]
+fn an_entry_whose_record_is_still_on_its_way_is_not_removed() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        let before = world.storage.get("tenant/acme").await.unwrap().unwrap();
+        rotate(&world, &host).await;
+        let after = world.storage.get("tenant/acme").await.unwrap().unwrap();
+        let entry = waiting(&world).await;
+        assert_eq!(entry.len(), 1);
+        world.storage.put(before).await.unwrap();
+        let next = world.sound_process();
+        tick(&world, &next).await;
+        assert!(world.notices.delivered().is_empty());
+        assert_eq!(waiting(&world).await, entry);
+        world.storage.put(after).await.unwrap();
+        let last = world.sound_process();
+        tick(&world, &last).await;
+        assert_eq!(world.notices.story(), ["hook rotated"]);
+        assert!(waiting(&world).await.is_empty());
+    });
+}
+
 #[test]
 fn a_channel_that_hangs_delays_only_itself() {
     simulate(async {
@@ -463,40 +501,269 @@ fn with_a_channel_goes_what_waits_for_it() {
     });
 }
 
+/// The record of `beta` is damaged after an event of it was to be told; its entry comes first.
 #[test]
-fn a_full_outbox_takes_what_went_wrong_and_no_completions() {
+fn what_cannot_be_judged_is_given_up_in_the_end_and_is_in_nobodys_way() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        beta(&world, &host).await;
+        let before = world.notices.story().len();
+        world.later(3600).await;
+        host.write("beta/rotate", json!({})).await.ok();
+        let mut damaged = world.storage.get("tenant/beta").await.unwrap().unwrap();
+        damaged.value = b"{".to_vec();
+        world.storage.put(damaged).await.unwrap();
+        world.later(60).await;
+        host.write("acme/rotate", json!({})).await.ok();
+        // Both wait for a process that knows nothing of either.
+        assert_eq!(waiting(&world).await.len(), 2);
+        let next = world.sound_process();
+        next.tick().await;
+        assert_eq!(world.notices.story()[before..], ["hook rotated"]);
+        assert_eq!(waiting(&world).await.len(), 1);
+        for _ in 0..60 {
+            world.later(1_800).await;
+            next.tick().await;
+        }
+        let read = next.read(HOOK).await.ok();
+        assert_eq!(
+            (read.get("pending"), read.get("dead")),
+            (&json!(0), &json!(1))
+        );
+        assert_eq!(world.notices.story()[before..], ["hook rotated"]);
+    });
+}
+
+/// What can be read when the outbox is looked at, and no more when it is to be removed or told.
+#[test]
+fn an_entry_that_is_damaged_later_is_in_nobodys_way() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        host.write("config/notify/ops", email()).await.ok();
+        world.notices.let_it("hook", Does::Fails(Error::Failing));
+        world.notices.let_it("ops", Does::Fails(Error::Failing));
+        rotate(&world, &host).await;
+        tick(&world, &host).await;
+        let damaged = waiting(&world).await.remove(0);
+        put(&world, &damaged, String::from("{")).await;
+        // With the channel goes what waits for it, the damaged one too.
+        host.delete("config/notify/ops").await.ok();
+        world.notices.mend("hook");
+        rotate(&world, &host).await;
+        tick(&world, &host).await;
+        assert_eq!(world.notices.story(), ["hook rotated"]);
+        assert_eq!(waiting(&world).await, [damaged]);
+    });
+}
+
+/// Storage does not answer for one tenant, whose event comes first.
+#[test]
+fn what_cannot_be_read_comes_last() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        beta(&world, &host).await;
+        let before = world.notices.story().len();
+        world.later(3600).await;
+        host.write("beta/rotate", json!({})).await.ok();
+        world.later(60).await;
+        host.write("acme/rotate", json!({})).await.ok();
+        let plan = Plan::simulated();
+        let next = world.process(&plan);
+        plan.arm((0..2_000).map(|at| Fault {
+            at,
+            kind: Kind::Refused,
+            after: false,
+        }));
+        plan.only("get tenant/beta");
+        for _ in 0..3 {
+            tick(&world, &next).await;
+        }
+        assert_eq!(world.notices.story()[before..], ["hook rotated"]);
+        plan.arm(None);
+        for _ in 0..3 {
+            tick(&world, &next).await;
+        }
+        assert_eq!(
+            world.notices.story()[before..],
+            ["hook rotated", "hook rotated"]
+        );
+        assert!(waiting(&world).await.is_empty());
+    });
+}
+
+/// Somebody corrects where a channel leads while its worker is at work.
+#[test]
+fn what_follows_a_write_of_the_channel_or_the_settings_goes_the_new_way() {
+    for (path, body, place) in [
+        (
+            HOOK,
+            json!({ "url": "https://elsewhere.ops.example/x", "hmac_key": "another-key-of-it" }),
+            "elsewhere",
+        ),
+        (
+            "config",
+            json!({ "allowed_hosts": ["10.0.0.0/8"] }),
+            "hooks",
+        ),
+    ] {
+        simulate(async {
+            let (world, host, plan) = world().await;
+            rotate(&world, &host).await;
+            rotate(&world, &host).await;
+            let first = wanted(&host).await.remove(0);
+            plan.hold(&format!("delete outbox/{first}"));
+            let ticking = tick(&world, &host);
+            let writing = async {
+                plan.holds().await;
+                host.patch(path, body).await.ok();
+                plan.release();
+            };
+            tokio::join!(ticking, writing);
+            assert_eq!(world.notices.story().len(), 1, "{path}");
+            tick(&world, &host).await;
+            let places = world.notices.places();
+            assert_eq!(places.len(), 2, "{path}");
+            assert!(places[0].contains("hooks.ops"), "{}", places[0]);
+            assert!(places[1].contains(place), "{}", places[1]);
+        });
+    }
+}
+
+/// The channel fails for a day; somebody mends it while its worker gives up what waited.
+#[test]
+fn what_is_mended_meanwhile_is_not_given_up() {
+    simulate(async {
+        let (world, host, plan) = world().await;
+        world.notices.let_it("hook", Does::Fails(Error::Denied));
+        rotate(&world, &host).await;
+        rotate(&world, &host).await;
+        tick(&world, &host).await;
+        world.later(25 * 3600).await;
+        // What was tried least recently comes first.
+        let second = wanted(&host).await.remove(1);
+        plan.hold(&format!("put outbox/{second}"));
+        let giving_up = tick(&world, &host);
+        let mending = async {
+            plan.holds().await;
+            world.later(1).await;
+            world.notices.mend("hook");
+            host.patch(HOOK, json!({})).await.ok();
+            plan.release();
+        };
+        tokio::join!(giving_up, mending);
+        assert_eq!(world.notices.attempts("hook"), 2);
+        for _ in 0..3 {
+            tick(&world, &host).await;
+        }
+        assert_eq!(told(&world).len(), 2);
+        assert!(waiting(&world).await.is_empty());
+    });
+}
+
+/// Copies the only entry that waits, so that there are `count` of them, each altered.
+async fn multiply(world: &World, count: usize, alter: impl Fn(String) -> String) {
+    let id = waiting(world).await.remove(0);
+    let text = stored(world, &id).await;
+    for number in 1..count {
+        let other = format!("{}{number:06}", &id[..20]);
+        put(world, &other, alter(text.replace(&id, &other))).await;
+    }
+}
+
+async fn stored(world: &World, id: &str) -> String {
+    let key = format!("outbox/{id}");
+    let entry = world.storage.get(&key).await.unwrap().unwrap();
+    String::from_utf8(entry.value.clone()).unwrap()
+}
+
+async fn put(world: &World, id: &str, text: String) {
+    let entry = StorageEntry::new(format!("outbox/{id}"), text.into_bytes());
+    world.storage.put(entry).await.unwrap();
+}
+
+/// Who is told by the entries that were written since `before`.
+async fn told_since(world: &World, before: &[String]) -> Vec<String> {
+    let mut told = Vec::new();
+    for id in waiting(world).await {
+        if !before.contains(&id) {
+            let entry: Value = serde_json::from_str(&stored(world, &id).await).unwrap();
+            let event = entry["event"]["event"].as_str().unwrap();
+            let event = event.strip_prefix("smtp_credentials_").unwrap();
+            for delivery in entry["deliveries"].as_array().unwrap() {
+                let channel = delivery["channel"].as_str().unwrap();
+                told.push(format!("{channel} {event}"));
+            }
+        }
+    }
+    told.sort();
+    told
+}
+
+#[test]
+fn a_channel_for_which_too_much_waits_is_told_what_went_wrong_and_no_completions() {
     simulate(async {
         let (world, host, _) = world().await;
         world.notices.let_it("hook", Does::Fails(Error::Failing));
         rotate(&world, &host).await;
         tick(&world, &host).await;
-        let id = waiting(&world).await.remove(0);
-        let real = world
-            .storage
-            .get(&format!("outbox/{id}"))
-            .await
-            .unwrap()
-            .unwrap();
-        let text = String::from_utf8(real.value.clone()).unwrap();
-        for number in 1..10_000 {
-            let other = format!("{}{number:06}", &id[..20]);
-            let entry = text.replace(&id, &other).into_bytes();
-            let entry = StorageEntry::new(format!("outbox/{other}"), entry);
-            world.storage.put(entry).await.unwrap();
-        }
+        multiply(&world, 10_000, |text| text).await;
         let next = world.sound_process();
         // The rest of the only one that was tried is not over: the others are not judged.
         next.tick().await;
-        let full = waiting(&world).await.len();
-        assert!(full >= 10_000, "{full}");
+        let before = waiting(&world).await;
+        assert!(before.len() >= 10_000, "{}", before.len());
         next.write("config", json!({ "min_rotation_interval": 0 }))
             .await
             .ok();
+        let ops = with_no_addresses(email());
+        next.write("config/notify/ops", ops).await.ok();
         next.write("acme/rotate", json!({})).await.ok();
-        assert_eq!(waiting(&world).await.len(), full);
+        // The others are told of everything.
+        assert_eq!(told_since(&world, &before).await, ["ops rotated"]);
+        let before = waiting(&world).await;
         let body = json!({ "incident_id": "INC-7", "reason": "stolen" });
         next.write("acme/reset", body).await.ok();
-        let told = waiting(&world).await.len() - full;
-        assert_eq!(told, 1, "the reset's beginning, and not its end");
+        assert_eq!(
+            told_since(&world, &before).await,
+            [
+                "hook emergency_reset",
+                "hook emergency_reset_started",
+                "ops emergency_reset",
+                "ops emergency_reset_started",
+            ]
+        );
+        let status = next.read("status").await.ok();
+        assert_eq!(status.get("notifications")["dropped"], 1);
     });
+}
+
+/// The channel's URL was revoked months ago: what was given up takes no place from what is new.
+#[test]
+fn what_was_given_up_does_not_count_as_waiting_and_is_not_kept_without_end() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        world.notices.let_it("hook", Does::Fails(Error::Failing));
+        rotate(&world, &host).await;
+        tick(&world, &host).await;
+        let dead_since = format!("\"dead_since\":{}", json!(world.clock.now()));
+        multiply(&world, 12_100, |text| {
+            text.replace("\"dead_since\":null", &dead_since)
+        })
+        .await;
+        let next = world.sound_process();
+        world.notices.mend("hook");
+        next.tick().await;
+        let read = next.read(HOOK).await.ok();
+        assert_eq!(read.get("dead"), 2_000, "the newest are kept");
+        let status = next.read("status").await.ok();
+        assert_eq!(status.get("notifications")["dropped"], 10_099);
+        let before = waiting(&world).await;
+        rotate(&world, &next).await;
+        assert_eq!(told_since(&world, &before).await, ["hook rotated"]);
+    });
+}
+
+fn with_no_addresses(mut channel: Value) -> Value {
+    channel["allowed_domains"] = json!([]);
+    channel
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use chrono::TimeDelta;
+
 use super::entry::Entry;
+use super::index::FURTHEST;
 use crate::audit::Event;
 use crate::engine::Engine;
 use crate::engine::error::Error;
@@ -10,6 +13,10 @@ use crate::engine::mount_log::{self, MountLog};
 use crate::engine::storage::{self, MOUNT_LOG, TrailEntry};
 use crate::engine::tenant::TenantName;
 use crate::logical::Mount;
+
+/// How long a Put may still be on its way after the process that asked for it was killed. An entry
+/// that is younger is not called stale, whatever lock is free.
+const ON_ITS_WAY: TimeDelta = TimeDelta::minutes(2);
 
 /// What became of an entry's event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +41,11 @@ impl Engine {
             return Ok(Belief::True);
         }
         if event.tenant_id == mount_log::MOUNT {
-            return self.believe_mount(mount, event).await;
+            return self.believe_mount(mount, entry).await;
         }
         let Ok(name) = TenantName::parse(&event.tenant_id) else {
+            // No tenant has such a name: nobody can make it true.
+            self.remove_stale(mount, event).await?;
             return Ok(Belief::Stale);
         };
         let record = self.read_tenant(mount, &name).await?;
@@ -46,6 +55,9 @@ impl Engine {
         }
         if is_in_trail(mount, event).await? {
             return Ok(Belief::True);
+        }
+        if self.is_on_its_way(entry) {
+            return Ok(Belief::Open);
         }
         // Whoever has the tenant's lock may store the record at any moment.
         let Some(locked) = self.try_lock_tenant(mount, &name).await? else {
@@ -59,7 +71,14 @@ impl Engine {
         Ok(Belief::Stale)
     }
 
-    async fn believe_mount(&self, mount: &Mount, event: &Event) -> Result<Belief, Error> {
+    fn is_on_its_way(&self, entry: &Entry) -> bool {
+        let age = self.clock().now() - entry.created_at;
+        // What is far ahead was written by a clock that was wrong.
+        age < ON_ITS_WAY && age > -FURTHEST
+    }
+
+    async fn believe_mount(&self, mount: &Mount, entry: &Entry) -> Result<Belief, Error> {
+        let event = &entry.event;
         let Some(guard) = self.mount_lock.try_lock("mountlog") else {
             return Ok(Belief::Open);
         };
@@ -70,6 +89,9 @@ impl Engine {
         let has = |log: MountLog| log.events().iter().any(|stored| stored == event);
         if log.is_some_and(has) || is_in_trail(mount, event).await? {
             return Ok(Belief::True);
+        }
+        if self.is_on_its_way(entry) {
+            return Ok(Belief::Open);
         }
         self.remove_stale(mount, event).await?;
         drop(guard);

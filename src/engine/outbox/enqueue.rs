@@ -1,20 +1,13 @@
 //! Into the outbox: what is written before the record that makes an event true.
 
-use chrono::{DateTime, Utc};
-
 use super::entry::{Delivery, Entry};
-use crate::audit::{Event, EventName, Severity};
+use crate::audit::{Event, EventName};
 use crate::engine::Engine;
 use crate::engine::channels::Channels;
 use crate::engine::error::Error;
 use crate::engine::storage;
 use crate::engine::storage::record::Credential;
 use crate::logical::{Mount, StorageEntry};
-
-/// With so many entries no completion is told any more, only what went wrong or needs somebody.
-const FULL: usize = 10_000;
-/// With so many nothing is.
-const OVERFULL: usize = 12_000;
 
 /// Entries that were written for events that are not true yet.
 #[derive(Debug, Default)]
@@ -43,19 +36,8 @@ impl Engine {
         announced: &mut Announced,
     ) -> Result<(), Error> {
         let now = self.clock().now();
-        let deliveries = deliveries(channels, event, credential, now);
+        let deliveries = self.deliveries(channels, event, credential);
         if deliveries.is_empty() {
-            return Ok(());
-        }
-        let entries = self.outbox.len();
-        if entries >= OVERFULL || (entries >= FULL && event.severity == Severity::Info) {
-            self.outbox.note_dropped();
-            tracing::warn!(
-                tenant = event.tenant_id,
-                event = event.event.as_str(),
-                event_id = event.event_id,
-                "the outbox is full: nobody is told of this event"
-            );
             return Ok(());
         }
         let findings = match (event.event, credential.and_then(|it| it.preflight.as_ref())) {
@@ -76,21 +58,34 @@ impl Engine {
             self.outbox.note(&entry, true);
         }
     }
-}
 
-fn deliveries(
-    channels: &Channels,
-    event: &Event,
-    credential: Option<&Credential>,
-    now: DateTime<Utc>,
-) -> Vec<Delivery> {
-    let mut deliveries = Vec::new();
-    for channel in channels.list.iter().filter(|it| it.wants(event)) {
-        deliveries.push(Delivery::new(channel, None, now));
-        let addresses = credential.map_or(&[][..], |it| it.admin_emails.as_slice());
-        for address in channel.addresses(event, addresses) {
-            deliveries.push(Delivery::new(channel, Some(address.to_owned()), now));
+    /// Returns whom to tell of an event. A channel for which too much waits is left out.
+    fn deliveries(
+        &self,
+        channels: &Channels,
+        event: &Event,
+        credential: Option<&Credential>,
+    ) -> Vec<Delivery> {
+        let now = self.clock().now();
+        let mut deliveries = Vec::new();
+        for channel in channels.list.iter().filter(|it| it.wants(event)) {
+            if self.outbox.is_full(channel, event) {
+                self.outbox.note_dropped();
+                tracing::warn!(
+                    channel = channel.name,
+                    tenant = event.tenant_id,
+                    event = event.event.as_str(),
+                    event_id = event.event_id,
+                    "too much waits for this channel: it is not told of this event"
+                );
+                continue;
+            }
+            deliveries.push(Delivery::new(channel, None, now));
+            let addresses = credential.map_or(&[][..], |it| it.admin_emails.as_slice());
+            for address in channel.addresses(event, addresses) {
+                deliveries.push(Delivery::new(channel, Some(address.to_owned()), now));
+            }
         }
+        deliveries
     }
-    deliveries
 }

@@ -13,7 +13,7 @@ use crate::engine::channels::{Channel, Channels};
 use crate::keyed_lock::KeyedLock;
 
 /// An attempt that is further ahead than any rest was written by a clock that was wrong.
-const FURTHEST: TimeDelta = TimeDelta::hours(2);
+pub(super) const FURTHEST: TimeDelta = TimeDelta::hours(2);
 
 /// The outbox of one mount, in memory.
 #[derive(Debug, Default)]
@@ -25,9 +25,9 @@ pub(in crate::engine) struct Outbox {
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// Every entry by its event; `None` until storage was read.
-    known: Option<BTreeMap<String, Known>>,
+    pub(super) known: Option<BTreeMap<String, Known>>,
     /// Somebody must look, whatever is due: a channel was written or removed.
     look: bool,
     /// A look is under way.
@@ -36,22 +36,22 @@ struct State {
     busy: HashSet<String>,
     /// Channels that failed: how often in a row, and until when they rest, monotonic.
     resting: HashMap<String, (u32, Duration)>,
-    /// Notifications that were dropped because there were too many.
+    /// Events that a channel was not told of because there were too many.
     dropped: u64,
 }
 
 /// What is known of one entry.
 #[derive(Debug)]
-struct Known {
-    created_at: DateTime<Utc>,
+pub(super) struct Known {
+    pub(super) created_at: DateTime<Utc>,
     /// The event was found with its tenant.
     believed: bool,
-    open: Vec<Open>,
+    pub(super) open: Vec<Open>,
 }
 
 /// One delivery that is not done.
 #[derive(Clone, Debug)]
-struct Open {
+pub(super) struct Open {
     channel: String,
     channel_id: String,
     to: Option<String>,
@@ -76,15 +76,21 @@ pub(in crate::engine) struct Undelivered {
     pub(in crate::engine) pending: u64,
     /// Deliveries that were given up.
     pub(in crate::engine) dead: u64,
-    /// Events that nobody was told of because the outbox was full, since this process started.
+    /// What was dropped because too much waited or was given up, since this process started: one
+    /// for each event and channel.
     pub(in crate::engine) dropped: u64,
     /// Since when the oldest of those that are still tried waits.
     pub(in crate::engine) oldest: Option<DateTime<Utc>>,
 }
 
 impl Open {
+    /// Reports whether `channel`, in this life of it, makes this delivery.
+    pub(super) fn is_for(&self, channel: &Channel) -> bool {
+        self.channel == channel.name && self.channel_id == channel.id
+    }
+
     /// Reports whether it was given up for good: nobody has written its channel since.
-    fn is_dead(&self, channel: Option<&Channel>) -> bool {
+    pub(super) fn is_dead(&self, channel: Option<&Channel>) -> bool {
         let written_at = channel.map(|channel| channel.written_at);
         self.dead_since
             .is_some_and(|at| written_at.is_none_or(|written_at| written_at <= at))
@@ -103,7 +109,7 @@ pub(super) fn has_owner(channels: &Channels, name: &str, id: &str) -> bool {
 }
 
 impl Outbox {
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // Every change is a few map operations: none of them panics half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -159,12 +165,7 @@ impl Outbox {
         self.state().known.as_ref().is_none_or(BTreeMap::is_empty)
     }
 
-    /// How many entries are known.
-    pub(super) fn len(&self) -> usize {
-        self.state().known.as_ref().map_or(0, BTreeMap::len)
-    }
-
-    /// Counts an event that nobody is told of.
+    /// Counts an event that a channel is not told of.
     pub(super) fn note_dropped(&self) {
         self.state().dropped += 1;
     }
@@ -213,6 +214,17 @@ impl Outbox {
         known.is_some_and(|known| known.believed)
     }
 
+    /// Puts a delivery behind the others, in memory alone: it could not be looked at.
+    pub(super) fn postpone(&self, event_id: &str, channel: &str, clock: &dyn Clock) {
+        let next_attempt = clock.now() + rest(1);
+        let mut state = self.state();
+        let known = state.known.as_mut().and_then(|it| it.get_mut(event_id));
+        let open = known.into_iter().flat_map(|known| &mut known.open);
+        for open in open.filter(|it| it.channel == channel) {
+            open.next_attempt = next_attempt;
+        }
+    }
+
     /// Notes that a message was delivered, which is not stored yet.
     pub(super) fn note_told(&self, event_id: &str, channel: &str, to: Option<&str>) {
         let mut state = self.state();
@@ -254,9 +266,11 @@ impl Outbox {
             let mut due = Vec::new();
             for (event_id, entry) in state.known.iter().flatten() {
                 for open in &entry.open {
-                    let own = open.channel == channel.name && open.channel_id == channel.id;
                     let revived = open.dead_since.is_some();
-                    if own && !open.is_dead(Some(channel)) && (revived || open.is_due(now)) {
+                    if open.is_for(channel)
+                        && !open.is_dead(Some(channel))
+                        && (revived || open.is_due(now))
+                    {
                         let unit = Unit {
                             event_id: event_id.clone(),
                             to: open.to.clone(),
@@ -311,9 +325,7 @@ impl Outbox {
             ..Undelivered::default()
         };
         for entry in state.known.as_ref()?.values() {
-            let own = |open: &&Open| {
-                channel.is_none_or(|it| it.name == open.channel && it.id == open.channel_id)
-            };
+            let own = |open: &&Open| channel.is_none_or(|it| open.is_for(it));
             for open in entry.open.iter().filter(own) {
                 if open.is_dead(channel) {
                     sum.dead += 1;

@@ -10,7 +10,8 @@
 //! - An entry is written before the record that makes its event true, and believed only when that
 //!   record (or its trail) really has the event: a crash between the two leaves a stale entry, which
 //!   is removed, and never an event that nobody is told of. It is judged under the tenant's lock,
-//!   because a writer who has it may be about to store the record.
+//!   because a writer who has it may be about to store the record; and not within its first two
+//!   minutes, because the Put of a writer who was killed may still be on its way.
 //! - Nothing but that one Put stands between an event and its record. Without a channel there is
 //!   not even that.
 //! - Each channel has one worker, which tells one after the other: a channel that hangs delays
@@ -21,6 +22,7 @@
 //!   one, so that a tick without anything due asks storage nothing.
 
 mod believe;
+mod bounds;
 mod enqueue;
 mod entry;
 mod facts;
@@ -77,7 +79,10 @@ impl Engine {
             return Ok(());
         }
         let channels = self.channels(mount).await?;
-        self.remove_ownerless(mount, &channels).await?;
+        if let Err(error) = self.remove_ownerless(mount, &channels).await {
+            // What is left of it is in nobody's way.
+            tracing::warn!(%error, "notifications without a receiver stay for now");
+        }
         for (channel, units) in self.outbox.take_due(&channels, self.clock()) {
             self.begin_channel(mount, channel, units);
         }
@@ -106,17 +111,27 @@ impl Engine {
         }
     }
 
-    /// Drops what nobody is to be told any more: its channel is gone, or was given up long ago.
+    /// Drops what nobody is to be told any more: its channel is gone, it was given up long ago, or
+    /// too much was given up since.
     async fn remove_ownerless(&self, mount: &Mount, channels: &Channels) -> Result<(), Error> {
+        let mut drops = self.outbox.surplus(channels);
         for event_id in self.outbox.ownerless(channels, self.clock().now()) {
+            drops.entry(event_id).or_default();
+        }
+        for (event_id, surplus) in drops {
             let now = self.clock().now();
             self.change_entry(mount, &event_id, |entry| {
                 entry.deliveries.retain(|delivery| {
-                    let kept = delivery.dead_since.is_none_or(|at| now - at < entry::KEPT);
+                    let kept = delivery.dead_since.is_none_or(|at| {
+                        now - at < entry::KEPT && !surplus.contains(&delivery.channel)
+                    });
                     kept && index::has_owner(channels, &delivery.channel, &delivery.channel_id)
                 });
             })
             .await?;
+            for _ in surplus {
+                self.outbox.note_dropped();
+            }
         }
         Ok(())
     }
@@ -134,7 +149,15 @@ impl Engine {
             self.outbox.remove(event_id);
             return Ok(());
         };
-        let mut entry = Entry::decode(&key, &found.value)?;
+        let mut entry = match Entry::decode(&key, &found.value) {
+            Ok(entry) => entry,
+            Err(error) => {
+                // It may be a newer release's. Here it says nothing, and is in nobody's way.
+                tracing::warn!(%error, "a notification cannot be read");
+                self.outbox.remove(event_id);
+                return Ok(());
+            }
+        };
         change(&mut entry);
         if entry.is_done() {
             mount.storage.delete(&key).await?;
@@ -143,7 +166,8 @@ impl Engine {
             let bytes = storage::encode(&entry)?;
             let entry_put = crate::logical::StorageEntry::new(key, bytes);
             mount.storage.put(entry_put).await?;
-            self.outbox.note(&entry, true);
+            // A change says nothing of the event: who believes it has noted that.
+            self.outbox.note(&entry, false);
         }
         Ok(())
     }

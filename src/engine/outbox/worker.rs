@@ -11,6 +11,7 @@ use super::index::Unit;
 use super::{ChannelState, facts, rest};
 use crate::engine::Engine;
 use crate::engine::channels::Channel;
+use crate::engine::config::MountConfig;
 use crate::engine::error::Error;
 use crate::engine::storage;
 use crate::logical::Mount;
@@ -48,7 +49,15 @@ enum Told {
     Delivered,
     /// There was nothing to tell, or it cannot be judged yet.
     Nothing,
+    /// The channel was written meanwhile: the rest is another worker's.
+    Outdated,
     Failed(Failure),
+}
+
+/// The channel as it was when the worker began.
+struct Peer {
+    usable: Result<Arc<dyn notify::Channel>, Failure>,
+    config: Arc<MountConfig>,
 }
 
 /// A worker under way; however it ends, the channel is free again.
@@ -112,15 +121,10 @@ impl AtWork {
         outcome
     }
 
-    async fn tell_all(
-        &self,
-        mount: &Mount,
-        units: Vec<Unit>,
-        state: &mut ChannelState,
-    ) -> Result<(), Error> {
-        let (engine, name) = (&self.engine, self.channel.name.as_str());
-        let peer = match engine.connect_channel(mount, &self.channel).await {
-            Ok(peer) => Ok(peer),
+    async fn connect(&self, mount: &Mount) -> Result<Peer, Error> {
+        let config = self.engine.config(mount).await?;
+        let usable = match self.engine.connect_channel(mount, &self.channel).await {
+            Ok(usable) => Ok(usable),
             Err(error @ (Error::Invalid { .. } | Error::Unopenable(_))) => Err(Failure {
                 code: error.code(),
                 scope: Scope::Channel,
@@ -129,14 +133,38 @@ impl AtWork {
             }),
             Err(error) => return Err(error),
         };
+        Ok(Peer { usable, config })
+    }
+
+    /// Reports whether the worker may go on: nobody has written the channel or the mount's settings
+    /// since it began, and this node still delivers. Asks storage only after such a write.
+    async fn goes_on(&self, mount: &Mount, peer: &Peer) -> Result<bool, Error> {
+        let engine = &self.engine;
+        if engine.tasks.is_stopping() || !engine.role.is_active() {
+            return Ok(false);
+        }
+        let channels = engine.channels(mount).await?;
+        let same = channels.find(&self.channel.name) == Some(&self.channel);
+        Ok(same && engine.config(mount).await? == peer.config)
+    }
+
+    async fn tell_all(
+        &self,
+        mount: &Mount,
+        units: Vec<Unit>,
+        state: &mut ChannelState,
+    ) -> Result<(), Error> {
+        let (engine, name) = (&self.engine, self.channel.name.as_str());
+        let peer = self.connect(mount).await?;
         let mut units = units.into_iter();
         for unit in units.by_ref() {
-            if engine.tasks.is_stopping() || !engine.role.is_active() {
+            if !self.goes_on(mount, &peer).await? {
                 return Ok(());
             }
             let now = engine.clock().now();
-            match self.tell(mount, &unit, peer.as_ref(), state).await? {
+            match self.try_to_tell(mount, &unit, &peer, state).await? {
                 Told::Nothing => {}
+                Told::Outdated => return Ok(()),
                 Told::Delivered => {
                     engine.outbox.works(name);
                     state.note_delivered(now);
@@ -149,7 +177,7 @@ impl AtWork {
                         engine
                             .outbox
                             .rest(name, failure.retry_after, engine.clock());
-                        return self.bury(mount, units, failure, state).await;
+                        return self.bury(mount, units, (&peer, failure), state).await;
                     }
                 }
             }
@@ -157,12 +185,45 @@ impl AtWork {
         Ok(())
     }
 
+    /// Tells one message. What cannot be judged, because what is stored of it or of its tenant is
+    /// damaged, is tried again like a message that was refused, and stands in nobody's way; after
+    /// any other error, which the next message would meet as well, it comes last.
+    async fn try_to_tell(
+        &self,
+        mount: &Mount,
+        unit: &Unit,
+        peer: &Peer,
+        state: &ChannelState,
+    ) -> Result<Told, Error> {
+        let name = self.channel.name.as_str();
+        let outcome = match self.tell(mount, unit, peer, state).await {
+            Err(error @ Error::Entry { .. }) => {
+                let event_id = unit.event_id.as_str();
+                tracing::warn!(channel = name, event_id, %error, "not told of for now");
+                let failure = Failure {
+                    code: error.code(),
+                    scope: Scope::Message,
+                    refused: false,
+                    retry_after: None,
+                };
+                let noted = self.note_failed(mount, unit, failure, state).await;
+                noted.map(|()| Told::Nothing)
+            }
+            outcome => outcome,
+        };
+        if outcome.is_err() {
+            let outbox = &self.engine.outbox;
+            outbox.postpone(&unit.event_id, name, self.engine.clock());
+        }
+        outcome
+    }
+
     /// Tells one message, unless it is not to be told.
     async fn tell(
         &self,
         mount: &Mount,
         unit: &Unit,
-        peer: Result<&Arc<dyn notify::Channel>, &Failure>,
+        peer: &Peer,
         state: &ChannelState,
     ) -> Result<Told, Error> {
         let engine = &self.engine;
@@ -179,10 +240,10 @@ impl AtWork {
         }
         engine.outbox.note(&entry, true);
         let name = self.channel.name.as_str();
-        let outcome = match peer {
-            Ok(peer) => {
+        let outcome = match &peer.usable {
+            Ok(usable) => {
                 let message = facts::message(&entry, name, to, engine.clock().now());
-                peer.deliver(&message).await.map_err(Failure::from)
+                usable.deliver(&message).await.map_err(Failure::from)
             }
             Err(failure) => Err(*failure),
         };
@@ -192,6 +253,8 @@ impl AtWork {
                 self.note_delivered(mount, unit).await?;
                 Ok(Told::Delivered)
             }
+            // A failure of what the channel was says nothing of what it is.
+            Err(_) if !self.goes_on(mount, peer).await? => Ok(Told::Outdated),
             Err(failure) => {
                 self.note_failed(mount, unit, failure, state).await?;
                 Ok(Told::Failed(failure))
@@ -269,7 +332,7 @@ impl AtWork {
         &self,
         mount: &Mount,
         units: impl Iterator<Item = Unit> + Send,
-        failure: Failure,
+        (peer, failure): (&Peer, Failure),
         state: &ChannelState,
     ) -> Result<(), Error> {
         let now = self.engine.clock().now();
@@ -278,6 +341,9 @@ impl AtWork {
             return Ok(());
         }
         for unit in units {
+            if !self.goes_on(mount, peer).await? {
+                return Ok(());
+            }
             let Some(entry) = self.read(mount, &unit).await? else {
                 continue;
             };

@@ -267,7 +267,7 @@ fn of_notifications(text: &mut Text, census: &Census) {
     }
     text.counter(
         "smtp_notifications_dropped_total",
-        "Events that nobody was told of because the outbox was full.",
+        "Events that a channel was not told of because too much waited or had been given up.",
         waiting.dropped,
     );
     let name = "smtp_notifications_oldest_age_seconds";

@@ -79,7 +79,8 @@ const ANSWERS: &[Field] = &[
             Field::integer("dead", "Deliveries that were given up.").example("0"),
             Field::integer(
                 "dropped",
-                "Events that nobody was told of because the outbox was full, since the start.",
+                "Events that a channel was not told of because too much waited for it, or had been \
+                 given up, since the start; one for each channel.",
             )
             .example("0"),
             Field::instant("oldest", "Since when the oldest one waits.").nullable(),

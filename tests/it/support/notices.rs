@@ -28,6 +28,8 @@ struct State {
     attempts: Vec<String>,
     does: HashMap<String, Does>,
     configs: Vec<ChannelConfig>,
+    /// Where each of `delivered` went.
+    places: Vec<ChannelConfig>,
 }
 
 impl Notices {
@@ -38,6 +40,7 @@ impl Notices {
             notices.0.lock().unwrap().configs.push(config.clone());
             Ok(Arc::new(Recorder {
                 notices: notices.clone(),
+                config: config.clone(),
                 plan: plan.clone(),
             }))
         })
@@ -57,6 +60,12 @@ impl Notices {
     /// Everything that was delivered, in order.
     pub(crate) fn delivered(&self) -> Vec<Message> {
         self.0.lock().unwrap().delivered.clone()
+    }
+
+    /// Where it was delivered to, as a configuration shows it, in order.
+    pub(crate) fn places(&self) -> Vec<String> {
+        let state = self.0.lock().unwrap();
+        state.places.iter().map(|it| format!("{it:?}")).collect()
     }
 
     /// What was delivered, as `channel[>address] event`, in order.
@@ -89,6 +98,7 @@ fn line(message: &Message) -> String {
 #[derive(Debug)]
 struct Recorder {
     notices: Notices,
+    config: ChannelConfig,
     plan: Plan,
 }
 
@@ -102,6 +112,7 @@ impl Channel for Recorder {
             let does = state.does.get(&message.channel).copied();
             if does.is_none() {
                 state.delivered.push(message.clone());
+                state.places.push(self.config.clone());
             }
             does
         };
