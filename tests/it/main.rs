@@ -30,11 +30,14 @@ mod manual;
 mod monitoring;
 mod never_lost;
 mod notices;
+#[path = "../simulation/mod.rs"]
+mod plot_of_400_days;
 mod preflight;
 mod readme;
 mod real;
 mod rotation_faults;
 mod sdk;
+mod simulation;
 mod standin;
 mod support;
 mod transports;

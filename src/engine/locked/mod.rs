@@ -308,14 +308,19 @@ impl LockedTenant {
     async fn put_record(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
         let key = storage::tenant_key(self.name.as_str());
         let writing = self.engine.records.write(self.name.as_str());
-        let put = self.put_and_judge(&key, bytes).await;
-        // Whatever became of it, what ticks have read before is not to be believed.
-        self.engine.runner.forget_tenant(&self.name);
-        put?;
+        if let Err(error) = self.put_and_judge(&key, bytes).await {
+            // What ticks have read before is not to be believed, whatever became of it.
+            self.engine.runner.forget_tenant(&self.name);
+            return Err(error);
+        }
         let stored = self.stored.as_deref().unwrap_or_default();
-        // What cannot be read back is for the next read to report: it was stored all the same.
-        if let Ok(record) = storage::decode_tenant(&key, stored) {
-            writing.stored(&Arc::new(record), stored.len(), self.engine.clock());
+        match storage::decode_tenant(&key, stored) {
+            Ok(record) => {
+                self.engine.note_stored(&self.name, &record, &self.config);
+                writing.stored(&Arc::new(record), stored.len(), self.engine.clock());
+            }
+            // What cannot be read back is for the next read to report: it was stored all the same.
+            Err(_unreadable) => self.engine.runner.forget_tenant(&self.name),
         }
         Ok(())
     }

@@ -15,8 +15,8 @@ use crate::provider::Refusal;
 /// Minutes between the engine's own tries.
 const BACK_OFF_MINUTES: [i64; 5] = [1, 2, 4, 8, 10];
 
-/// Between the schedule's tries: the first pause, doubled with each failure up to the longest. A
-/// tenth of it more or less keeps tenants that failed together from coming back together.
+/// Between the schedule's tries: the first pause, doubled with each failure up to the longest. Up
+/// to a fifth less keeps tenants that failed together from coming back together.
 const FIRST_RETRY: TimeDelta = TimeDelta::minutes(1);
 const LONGEST_RETRY: TimeDelta = TimeDelta::hours(6);
 const JITTER_PER_MILLE: u64 = 200;
@@ -25,8 +25,8 @@ const JITTER_PER_MILLE: u64 = 200;
 fn next_scheduled_try(tenant: &str, failures: u32, now: DateTime<Utc>) -> DateTime<Utc> {
     let doubled = FIRST_RETRY.checked_mul(1 << failures.min(10));
     let pause = doubled.map_or(LONGEST_RETRY, |pause| pause.min(LONGEST_RETRY));
-    let share = schedule::share(tenant, &format!("retry {failures}"), JITTER_PER_MILLE + 1);
-    let per_mille = i32::try_from(900 + share).unwrap_or(1_000);
+    let share = schedule::share(tenant, &format!("retry {failures}"), JITTER_PER_MILLE);
+    let per_mille = i32::try_from(1_000 - share).unwrap_or(1_000);
     now + pause * per_mille / 1_000
 }
 

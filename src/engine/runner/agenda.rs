@@ -1,8 +1,8 @@
 //! [`Agenda`]: what the records behind `open/` and the due days' folders say, so that a tick reads
 //! a record once and not every minute.
 //!
-//! A copy of records, no truth: whatever stores a tenant's record makes its entry forgotten, and
-//! the next tick reads it again.
+//! A copy of records, no truth: whatever stores a tenant's record replaces its entry, and what
+//! another node stored makes it forgotten.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -60,6 +60,14 @@ impl Known {
     }
 }
 
+/// By what and when a stored record was looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stored<'a> {
+    pub(super) config: &'a MountConfig,
+    pub(super) rest: Rest,
+    pub(super) now: DateTime<Utc>,
+}
+
 /// What was known when the entries were made: settings and rests of the mount.
 type Basis = (Arc<MountConfig>, Rest);
 
@@ -89,6 +97,18 @@ impl Agenda {
         self.changed.insert(name.clone());
     }
 
+    /// Keeps what was just stored, if that belongs to what ticks look at: nobody disappears from
+    /// `status` until the next tick because something was noted about him.
+    pub(super) fn learn_stored(&mut self, name: &TenantName, known: Known, of: Stored<'_>) {
+        let today = of.now.date_naive();
+        let looked_at = known.is_open || known.due_day.is_some_and(|day| day <= today);
+        let basis = self.basis.as_ref();
+        let same = basis.is_some_and(|(config, rest)| **config == *of.config && *rest == of.rest);
+        if looked_at && same {
+            self.known.insert(name.clone(), known);
+        }
+    }
+
     /// Keeps what was read, unless the record was stored in the meantime.
     pub(super) fn learn(&mut self, name: TenantName, known: Known) {
         if !self.changed.contains(&name) {
@@ -108,7 +128,9 @@ impl Agenda {
 
     /// Forgets everyone whom no pointer leads to any more.
     pub(super) fn keep_only(&mut self, listed: &HashSet<TenantName>) {
-        self.known.retain(|name, _| listed.contains(name));
+        let changed = &self.changed;
+        self.known
+            .retain(|name, _| listed.contains(name) || changed.contains(name));
     }
 
     /// Returns everything known, in no order.

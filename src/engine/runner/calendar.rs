@@ -184,6 +184,8 @@ impl Engine {
         let paused = config.paused_until.is_some_and(|until| until > now.wall);
         calendar.see_pause(now.wall, paused, checks.as_ref());
         if calendar.see(now, before, checks.as_ref()) {
+            // What was planned by another clock is planned anew.
+            self.runner.forget_agenda();
             tracing::warn!(
                 last = %calendar.seen_at,
                 held_until = ?calendar.held_until,

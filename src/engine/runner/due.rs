@@ -339,7 +339,7 @@ async fn names(mount: &Mount, folder: &str) -> Result<Vec<TenantName>, Error> {
 }
 
 /// What the agenda keeps of a record.
-fn known(
+pub(super) fn known(
     record: Option<&TenantRecord>,
     config: &MountConfig,
     rest: Rest,

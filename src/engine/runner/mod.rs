@@ -28,6 +28,7 @@ use super::Engine;
 use super::config::MountConfig;
 use super::error::Error;
 use super::schedule::Rest;
+use super::storage::record::TenantRecord;
 use super::tenant::TenantName;
 use crate::logical::Mount;
 use agenda::Agenda;
@@ -110,7 +111,12 @@ impl Runner {
         state.last_tick
     }
 
-    /// A tenant's record was stored, here or by another node.
+    /// Begins to know everything anew.
+    fn forget_agenda(&self) {
+        self.state().agenda = Agenda::default();
+    }
+
+    /// A tenant's record was stored by another node, or it is not known which record holds.
     pub(super) fn forget_tenant(&self, name: &TenantName) {
         self.state().agenda.forget(name);
     }
@@ -164,6 +170,24 @@ impl Engine {
     pub(super) fn occupy(self: &Arc<Self>, server: &str) -> Option<Busy> {
         let free = self.runner.state().busy.insert(server.to_owned());
         free.then(|| Busy(Arc::clone(self), server.to_owned()))
+    }
+
+    /// A tenant's record was stored.
+    pub(super) fn note_stored(
+        &self,
+        name: &TenantName,
+        record: &TenantRecord,
+        config: &MountConfig,
+    ) {
+        let of = agenda::Stored {
+            config,
+            rest: self.rest(config),
+            now: self.clock().now(),
+        };
+        let known = due::known(Some(record), config, of.rest, of.now);
+        let mut state = self.runner.state();
+        state.agenda.forget(name);
+        state.agenda.learn_stored(name, known, of);
     }
 
     /// Until when the whole mount's schedule rests, as far as is known.

@@ -132,7 +132,7 @@ async fn a_failing_change_is_tried_less_and_less_often_and_then_is_for_a_person(
     }
     let pauses: Vec<i64> = failed.windows(2).map(|two| two[1] - two[0]).collect();
     for (pause, minutes) in pauses.iter().zip([1, 2, 4, 8, 16]) {
-        let spread = minutes / 10 + 2;
+        let spread = minutes / 5 + 1;
         assert!((pause - minutes).abs() <= spread, "{pauses:?}");
     }
     let events = rig.events("acme").await;
@@ -186,6 +186,17 @@ async fn a_paused_mount_is_left_alone_and_goes_on_with_the_first_check_after_it(
     assert!(story(&rig).await.is_empty());
     let ttl = rig.read("acme/admin").await.get("ttl").as_u64().unwrap();
     assert!(ttl >= 1);
+    ticks_until(&rig, "2026-09-25T02:00:25Z").await;
+    assert_ne!(rig.settled().await, FIRST);
+}
+
+#[tokio::test]
+async fn what_became_due_in_a_tenants_pause_waits_for_the_check_after_its_end() {
+    let rig = imported("2026-01-01T00:00:00Z").await;
+    let pause = json!({ "until": "2026-09-24T12:00:00Z", "reason": "a migration" });
+    rig.write("acme/pause", pause).await.ok();
+    ticks_until(&rig, "2026-09-25T02:00:24Z").await;
+    assert_eq!(rig.settled().await, FIRST, "all pauses end at midnight");
     ticks_until(&rig, "2026-09-25T02:00:25Z").await;
     assert_ne!(rig.settled().await, FIRST);
 }
@@ -564,4 +575,20 @@ async fn a_change_that_stays_in_doubt_is_told_once() {
         rig.tick().await;
     }
     assert_ne!(rig.settled().await, FIRST);
+}
+
+/// Every try is stored: who needs a person is seen in between all the same.
+#[tokio::test]
+async fn who_needs_a_person_is_seen_whenever_one_looks() {
+    let rig = imported("2026-01-01T00:00:00Z").await;
+    rig.mailu.set_token("another-token");
+    ticks_until(&rig, "2026-09-22T02:10:00Z").await;
+    for minute in 0..120 {
+        rig.later(60);
+        rig.tick().await;
+        let status = rig.read("status").await.ok();
+        let attention = &status.get("attention")[0];
+        assert_eq!(attention["tenant"], "acme", "minute {minute}");
+        assert_eq!(attention["code"], "mailu_token_refused");
+    }
 }
