@@ -94,6 +94,10 @@ fn explain_state(code: &str) -> (&'static str, &'static str) {
             "a change is open and was not settled for a while",
             "check the Mailu server, then write <tenant>/verify",
         ),
+        "record_unreadable" => (
+            "the tenant's record cannot be read: nothing is changed for this tenant",
+            "read <tenant>/status and the log for why; put the record back from a backup of storage",
+        ),
         "stale_storage" => (
             "somebody else has set the password since this record was written",
             "find out whether storage was restored or another cluster acts on the account; write \

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use vault_plugin_secrets_smtp::logical::{ReplicationState, StaticSystemView};
+use vault_plugin_secrets_smtp::clock::Clock as _;
+use vault_plugin_secrets_smtp::logical::{
+    ReplicationState, StaticSystemView, Storage as _, StorageEntry,
+};
 
 use crate::batches::{Fleet, account, server};
 use crate::support::engine::{Host, Rig};
@@ -189,6 +192,50 @@ fn a_sweep_that_hangs_is_seen() {
             fleet.plan.release();
         };
         tokio::join!(fleet.host.tick(), look);
+    });
+}
+
+/// Records that cannot be read are shown for as long as a pointer leads to them.
+#[test]
+fn a_record_that_cannot_be_read_needs_a_person() {
+    simulate(async {
+        let mut fleet = Fleet::of(3, 1).await;
+        fleet
+            .host
+            .write("t0000/pause", json!({ "until": "80d" }))
+            .await
+            .ok();
+        let t0001 = fleet.world.record("t0001").await.unwrap();
+        let day = t0001.credential.unwrap().due_day.unwrap();
+        for name in ["t0000", "t0001"] {
+            let damaged = StorageEntry::new(format!("tenant/{name}"), b"{}".to_vec());
+            fleet.world.storage.put(damaged).await.unwrap();
+        }
+        fleet.restart();
+        fleet.host.tick().await;
+        let unreadable = async |fleet: &Fleet| -> Vec<(String, String)> {
+            let status = fleet.host.read("status").await.ok();
+            let listed = status.get("attention").as_array().unwrap();
+            let listed = listed.iter().filter(|it| it["code"] == "record_unreadable");
+            let text = |it: &Value, name: &str| it[name].as_str().unwrap().to_owned();
+            listed
+                .map(|it| {
+                    assert!(text(it, "hint").contains("backup"), "{it}");
+                    (text(it, "tenant"), text(it, "since"))
+                })
+                .collect()
+        };
+        let first = unreadable(&fleet).await;
+        assert_eq!(first.len(), 1, "{first:?}");
+        assert_eq!(first[0].0, "t0000", "its pointer is in open/");
+        while fleet.world.clock.now().date_naive() <= day {
+            fleet.world.later(24 * 3600).await;
+            fleet.host.tick().await;
+        }
+        let later = unreadable(&fleet).await;
+        assert_eq!(later.len(), 2, "{later:?}");
+        assert_eq!(later[0], first[0], "since then");
+        assert_eq!(later[1].0, "t0001", "its pointer is one of a day");
     });
 }
 
