@@ -660,6 +660,37 @@ fn what_is_mended_meanwhile_is_not_given_up() {
     });
 }
 
+/// The channel is written while its worker is at work, and a tick comes before that one ends.
+#[test]
+fn what_was_given_up_is_tried_again_even_if_the_channel_was_busy() {
+    simulate(async {
+        let (world, host, plan) = world().await;
+        world.notices.let_it("hook", Does::Fails(Error::Rejected));
+        rotate(&world, &host).await;
+        for _ in 0..40 {
+            tick(&world, &host).await;
+        }
+        assert_eq!(host.read(HOOK).await.get("dead"), 1);
+        world.notices.mend("hook");
+        rotate(&world, &host).await;
+        let new = wanted(&host).await.remove(1);
+        plan.hold(&format!("delete outbox/{new}"));
+        let ticking = tick(&world, &host);
+        let writing = async {
+            plan.holds().await;
+            host.patch(HOOK, json!({})).await.ok();
+            host.send(Operation::Rollback, "", json!({})).await.ok();
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            plan.release();
+        };
+        tokio::join!(ticking, writing);
+        assert_eq!(told(&world).len(), 1);
+        tick(&world, &host).await;
+        assert_eq!(told(&world).len(), 2);
+        assert!(waiting(&world).await.is_empty());
+    });
+}
+
 /// Copies the only entry that waits, so that there are `count` of them, each altered.
 async fn multiply(world: &World, count: usize, alter: impl Fn(String) -> String) {
     let id = waiting(world).await.remove(0);

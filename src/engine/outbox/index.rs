@@ -108,6 +108,29 @@ pub(super) fn has_owner(channels: &Channels, name: &str, id: &str) -> bool {
         || channels.unreadable.iter().any(|kept| kept == name)
 }
 
+impl State {
+    /// What is due for a channel. What was tried least recently comes first: one message that always
+    /// fails must not keep the others waiting.
+    fn due(&self, channel: &Channel, now: DateTime<Utc>) -> Vec<Unit> {
+        let mut due = Vec::new();
+        for (event_id, entry) in self.known.iter().flatten() {
+            for open in entry.open.iter().filter(|open| open.is_for(channel)) {
+                let revived = open.dead_since.is_some();
+                if !open.is_dead(Some(channel)) && (revived || open.is_due(now)) {
+                    let unit = Unit {
+                        event_id: event_id.clone(),
+                        to: open.to.clone(),
+                        told: open.told,
+                    };
+                    due.push((open.next_attempt, unit));
+                }
+            }
+        }
+        due.sort_by_key(|(at, _)| *at);
+        due.into_iter().map(|(_, unit)| unit).collect()
+    }
+}
+
 impl Outbox {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // Every change is a few map operations: none of them panics half-way.
@@ -235,10 +258,20 @@ impl Outbox {
         }
     }
 
+    /// Reports whether somebody was to look, whatever is due, and begins to. Asked before the
+    /// channels are read: what is written after that is looked at again.
+    pub(super) fn take_look(&self) -> bool {
+        std::mem::take(&mut self.state().look)
+    }
+
+    /// Not everything was looked at.
+    pub(super) fn look_again(&self) {
+        self.state().look = true;
+    }
+
     /// The entries with a delivery that nobody is to make any more.
     pub(super) fn ownerless(&self, channels: &Channels, now: DateTime<Utc>) -> Vec<String> {
-        let mut state = self.state();
-        state.look = false;
+        let state = self.state();
         let gone = |open: &Open| {
             let old = open.dead_since.is_some_and(|at| now - at >= entry::KEPT);
             old || !has_owner(channels, &open.channel, &open.channel_id)
@@ -248,51 +281,33 @@ impl Outbox {
         found.map(|(event_id, _)| event_id.clone()).collect()
     }
 
-    /// Takes what is due, for every channel that is free; [`Outbox::release`] must follow for each.
+    /// Takes what is due, for every channel that is free, and says whether there was one with
+    /// something due that is not; [`Outbox::release`] must follow for each.
     pub(super) fn take_due(
         &self,
         channels: &Channels,
         clock: &dyn Clock,
-    ) -> Vec<(Channel, Vec<Unit>)> {
+    ) -> (Vec<(Channel, Vec<Unit>)>, bool) {
         let (now, monotonic) = (clock.now(), clock.monotonic());
         let mut state = self.state();
-        let mut taken = Vec::new();
+        let (mut taken, mut skipped) = (Vec::new(), false);
         for channel in &channels.list {
-            let rests = state.resting.get(&channel.name);
-            let rests = rests.is_some_and(|(_, until)| monotonic < *until);
-            if rests || state.busy.contains(&channel.name) {
-                continue;
-            }
-            let mut due = Vec::new();
-            for (event_id, entry) in state.known.iter().flatten() {
-                for open in &entry.open {
-                    let revived = open.dead_since.is_some();
-                    if open.is_for(channel)
-                        && !open.is_dead(Some(channel))
-                        && (revived || open.is_due(now))
-                    {
-                        let unit = Unit {
-                            event_id: event_id.clone(),
-                            to: open.to.clone(),
-                            told: open.told,
-                        };
-                        due.push((open.next_attempt, unit));
-                    }
-                }
-            }
+            let due = state.due(channel, now);
             if due.is_empty() {
                 continue;
             }
-            // What was tried least recently comes first: one message that always fails must not
-            // keep the others waiting.
-            due.sort_by_key(|(at, _)| *at);
-            let due = due.into_iter().map(|(_, unit)| unit).collect();
-            taken.push((channel.clone(), due));
+            let rests = state.resting.get(&channel.name);
+            let rests = rests.is_some_and(|(_, until)| monotonic < *until);
+            if rests || state.busy.contains(&channel.name) {
+                skipped = true;
+            } else {
+                taken.push((channel.clone(), due));
+            }
         }
         for (channel, _) in &taken {
             state.busy.insert(channel.name.clone());
         }
-        taken
+        (taken, skipped)
     }
 
     /// A worker ended.
