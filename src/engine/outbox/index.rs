@@ -59,6 +59,8 @@ pub(super) struct Open {
     dead_since: Option<DateTime<Utc>>,
     /// It was delivered and that could not be stored yet: it is not to be told again.
     told: bool,
+    /// Which of several addresses of the channel have got it, stored or not.
+    served: Vec<String>,
 }
 
 /// One delivery for a worker.
@@ -209,6 +211,7 @@ impl Outbox {
             next_attempt: delivery.next_attempt,
             dead_since: delivery.dead_since,
             told: false,
+            served: delivery.served.clone(),
         });
         let mut noted = Known {
             created_at: entry.created_at,
@@ -219,7 +222,14 @@ impl Outbox {
             noted.believed |= before.believed;
             for open in &mut noted.open {
                 let same = |it: &&Open| it.channel == open.channel && it.to == open.to;
-                open.told = before.open.iter().find(same).is_some_and(|it| it.told);
+                let Some(before) = before.open.iter().find(same) else {
+                    continue;
+                };
+                open.told = before.told;
+                let stored = open.served.clone();
+                let served = before.served.iter();
+                let unstored = served.filter(|it| !stored.contains(it));
+                open.served.extend(unstored.cloned());
             }
         }
         known.insert(entry.event.event_id.clone(), noted);
@@ -256,6 +266,25 @@ impl Outbox {
         for open in open.filter(|it| it.channel == channel && it.to.as_deref() == to) {
             open.told = true;
         }
+    }
+
+    /// Notes that one of several addresses of a channel has got a message.
+    pub(super) fn note_served(&self, event_id: &str, channel: &str, address: &str) {
+        let mut state = self.state();
+        let known = state.known.as_mut().and_then(|it| it.get_mut(event_id));
+        let open = known.into_iter().flat_map(|known| &mut known.open);
+        for open in open.filter(|it| it.channel == channel && it.to.is_none()) {
+            open.served.push(address.to_owned());
+        }
+    }
+
+    /// Which of several addresses of a channel have got a message.
+    pub(super) fn served(&self, event_id: &str, channel: &str) -> Vec<String> {
+        let state = self.state();
+        let known = state.known.as_ref().and_then(|it| it.get(event_id));
+        let mut open = known.into_iter().flat_map(|known| &known.open);
+        let open = open.find(|it| it.channel == channel && it.to.is_none());
+        open.map(|it| it.served.clone()).unwrap_or_default()
     }
 
     /// Reports whether somebody was to look, whatever is due, and begins to. Asked before the

@@ -27,6 +27,7 @@ mod enqueue;
 mod entry;
 mod facts;
 mod index;
+mod recipients;
 mod state;
 mod worker;
 
