@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Engine;
+use super::channels::Channel;
 use super::config::MountConfig;
 use super::error::Error;
 use super::tenant::TenantName;
@@ -68,6 +69,17 @@ impl WorkKey {
             user_id: event.actor.user_id.clone(),
             display_name: event.actor.display_name.clone(),
             detail: event.reason.clone().unwrap_or_default(),
+        }
+    }
+
+    /// The key of work that is about a notification channel, as it was written last.
+    pub(super) fn of_channel(operation: &'static str, channel: &Channel, caller: &Actor) -> Self {
+        Self {
+            operation,
+            tenant: String::new(),
+            user_id: caller.user_id.clone(),
+            display_name: caller.display_name.clone(),
+            detail: format!("{}\0{}\0{}", channel.name, channel.id, channel.written_at),
         }
     }
 

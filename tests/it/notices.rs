@@ -357,13 +357,13 @@ fn an_entry_whose_record_is_still_on_its_way_is_not_removed() {
         world.storage.put(before).await.unwrap();
         let next = world.sound_process();
         tick(&world, &next).await;
-        assert!(world.notices.delivered().is_empty());
-        assert_eq!(waiting(&world).await, entry);
+        assert_eq!(told(&world).get(&entry[0]), None);
+        assert!(waiting(&world).await.contains(&entry[0]));
         world.storage.put(after).await.unwrap();
         let last = world.sound_process();
         tick(&world, &last).await;
-        assert_eq!(world.notices.story(), ["hook rotated"]);
-        assert!(waiting(&world).await.is_empty());
+        assert_eq!(told(&world).get(&entry[0]), Some(&1));
+        assert!(!waiting(&world).await.contains(&entry[0]));
     });
 }
 
@@ -657,6 +657,80 @@ fn what_is_mended_meanwhile_is_not_given_up() {
         }
         assert_eq!(told(&world).len(), 2);
         assert!(waiting(&world).await.is_empty());
+    });
+}
+
+/// The channel is written while its worker is at work, and a tick comes before that one ends.
+#[test]
+fn what_was_given_up_is_tried_again_even_if_the_channel_was_busy() {
+    simulate(async {
+        let (world, host, plan) = world().await;
+        world.notices.let_it("hook", Does::Fails(Error::Rejected));
+        rotate(&world, &host).await;
+        for _ in 0..40 {
+            tick(&world, &host).await;
+        }
+        assert_eq!(host.read(HOOK).await.get("dead"), 1);
+        world.notices.mend("hook");
+        rotate(&world, &host).await;
+        let new = wanted(&host).await.remove(1);
+        plan.hold(&format!("delete outbox/{new}"));
+        let ticking = tick(&world, &host);
+        let writing = async {
+            plan.holds().await;
+            host.patch(HOOK, json!({})).await.ok();
+            host.send(Operation::Rollback, "", json!({})).await.ok();
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            plan.release();
+        };
+        tokio::join!(ticking, writing);
+        assert_eq!(told(&world).len(), 1);
+        tick(&world, &host).await;
+        assert_eq!(told(&world).len(), 2);
+        assert!(waiting(&world).await.is_empty());
+    });
+}
+
+/// A mail server has never seen the second address and lets it wait.
+#[test]
+fn each_address_of_a_channel_is_told_once_whatever_becomes_of_the_others() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        host.delete(HOOK).await.ok();
+        let mut ops = with_no_addresses(email());
+        ops["to"] = json!(["a@ops.example", "later@ops.example", "wrong@ops.example"]);
+        host.write("config/notify/ops", ops).await.ok();
+        let deferred = Does::FailsFor("later@ops.example", Error::Deferred);
+        world.notices.let_it("ops", deferred);
+        rotate(&world, &host).await;
+        tick(&world, &host).await;
+        let mut story = vec!["ops>a@ops.example rotated", "ops>wrong@ops.example rotated"];
+        assert_eq!(world.notices.story(), story);
+        let read = host.read("config/notify/ops").await.ok();
+        assert_eq!(read.get("pending"), 1);
+        assert_eq!(read.get("last_error")["code"], "notify_deferred");
+        // A later process knows who has got it.
+        let next = world.sound_process();
+        world.later(600).await;
+        next.tick().await;
+        assert_eq!(world.notices.story(), story);
+        world.notices.mend("ops");
+        world.later(600).await;
+        next.tick().await;
+        story.push("ops>later@ops.example rotated");
+        assert_eq!(world.notices.story(), story);
+        assert!(waiting(&world).await.is_empty());
+        // A wrong address shows, and keeps the message from nobody.
+        let wrong = Does::FailsFor("wrong@ops.example", Error::Rejected);
+        world.notices.let_it("ops", wrong);
+        rotate(&world, &next).await;
+        for _ in 0..40 {
+            tick(&world, &next).await;
+        }
+        story.push("ops>a@ops.example rotated");
+        story.push("ops>later@ops.example rotated");
+        assert_eq!(world.notices.story(), story);
+        assert_eq!(next.read("config/notify/ops").await.get("dead"), 1);
     });
 }
 

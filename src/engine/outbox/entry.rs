@@ -51,6 +51,9 @@ pub(super) struct Delivery {
     pub(super) delivered_at: Option<DateTime<Utc>>,
     /// When it was given up.
     pub(super) dead_since: Option<DateTime<Utc>>,
+    /// Which of several addresses of the channel have got it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) served: Vec<String>,
 }
 
 impl Entry {
@@ -101,6 +104,16 @@ impl Delivery {
             last_error: None,
             delivered_at: None,
             dead_since: None,
+            served: Vec::new(),
+        }
+    }
+
+    /// Adds who has got it to those that are noted.
+    pub(super) fn add_served(&mut self, addresses: Vec<String>) {
+        for address in addresses {
+            if !self.served.contains(&address) {
+                self.served.push(address);
+            }
         }
     }
 

@@ -59,6 +59,8 @@ pub(super) struct Open {
     dead_since: Option<DateTime<Utc>>,
     /// It was delivered and that could not be stored yet: it is not to be told again.
     told: bool,
+    /// Which of several addresses of the channel have got it, stored or not.
+    served: Vec<String>,
 }
 
 /// One delivery for a worker.
@@ -106,6 +108,29 @@ pub(super) fn has_owner(channels: &Channels, name: &str, id: &str) -> bool {
     // What cannot be read at the moment may be mended.
     channels.find(name).is_some_and(|channel| channel.id == id)
         || channels.unreadable.iter().any(|kept| kept == name)
+}
+
+impl State {
+    /// What is due for a channel. What was tried least recently comes first: one message that always
+    /// fails must not keep the others waiting.
+    fn due(&self, channel: &Channel, now: DateTime<Utc>) -> Vec<Unit> {
+        let mut due = Vec::new();
+        for (event_id, entry) in self.known.iter().flatten() {
+            for open in entry.open.iter().filter(|open| open.is_for(channel)) {
+                let revived = open.dead_since.is_some();
+                if !open.is_dead(Some(channel)) && (revived || open.is_due(now)) {
+                    let unit = Unit {
+                        event_id: event_id.clone(),
+                        to: open.to.clone(),
+                        told: open.told,
+                    };
+                    due.push((open.next_attempt, unit));
+                }
+            }
+        }
+        due.sort_by_key(|(at, _)| *at);
+        due.into_iter().map(|(_, unit)| unit).collect()
+    }
 }
 
 impl Outbox {
@@ -186,6 +211,7 @@ impl Outbox {
             next_attempt: delivery.next_attempt,
             dead_since: delivery.dead_since,
             told: false,
+            served: delivery.served.clone(),
         });
         let mut noted = Known {
             created_at: entry.created_at,
@@ -196,7 +222,14 @@ impl Outbox {
             noted.believed |= before.believed;
             for open in &mut noted.open {
                 let same = |it: &&Open| it.channel == open.channel && it.to == open.to;
-                open.told = before.open.iter().find(same).is_some_and(|it| it.told);
+                let Some(before) = before.open.iter().find(same) else {
+                    continue;
+                };
+                open.told = before.told;
+                let stored = open.served.clone();
+                let served = before.served.iter();
+                let unstored = served.filter(|it| !stored.contains(it));
+                open.served.extend(unstored.cloned());
             }
         }
         known.insert(entry.event.event_id.clone(), noted);
@@ -235,10 +268,39 @@ impl Outbox {
         }
     }
 
+    /// Notes that one of several addresses of a channel has got a message.
+    pub(super) fn note_served(&self, event_id: &str, channel: &str, address: &str) {
+        let mut state = self.state();
+        let known = state.known.as_mut().and_then(|it| it.get_mut(event_id));
+        let open = known.into_iter().flat_map(|known| &mut known.open);
+        for open in open.filter(|it| it.channel == channel && it.to.is_none()) {
+            open.served.push(address.to_owned());
+        }
+    }
+
+    /// Which of several addresses of a channel have got a message.
+    pub(super) fn served(&self, event_id: &str, channel: &str) -> Vec<String> {
+        let state = self.state();
+        let known = state.known.as_ref().and_then(|it| it.get(event_id));
+        let mut open = known.into_iter().flat_map(|known| &known.open);
+        let open = open.find(|it| it.channel == channel && it.to.is_none());
+        open.map(|it| it.served.clone()).unwrap_or_default()
+    }
+
+    /// Reports whether somebody was to look, whatever is due, and begins to. Asked before the
+    /// channels are read: what is written after that is looked at again.
+    pub(super) fn take_look(&self) -> bool {
+        std::mem::take(&mut self.state().look)
+    }
+
+    /// Not everything was looked at.
+    pub(super) fn look_again(&self) {
+        self.state().look = true;
+    }
+
     /// The entries with a delivery that nobody is to make any more.
     pub(super) fn ownerless(&self, channels: &Channels, now: DateTime<Utc>) -> Vec<String> {
-        let mut state = self.state();
-        state.look = false;
+        let state = self.state();
         let gone = |open: &Open| {
             let old = open.dead_since.is_some_and(|at| now - at >= entry::KEPT);
             old || !has_owner(channels, &open.channel, &open.channel_id)
@@ -248,51 +310,33 @@ impl Outbox {
         found.map(|(event_id, _)| event_id.clone()).collect()
     }
 
-    /// Takes what is due, for every channel that is free; [`Outbox::release`] must follow for each.
+    /// Takes what is due, for every channel that is free, and says whether there was one with
+    /// something due that is not; [`Outbox::release`] must follow for each.
     pub(super) fn take_due(
         &self,
         channels: &Channels,
         clock: &dyn Clock,
-    ) -> Vec<(Channel, Vec<Unit>)> {
+    ) -> (Vec<(Channel, Vec<Unit>)>, bool) {
         let (now, monotonic) = (clock.now(), clock.monotonic());
         let mut state = self.state();
-        let mut taken = Vec::new();
+        let (mut taken, mut skipped) = (Vec::new(), false);
         for channel in &channels.list {
-            let rests = state.resting.get(&channel.name);
-            let rests = rests.is_some_and(|(_, until)| monotonic < *until);
-            if rests || state.busy.contains(&channel.name) {
-                continue;
-            }
-            let mut due = Vec::new();
-            for (event_id, entry) in state.known.iter().flatten() {
-                for open in &entry.open {
-                    let revived = open.dead_since.is_some();
-                    if open.is_for(channel)
-                        && !open.is_dead(Some(channel))
-                        && (revived || open.is_due(now))
-                    {
-                        let unit = Unit {
-                            event_id: event_id.clone(),
-                            to: open.to.clone(),
-                            told: open.told,
-                        };
-                        due.push((open.next_attempt, unit));
-                    }
-                }
-            }
+            let due = state.due(channel, now);
             if due.is_empty() {
                 continue;
             }
-            // What was tried least recently comes first: one message that always fails must not
-            // keep the others waiting.
-            due.sort_by_key(|(at, _)| *at);
-            let due = due.into_iter().map(|(_, unit)| unit).collect();
-            taken.push((channel.clone(), due));
+            let rests = state.resting.get(&channel.name);
+            let rests = rests.is_some_and(|(_, until)| monotonic < *until);
+            if rests || state.busy.contains(&channel.name) {
+                skipped = true;
+            } else {
+                taken.push((channel.clone(), due));
+            }
         }
         for (channel, _) in &taken {
             state.busy.insert(channel.name.clone());
         }
-        taken
+        (taken, skipped)
     }
 
     /// A worker ended.

@@ -27,6 +27,7 @@ mod enqueue;
 mod entry;
 mod facts;
 mod index;
+mod recipients;
 mod state;
 mod worker;
 
@@ -78,15 +79,29 @@ impl Engine {
         if self.outbox.is_empty() {
             return Ok(());
         }
+        let look = self.outbox.take_look();
+        let skipped = self.begin_channels(mount).await;
+        // What was revived waits for a channel that is busy, and is due at no time of its own.
+        if look && !matches!(skipped, Ok(false)) {
+            self.outbox.look_again();
+        }
+        skipped.map(drop)
+    }
+
+    /// Starts the workers of the channels that have something to tell; reports whether one of them
+    /// could not begin.
+    async fn begin_channels(self: &Arc<Self>, mount: &Mount) -> Result<bool, Error> {
         let channels = self.channels(mount).await?;
-        if let Err(error) = self.remove_ownerless(mount, &channels).await {
+        let removed = self.remove_ownerless(mount, &channels).await;
+        if let Err(error) = &removed {
             // What is left of it is in nobody's way.
             tracing::warn!(%error, "notifications without a receiver stay for now");
         }
-        for (channel, units) in self.outbox.take_due(&channels, self.clock()) {
+        let (due, skipped) = self.outbox.take_due(&channels, self.clock());
+        for (channel, units) in due {
             self.begin_channel(mount, channel, units);
         }
-        Ok(())
+        Ok(skipped || removed.is_err())
     }
 
     /// Reads what storage has into the index.

@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::believe::Belief;
 use super::entry::{Delivery, Entry};
 use super::index::Unit;
-use super::{ChannelState, facts, rest};
+use super::{ChannelState, rest};
 use crate::engine::Engine;
 use crate::engine::channels::Channel;
 use crate::engine::config::MountConfig;
@@ -24,11 +24,11 @@ const MOST_REFUSALS: u32 = 5;
 
 /// Why a message was not delivered.
 #[derive(Clone, Copy, Debug)]
-struct Failure {
+pub(super) struct Failure {
     code: &'static str,
-    scope: Scope,
+    pub(super) scope: Scope,
     /// Whether the message was refused for good.
-    refused: bool,
+    pub(super) refused: bool,
     retry_after: Option<Duration>,
 }
 
@@ -61,9 +61,9 @@ struct Peer {
 }
 
 /// A worker under way; however it ends, the channel is free again.
-struct AtWork {
-    engine: Arc<Engine>,
-    channel: Channel,
+pub(super) struct AtWork {
+    pub(super) engine: Arc<Engine>,
+    pub(super) channel: Channel,
 }
 
 impl Drop for AtWork {
@@ -241,10 +241,7 @@ impl AtWork {
         engine.outbox.note(&entry, true);
         let name = self.channel.name.as_str();
         let outcome = match &peer.usable {
-            Ok(usable) => {
-                let message = facts::message(&entry, name, to, engine.clock().now());
-                usable.deliver(&message).await.map_err(Failure::from)
-            }
+            Ok(usable) => self.deliver(usable.as_ref(), &entry, to).await,
             Err(failure) => Err(*failure),
         };
         match outcome {
@@ -368,6 +365,10 @@ impl AtWork {
                 let mut deliveries = entry.deliveries.iter_mut();
                 if let Some(delivery) = deliveries.find(|it| it.is_for(channel, to)) {
                     change(delivery, created_at);
+                    if to.is_none() {
+                        let served = self.engine.outbox.served(&unit.event_id, &channel.name);
+                        delivery.add_served(served);
+                    }
                 }
             })
             .await

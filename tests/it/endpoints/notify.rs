@@ -339,9 +339,30 @@ fn a_test_is_sent_now_and_says_what_is_wrong() {
             let answer = host.write("config/notify/chat/test", json!({})).await;
             answer.fails(400, code);
         }
+    });
+}
+
+/// Clients repeat a 503 by themselves: the repeats join the message that is under way.
+#[test]
+fn a_test_that_takes_long_is_one_message_however_often_it_is_repeated() {
+    simulate(async {
+        let world = World::new();
+        let host = world.sound_process();
+        channels(&world, &host).await;
         world.notices.let_it("hook", Does::Hangs);
-        let answer = host.write("config/notify/hook/test", json!({})).await;
-        answer.fails(503, "in_progress");
+        for _ in 0..3 {
+            let answer = host.write("config/notify/hook/test", json!({})).await;
+            answer.fails(503, "in_progress");
+        }
+        assert_eq!(world.notices.attempts("hook"), 1);
+        // Once somebody mended the channel it is another test.
+        world.notices.mend("hook");
+        host.patch("config/notify/hook", json!({})).await.ok();
+        host.write("config/notify/hook/test", json!({})).await.ok();
+        assert_eq!(world.notices.story(), ["hook test"]);
+        // And each one after that.
+        host.write("config/notify/hook/test", json!({})).await.ok();
+        assert_eq!(world.notices.story(), ["hook test", "hook test"]);
     });
 }
 

@@ -14,6 +14,8 @@ use vault_plugin_secrets_smtp::notify::{
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Does {
     Fails(Error),
+    /// It fails for this address alone.
+    FailsFor(&'static str, Error),
     /// It takes the message and never answers.
     Hangs,
 }
@@ -110,6 +112,11 @@ impl Channel for Recorder {
             let mut state = self.notices.0.lock().unwrap();
             state.attempts.push(message.channel.clone());
             let does = state.does.get(&message.channel).copied();
+            let does = does.filter(|does| match (does, &message.recipient) {
+                (Does::FailsFor(one, _), Recipient::Address(address)) => one == address,
+                (Does::FailsFor(..), Recipient::Channel) => false,
+                _ => true,
+            });
             if does.is_none() {
                 state.delivered.push(message.clone());
                 state.places.push(self.config.clone());
@@ -118,7 +125,7 @@ impl Channel for Recorder {
         };
         match does {
             None => Ok(()),
-            Some(Does::Fails(error)) => Err(error),
+            Some(Does::Fails(error) | Does::FailsFor(_, error)) => Err(error),
             Some(Does::Hangs) => std::future::pending().await,
         }
     }

@@ -9,6 +9,8 @@ use crate::audit::{Outcome, Severity};
 use crate::crypto;
 use crate::engine::Engine;
 use crate::engine::error::Error;
+use crate::engine::joined::{Kept, WorkKey};
+use crate::engine::paths::actor;
 use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
 use crate::notify::{Message, Recipient};
 
@@ -24,8 +26,8 @@ pub(super) fn route() -> Route<Engine> {
         pattern: "config/notify/{name}/test",
         synopsis: "Send a test message.",
         description: "Sends a test message over the channel now, to whom the channel itself \
-                      names, and answers whether its host took it. Nothing of it is stored or \
-                      repeated. An error begins with a stable code that says what to change.
+                      names, and answers whether its host took it. Nothing of it is stored. While \
+                      it is under way, the same request again joins it. An error begins with a stable code that says what to change.
 
     bao write -f smtp/config/notify/ops/test",
         fields: const { &[NAME] },
@@ -50,11 +52,18 @@ async fn test(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = name(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
+    let channels = engine.channels(&mount).await?;
+    let channel = channels.find(&name).ok_or(Error::UnknownChannel)?;
+    // A repeat joins: each message of a test is one that somebody gets. Once the channel was written
+    // it is another test.
+    let key = WorkKey::of_channel("notify/test", channel, &actor(&call.request));
     let worker = Arc::clone(&engine);
     let caller = call.request.display_name.clone();
-    let work = async move { send(&worker, &mount, name, caller).await };
-    let output = engine.finish(&config, work).await?;
-    Ok(Some(Response::data(Data::from_serialize(&output)?)))
+    let work = async move {
+        let output = send(&worker, &mount, name, caller).await?;
+        Ok(Some(Response::data(Data::from_serialize(&output)?)))
+    };
+    Ok(engine.join(&config, key, Kept::ForRepeats, work).await?)
 }
 
 async fn send(
@@ -88,7 +97,7 @@ async fn send(
         reason: None,
         display_name,
     };
-    // Always a 400: clients repeat a 503 by themselves, and each repeat would be a message.
+    // Always a 400: clients repeat a 503 by themselves, which would be another message each time.
     peer.deliver(&message)
         .await
         .map_err(|error| Error::invalid(error.code(), format!("{}.", error.hint())))?;
