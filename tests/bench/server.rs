@@ -2,6 +2,7 @@
 //! memory, or with raft on the disk.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -116,11 +117,12 @@ log_level        = "warn"
         self.write("sys/plugins/reload/backend", body).await;
     }
 
-    /// The bytes of the raft storage: of its data, and of its log.
+    /// The bytes on the disk of the raft storage: of its data, and of its log. Not their lengths:
+    /// they grow in large steps and have holes.
     pub fn raft_bytes(&self) -> (u64, u64) {
         let bytes = |file: &str| {
             let file = self.folder.path().join("data").join(file);
-            fs::metadata(file).unwrap().len()
+            fs::metadata(file).unwrap().blocks() * 512
         };
         (bytes("vault.db"), bytes("raft/raft.db"))
     }
