@@ -1,7 +1,8 @@
 //! The benchmark: the plugin in a real server beside the server's own engines, in one run.
 //!
 //! Targets take turns, round after round, so that a machine that slows down slows all of them;
-//! what is quoted are ratios round by round. See `scripts/bench`, which builds and calls this.
+//! what is quoted are ratios round by round. `bench raft` measures something else: see `raft.rs`.
+//! See `scripts/bench`, which builds and calls this.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -18,6 +19,7 @@
 )]
 
 mod load;
+mod raft;
 mod report;
 mod server;
 
@@ -65,11 +67,14 @@ impl Settings {
 }
 
 fn main() {
-    let settings = Settings::parse();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
+    if std::env::args().nth(1).as_deref() == Some("raft") {
+        return runtime.block_on(raft::raft(&raft::Settings::parse()));
+    }
+    let settings = Settings::parse();
     // The stand-in hashes: on threads of its own, so that it never shares the load's.
     let mailu_runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

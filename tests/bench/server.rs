@@ -1,12 +1,15 @@
-//! The server of the benchmark: OpenBao in development mode, storage in memory, no audit device.
+//! The server of the benchmark: OpenBao without audit devices, in development mode with storage in
+//! memory, or with raft on the disk.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 pub const TOKEN: &str = "root-token-of-the-benchmark";
 const NAME: &str = "bench-plugin";
@@ -16,26 +19,81 @@ pub struct Server {
     process: Child,
     folder: tempfile::TempDir,
     client: reqwest::Client,
+    token: String,
     pub address: String,
 }
 
 impl Server {
     /// Starts the server and mounts the plugin at `smtp/`, kv version 1 at `kv1/` and 2 at `kv2/`.
     pub async fn start(bao: &Path, plugin: &Path) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        // The server takes every file there for a plugin.
-        let plugins = folder.path().join("plugins");
-        fs::create_dir(&plugins).unwrap();
-        fs::copy(plugin, plugins.join(NAME)).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = port.local_addr().unwrap().to_string();
-        drop(port);
-        let log = fs::File::create(folder.path().join("server.log")).unwrap();
-        let process = Command::new(bao)
+        let (folder, address) = (folder(plugin), free_address());
+        let mut command = Command::new(bao);
+        command
             .args(["server", "-dev", "-dev-no-store-token", "-log-level=warn"])
             .arg(format!("-dev-root-token-id={TOKEN}"))
             .arg(format!("-dev-listen-address={address}"))
-            .arg(format!("-dev-plugin-dir={}", plugins.display()))
+            .arg(format!(
+                "-dev-plugin-dir={}",
+                folder.path().join("plugins").display()
+            ));
+        let server = Self::run(command, folder, address).await;
+        server.write("sys/mounts/smtp", json!({"type": NAME})).await;
+        for version in ["1", "2"] {
+            let body = json!({"type": "kv", "options": {"version": version}});
+            server.write(&format!("sys/mounts/kv{version}"), body).await;
+        }
+        server
+    }
+
+    /// Starts a server with raft storage and mounts the plugin at `smtp/`. One node, nothing tuned.
+    pub async fn start_on_raft(bao: &Path, plugin: &Path) -> Self {
+        let (folder, address) = (folder(plugin), free_address());
+        let (path, cluster) = (folder.path().display(), free_address());
+        let text = format!(
+            r#"
+storage "raft" {{
+  path    = "{path}/data"
+  node_id = "one"
+}}
+listener "tcp" {{
+  address         = "{address}"
+  cluster_address = "{cluster}"
+  tls_disable     = true
+}}
+api_addr         = "http://{address}"
+cluster_addr     = "https://{cluster}"
+plugin_directory = "{path}/plugins"
+log_level        = "warn"
+"#
+        );
+        let file = folder.path().join("server.hcl");
+        fs::write(&file, text).unwrap();
+        fs::create_dir(folder.path().join("data")).unwrap();
+        let mut command = Command::new(bao);
+        command
+            .arg("server")
+            .arg(format!("-config={}", file.display()));
+        let mut server = Self::run(command, folder, address).await;
+        let keys = json!({"secret_shares": 1, "secret_threshold": 1});
+        let keys = server.write("sys/init", keys).await;
+        keys["root_token"]
+            .as_str()
+            .unwrap()
+            .clone_into(&mut server.token);
+        let key = json!({"key": keys["keys_base64"][0]});
+        server.write("sys/unseal", key).await;
+        server.wait_for(200).await;
+        let sha256 = hex::encode(Sha256::digest(fs::read(plugin).unwrap()));
+        let entry = json!({"command": NAME, "sha256": sha256});
+        let path = format!("sys/plugins/catalog/secret/{NAME}");
+        server.write(&path, entry).await;
+        server.write("sys/mounts/smtp", json!({"type": NAME})).await;
+        server
+    }
+
+    async fn run(mut command: Command, folder: tempfile::TempDir, address: String) -> Self {
+        let log = fs::File::create(folder.path().join("server.log")).unwrap();
+        let process = command
             .env("HOME", folder.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -46,15 +104,44 @@ impl Server {
             process,
             folder,
             client: client(),
+            token: TOKEN.to_owned(),
             address,
         };
         server.wait_ready().await;
-        server.write("sys/mounts/smtp", json!({"type": NAME})).await;
-        for version in ["1", "2"] {
-            let body = json!({"type": "kv", "options": {"version": version}});
-            server.write(&format!("sys/mounts/kv{version}"), body).await;
-        }
         server
+    }
+
+    /// Starts the plugin anew.
+    pub async fn reload(&self) {
+        let body = json!({"plugin": NAME});
+        self.write("sys/plugins/reload/backend", body).await;
+    }
+
+    /// The bytes on the disk of the raft storage: of its data, and of its log. Not their lengths:
+    /// they grow in large steps and have holes.
+    pub fn raft_bytes(&self) -> (u64, u64) {
+        let bytes = |file: &str| {
+            let file = self.folder.path().join("data").join(file);
+            fs::metadata(file).unwrap().blocks() * 512
+        };
+        (bytes("vault.db"), bytes("raft/raft.db"))
+    }
+
+    /// The server's process.
+    pub fn host(&self) -> u32 {
+        self.process.id()
+    }
+
+    async fn wait_for(&self, health: u16) {
+        for _ in 0..600 {
+            let url = format!("http://{}/v1/sys/health", self.address);
+            let answer = self.client.get(url).send().await;
+            if answer.is_ok_and(|answer| answer.status() == health) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the server does not lead");
     }
 
     async fn wait_ready(&self) {
@@ -82,7 +169,7 @@ impl Server {
         let url = format!("http://{}/v1/{path}", self.address);
         for _ in 0..100 {
             let mut request = self.client.request(method.clone(), &url);
-            request = request.header("x-vault-token", TOKEN);
+            request = request.header("x-vault-token", &self.token);
             if let Some(body) = &body {
                 request = request.json(body);
             }
@@ -107,7 +194,8 @@ impl Server {
             .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok())
             .collect::<Vec<_>>()
             .join(" ");
-        let plugin = children.split_whitespace().next().expect("a plugin runs");
+        // The last one: one that was replaced may still be about to end.
+        let plugin = children.split_whitespace().last().expect("a plugin runs");
         plugin.parse().unwrap()
     }
 
@@ -121,6 +209,33 @@ impl Server {
         };
         (field("VmRSS:"), field("VmHWM:"))
     }
+}
+
+/// A folder for the server, with the plugin where it looks for one.
+fn folder(plugin: &Path) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    // The server takes every file there for a plugin.
+    let plugins = folder.path().join("plugins");
+    fs::create_dir(&plugins).unwrap();
+    fs::copy(plugin, plugins.join(NAME)).unwrap();
+    folder
+}
+
+fn free_address() -> String {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    port.local_addr().unwrap().to_string()
+}
+
+/// The processor time of a process so far, to ten milliseconds.
+pub fn processor_time(process: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let mut times = fields
+        .split_whitespace()
+        .skip(11)
+        .map(|text| text.parse::<u64>().unwrap());
+    let ticks = times.next().unwrap() + times.next().unwrap();
+    Duration::from_millis(ticks * 10)
 }
 
 impl Drop for Server {
