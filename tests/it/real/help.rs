@@ -5,19 +5,31 @@ use std::collections::BTreeSet;
 use super::rig::Rig;
 
 /// Every path of the engine, as OpenAPI writes it.
-const PATHS: [&str; 20] = [
+const PATHS: [&str; 32] = [
     "",
+    "batches",
+    "batches/{id}",
+    "batches/{id}/cancel",
     "config",
     "config/keyring",
     "config/keyring/rotate",
     "config/keyring/trim",
+    "config/notify",
+    "config/notify/{name}",
+    "config/notify/{name}/test",
+    "metrics",
+    "ops/reindex",
+    "ops/sweep",
+    "status",
     "tenants",
     "{tenant}/admin",
     "{tenant}/config",
     "{tenant}/destroy",
     "{tenant}/events",
+    "{tenant}/pause",
     "{tenant}/release",
     "{tenant}/reset",
+    "{tenant}/resume",
     "{tenant}/reveal",
     "{tenant}/rollback",
     "{tenant}/rotate",
@@ -27,6 +39,9 @@ const PATHS: [&str; 20] = [
     "{tenant}/versions",
     "{tenant}/versions/{version}",
 ];
+
+/// Paths without a single parameter.
+const TAKE_NOTHING: [&str; 4] = ["metrics", "ops/reindex", "ops/sweep", "status"];
 
 #[tokio::test]
 async fn path_help_explains_the_mount_and_each_path() {
@@ -40,10 +55,19 @@ async fn path_help_explains_the_mount_and_each_path() {
     for path in PATHS.into_iter().filter(|path| !path.is_empty()) {
         assert!(root.contains(path), "{path} is not in:\n{root}");
         let concrete = path.replace("{tenant}", "acme").replace("{version}", "1");
+        let concrete = concrete
+            .replace("{name}", "ops")
+            .replace("{id}", "01K8Z5Y4N6D3T7Q2W9R1M0XVBC");
         let help = text(rig.read(&format!("{concrete}?help=1")).await);
-        for part in ["## PARAMETERS", "## OPERATIONS", "## DESCRIPTION", " bao "] {
+        for part in ["## OPERATIONS", "## DESCRIPTION", " bao "] {
             assert!(help.contains(part), "{path}:\n{help}");
         }
+        let takes_something = !TAKE_NOTHING.contains(&path);
+        assert_eq!(
+            help.contains("## PARAMETERS"),
+            takes_something,
+            "{path}:\n{help}"
+        );
     }
     let rotate = text(rig.read("acme/rotate?help=1").await);
     assert!(rotate.contains("    reason (string)\n"), "{rotate}");
