@@ -71,7 +71,7 @@ const ALLOWED_DOMAINS: Field = Field::texts(
 const EVENTS: Field = Field::texts(
     "events",
     "Names of the events that are told, every outcome of them. Empty: notices, changes, critical \
-     failures, emergency resets, drift, rollbacks and adoptions.",
+     failures, emergency resets, drift, rollbacks, adoptions and the ends of batches.",
 )
 .max_bytes(64)
 .example("smtp_credentials_rotation_notice,smtp_credentials_drift_detected");
