@@ -8,7 +8,7 @@
 //! ```text
 //! main
 //!  ├─ wire ──── goplugin, logical, proto     the gRPC services Vault calls
-//!  └─ engine ── provider, notify, audit, logical     the SMTP secrets engine
+//!  └─ engine ── provider, notify, host_api, audit, logical     the SMTP secrets engine
 //!               network, crypto, clock, tasks, keyed_lock
 //! ```
 
@@ -17,6 +17,7 @@ pub mod clock;
 pub mod crypto;
 pub mod engine;
 pub mod goplugin;
+pub mod host_api;
 pub mod keyed_lock;
 pub mod logical;
 pub mod manual;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use vault_plugin_secrets_smtp::clock::SystemClock;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::goplugin::Logging;
+use vault_plugin_secrets_smtp::host_api;
 use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::{HashPool, connector};
 use vault_plugin_secrets_smtp::wire::{Plugin, ServerInfo, serve};
@@ -36,6 +37,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         clock: Arc::clone(&clock) as _,
         connector: connector(),
         notifier: notifier(),
+        host_api: host_api::opener(),
         hash_pool: HashPool::new(),
         dev_loopback: std::env::var(DEV_LOOPBACK).is_ok_and(|value| value == "1"),
     };

@@ -103,11 +103,17 @@ pub enum EventName {
     /// Old versions of the keyring were removed.
     #[serde(rename = "smtp_keyring_trimmed")]
     KeyringTrimmed,
+    /// Something that an intruder would do; the rule is the event's `error_code`.
+    #[serde(rename = "smtp_suspicious_activity")]
+    SuspiciousActivity,
+    /// Automatic changes have waited for the audit devices for a day.
+    #[serde(rename = "smtp_audit_stalled")]
+    AuditStalled,
 }
 
 impl EventName {
     /// Every name.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Stored,
         Self::Imported,
         Self::RotationStarted,
@@ -131,6 +137,8 @@ impl EventName {
         Self::KeyringTrimmed,
         Self::BatchStarted,
         Self::BatchEnded,
+        Self::SuspiciousActivity,
+        Self::AuditStalled,
     ];
 
     /// Returns the name as events, filters and messages carry it.
@@ -158,6 +166,8 @@ impl EventName {
             Self::RotationPaused => "smtp_rotation_paused",
             Self::KeyringRotated => "smtp_keyring_rotated",
             Self::KeyringTrimmed => "smtp_keyring_trimmed",
+            Self::SuspiciousActivity => "smtp_suspicious_activity",
+            Self::AuditStalled => "smtp_audit_stalled",
             Self::BatchStarted => "smtp_batch_started",
             Self::BatchEnded => "smtp_batch_ended",
         }

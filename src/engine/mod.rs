@@ -33,6 +33,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::crypto::Keyring;
+use crate::host_api::HostApiOpener;
 use crate::keyed_lock::KeyedLock;
 use crate::logical::{Mount, Router};
 use crate::notify::Notifier;
@@ -55,6 +56,8 @@ pub struct Parts {
     pub connector: Connector,
     /// Makes notification channels.
     pub notifier: Notifier,
+    /// Makes clients of the host's own API.
+    pub host_api: HostApiOpener,
     /// Where password hashes are computed, shared by all mounts of the process.
     pub hash_pool: HashPool,
     /// Development only: plain http and loopback addresses are allowed.

@@ -115,6 +115,8 @@ const fn happened(event: EventName, outcome: Outcome) -> &'static str {
         EventName::RotationPaused => "automatic changes were paused",
         EventName::KeyringRotated => "the keyring was rotated",
         EventName::KeyringTrimmed => "the keyring was trimmed",
+        EventName::SuspiciousActivity => "something suspicious happened",
+        EventName::AuditStalled => "automatic changes wait for the audit devices",
         EventName::BatchStarted => "a batch of changes began",
         EventName::BatchEnded => match outcome {
             Outcome::Failure => "a batch of changes stopped before its end",

@@ -59,6 +59,7 @@ use tokio::runtime::Builder;
 use vault_plugin_secrets_smtp::clock::SystemClock;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::goplugin::Logging;
+use vault_plugin_secrets_smtp::host_api;
 use vault_plugin_secrets_smtp::logical::{
     self, Backend, BackendInfo, Data, Mount, Operation, Reply, Request, Response, SpecialPaths,
 };
@@ -206,6 +207,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         clock: Arc::clone(&clock) as _,
         connector: seed::connector(connector()),
         notifier: notifier(),
+        host_api: host_api::opener(),
         hash_pool: HashPool::new(),
         dev_loopback: true,
     };

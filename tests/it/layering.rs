@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A top-level module and the siblings it may use.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     ("clock", &[]),
     ("tasks", &[]),
     ("keyed_lock", &[]),
@@ -25,11 +25,13 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("provider", &["network", "crypto", "clock"]),
     ("audit", &["logical", "crypto", "clock"]),
     ("notify", &["network", "audit", "logical", "crypto"]),
+    ("host_api", &["network", "crypto", "clock"]),
     (
         "engine",
         &[
             "provider",
             "notify",
+            "host_api",
             "network",
             "audit",
             "logical",
@@ -47,7 +49,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
 const FENCES: [(&str, &[&str]); 12] = [
     ("tonic", &["goplugin", "wire", "proto"]),
     ("prost", &["goplugin", "wire", "proto"]),
-    ("reqwest", &["network", "notify", "provider"]),
+    ("reqwest", &["network", "notify", "provider", "host_api"]),
     ("lettre", &["notify"]),
     ("bcrypt", &["provider"]),
     ("x509_cert", &["network"]),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use vault_plugin_secrets_smtp::audit::EXEMPT_RESPONSE_KEYS;
 use vault_plugin_secrets_smtp::clock::SystemClock;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
+use vault_plugin_secrets_smtp::host_api;
 use vault_plugin_secrets_smtp::logical::BackendInfo;
 use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::{HashPool, connector};
@@ -38,6 +39,7 @@ fn the_endpoint_table_lists_exactly_the_routes() {
         clock: Arc::new(SystemClock::new()),
         connector: connector(),
         notifier: notifier(),
+        host_api: host_api::opener(),
         hash_pool: HashPool::new(),
         dev_loopback: false,
     };

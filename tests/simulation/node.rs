@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
+use vault_plugin_secrets_smtp::host_api;
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, MemoryStorage, Mount, Operation, ReplicationState, Reply, Request,
     RequestId, StaticSystemView, Storage, StorageEntry, StorageError,
@@ -120,6 +121,7 @@ impl Node {
             clock: Arc::clone(clock) as _,
             connector: mail.connector(&life),
             notifier: notifier(),
+            host_api: host_api::opener(),
             hash_pool: HashPool::new(),
             dev_loopback: false,
         };

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use vault_plugin_secrets_smtp::clock::Clock;
 use vault_plugin_secrets_smtp::crypto::Sensitive;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
+use vault_plugin_secrets_smtp::host_api;
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Cluster, Data, Entity, Group, MemoryStorage, Mount, Operation,
     ReplicationState, Request, RequestId, ServerVersion, StaticSystemView, Storage, SystemView,
@@ -140,6 +141,7 @@ impl Host {
             clock: Arc::clone(&clock) as _,
             connector: mail.connector(),
             notifier: notifier(),
+            host_api: host_api::opener(),
             hash_pool: pool.clone(),
             dev_loopback: false,
         };

@@ -22,6 +22,7 @@ use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, Error, MemoryStorage, Mount, Operation, Reply, Request, RequestId,
     StaticSystemView,
 };
+use vault_plugin_secrets_smtp::host_api;
 use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::{
     Account, AppTokenId, EmailAddress, HashPool, Login, MailProvider, ReadError, Refusal, Sent,
@@ -221,6 +222,7 @@ impl Rig {
             clock: Arc::new(ManualClock::starting_at(start)),
             connector: Arc::new(move |_config, _policy| Ok(Arc::clone(&mail) as _)),
             notifier: notifier(),
+            host_api: host_api::opener(),
             hash_pool: HashPool::new(),
             dev_loopback: false,
         };

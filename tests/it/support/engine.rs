@@ -14,6 +14,7 @@ use vault_plugin_secrets_smtp::clock::ManualClock;
 use vault_plugin_secrets_smtp::crypto::sha256_hex;
 use vault_plugin_secrets_smtp::engine::storage::record::TenantRecord;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
+use vault_plugin_secrets_smtp::host_api;
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, Error, MemoryStorage, Mount, Operation, Reply, Request, RequestId,
     Special, StaticSystemView, Storage, Wrap,
@@ -386,6 +387,7 @@ pub(crate) fn parts(clock: &Arc<ManualClock>, connector: Connector) -> Parts {
         clock: Arc::clone(clock) as _,
         connector,
         notifier: notifier(),
+        host_api: host_api::opener(),
         hash_pool: HashPool::new(),
         dev_loopback: true,
     }

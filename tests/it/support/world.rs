@@ -20,6 +20,7 @@ use vault_plugin_secrets_smtp::clock::Clock;
 use vault_plugin_secrets_smtp::crypto::{Binding, Keyring, Sealed};
 use vault_plugin_secrets_smtp::engine::Parts;
 use vault_plugin_secrets_smtp::engine::storage::record::TenantRecord;
+use vault_plugin_secrets_smtp::host_api;
 use vault_plugin_secrets_smtp::logical::{MemoryStorage, Snapshot, StaticSystemView, Storage as _};
 use vault_plugin_secrets_smtp::provider::HashPool;
 
@@ -127,6 +128,7 @@ impl World {
             clock: Arc::clone(&self.clock) as _,
             connector: self.mail.connector(plan),
             notifier: self.notices.notifier(plan),
+            host_api: host_api::opener(),
             hash_pool: HashPool::with_places(2),
             dev_loopback: false,
         };
