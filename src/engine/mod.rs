@@ -9,6 +9,7 @@ mod census;
 mod channels;
 mod config;
 mod counters;
+mod emission;
 mod error;
 mod finding;
 mod hint;
@@ -29,7 +30,7 @@ pub mod storage;
 mod tenant;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::clock::Clock;
 use crate::crypto::Keyring;
@@ -75,6 +76,8 @@ impl fmt::Debug for Parts {
 /// One mount's engine. Holds nothing that storage does not.
 #[derive(Debug)]
 pub struct Engine {
+    /// Itself, for tasks that outlive the call in which they begin.
+    me: Weak<Self>,
     parts: Parts,
     tasks: Tasks,
     /// One per tenant, for every change. Taken before any other lock.
@@ -91,6 +94,7 @@ pub struct Engine {
     config: Single<MountConfig>,
     channels: Single<Channels>,
     outbox: outbox::Outbox,
+    emission: emission::Emission,
     records: Records,
     servers: mail::Servers,
     joined: joined::Joined,
@@ -101,8 +105,9 @@ pub struct Engine {
 }
 
 impl Engine {
-    fn new(parts: Parts) -> Self {
+    fn new(parts: Parts, me: Weak<Self>) -> Self {
         Self {
+            me,
             parts,
             tasks: Tasks::new(),
             tenant_locks: KeyedLock::new(),
@@ -115,6 +120,7 @@ impl Engine {
             config: Single::default(),
             channels: Single::default(),
             outbox: outbox::Outbox::default(),
+            emission: emission::Emission::default(),
             records: Records::new(),
             servers: mail::Servers::default(),
             joined: joined::Joined::default(),
@@ -209,6 +215,7 @@ impl Engine {
             self.config.forget();
             self.channels.forget();
             self.outbox.forget();
+            self.emission.forget();
             self.rewrap.want();
             self.batches.want();
             self.reindex.want();
@@ -268,5 +275,6 @@ impl Engine {
 
 /// Builds the router and the engine of one mount.
 fn assemble(parts: Parts) -> (Arc<Engine>, Router<Engine>) {
-    (Arc::new(Engine::new(parts)), paths::router())
+    let engine = Arc::new_cyclic(|me| Engine::new(parts, Weak::clone(me)));
+    (engine, paths::router())
 }

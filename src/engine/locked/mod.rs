@@ -25,9 +25,9 @@ use super::error::Error;
 use super::mail::Purpose;
 use super::schedule;
 use super::storage::record::{Credential, TenantRecord};
-use super::storage::{self, MAX_RECORD_BYTES, TrailEntry};
+use super::storage::{self, MAX_RECORD_BYTES};
 use super::tenant::TenantName;
-use crate::audit::NewEvent;
+use crate::audit::{Event, NewEvent};
 use crate::crypto::{self, Keyring};
 use crate::keyed_lock::KeyGuard;
 use crate::logical::{Mount, Storage, StorageEntry, StorageError};
@@ -199,7 +199,7 @@ impl LockedTenant {
     }
 
     /// Appends an event to the record; it becomes true with the next [`LockedTenant::store`].
-    pub(super) fn record_event(&mut self, event: NewEvent) -> Result<crate::audit::Event, Error> {
+    pub(super) fn record_event(&mut self, event: NewEvent) -> Result<Event, Error> {
         let lineage = self.record.lineage.clone();
         Ok(self
             .record
@@ -281,7 +281,7 @@ impl LockedTenant {
             credential.due_day = due_day;
         }
         self.announce_events().await?;
-        self.move_overflow_to_trail().await?;
+        let events = self.point_to_new_events().await?;
         let bytes = storage::encode(&self.record)?;
         let wanted = pointer::pointers(&self.record)?;
         for (key, value) in &wanted {
@@ -297,6 +297,8 @@ impl LockedTenant {
         self.rested = rests;
         self.count(is_new);
         self.events_are_true();
+        self.engine.events_stored(self.name.as_str(), &events);
+        self.engine.wake_emission(&self.mount);
         let before = std::mem::replace(&mut self.pointers, wanted);
         // The record's fate is known: claimed accounts need no lock any more.
         self.accounts.clear();
@@ -366,17 +368,20 @@ impl LockedTenant {
         }
     }
 
-    async fn move_overflow_to_trail(&mut self) -> Result<(), Error> {
-        for event in self.record.log.overflow() {
-            let key = storage::trail_key(self.name.as_str(), event.seq);
-            let entry = storage::encode(&TrailEntry::undelivered(event.clone()))?;
-            self.mount
-                .storage
-                .put(StorageEntry::new(key, entry))
-                .await?;
+    /// Writes what leads to the events that the stored record does not have, and returns them;
+    /// makes room for them in the record.
+    async fn point_to_new_events(&mut self) -> Result<Vec<Event>, Error> {
+        let name = self.name.as_str();
+        let log = &mut self.record.log;
+        let stored = self.stored_seq.min(log.seq());
+        if let Some(through) = self.engine.emission.delivered_through(name, stored) {
+            log.note_delivered_through(through);
         }
-        self.record.log.drop_overflow();
-        Ok(())
+        let new = log.events().iter().filter(|event| event.seq > stored);
+        let new: Vec<Event> = new.cloned().collect();
+        self.engine.move_overflow(&self.mount, name, log).await?;
+        self.engine.point_to_events(&self.mount, name, &new).await?;
+        Ok(new)
     }
 
     /// Goes back to what storage holds.
@@ -385,6 +390,7 @@ impl LockedTenant {
             .engine
             .decode_or_new(&self.name, self.stored.as_deref())?;
         self.pointers = pointer::pointers(&self.record)?;
+        self.stored_seq = self.record.log.seq();
         self.accounts.clear();
         Ok(())
     }

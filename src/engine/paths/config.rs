@@ -88,6 +88,11 @@ const FIELDS: &[Field] = &[
         "How long a deleted credential is kept; 1 day to 10 years.",
     )
     .default("30d"),
+    Field::duration(
+        "trail_retention",
+        "How long delivered events are kept; 30 days to 10 years. Others are kept for ever.",
+    )
+    .default("400d"),
     Field::texts(
         "allowed_hosts",
         "Host patterns and CIDRs the engine may connect to; empty: public addresses.",
@@ -207,6 +212,7 @@ fn apply(call: &Call, config: &mut MountConfig) -> Result<(), Error> {
     seconds("wait").apply(&mut config.wait, default.wait);
     seconds("reveal_ttl").apply(&mut config.reveal_ttl, default.reveal_ttl);
     seconds("deleted_retention").apply(&mut config.deleted_retention, default.deleted_retention);
+    seconds("trail_retention").apply(&mut config.trail_retention, default.trail_retention);
     // A negative count is out of every range: 0 lets the check say so.
     let count = |name: &str| {
         fields

@@ -63,8 +63,8 @@ pub(super) fn router() -> Router<Engine> {
         reveal::route(),
         verify::route(),
         status::route(),
-        events::route(),
     ]);
+    routes.extend(events::routes());
     routes.extend(versions::routes());
     routes.extend(reset::routes());
     routes.extend(deletion::routes());

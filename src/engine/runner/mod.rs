@@ -138,6 +138,7 @@ impl Engine {
             }
         }
         self.begin_delivery(mount);
+        self.begin_emission(mount);
         if std::mem::replace(&mut self.runner.state().listing, true) {
             // The run of the last tick still waits for storage.
             return;
