@@ -103,6 +103,14 @@ fn explain_state(code: &str) -> (&'static str, &'static str) {
             "find out whether storage was restored or another cluster acts on the account; write \
              <tenant>/verify",
         ),
+        "audit_held_back" => (
+            "an automatic change waits until an audit device has taken its beginning",
+            "read status: `audit` says what the delivery of events fails with",
+        ),
+        "event_parked" => (
+            "the server refused an event ten times, so no audit device has it",
+            "read the server's log, then write config/audit again: it is tried anew",
+        ),
         _ => (
             "the last change failed",
             "read <tenant>/events for what happened",

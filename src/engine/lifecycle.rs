@@ -87,9 +87,7 @@ impl Backend for SmtpBackend {
     }
 
     async fn handle_request(&self, mount: &Mount, request: Request) -> Reply {
-        self.engine
-            .emission
-            .note_mount_point(&request.mount_point);
+        self.engine.emission.note_mount_point(&request.mount_point);
         match request.operation {
             Operation::Rollback => {
                 self.engine.tick(mount).await;

@@ -145,7 +145,9 @@ impl Engine {
 /// Reads the stored log; `None` if nothing ever happened to the mount.
 pub(super) async fn load(mount: &Mount) -> Result<Option<MountLog>, Error> {
     let entry = mount.storage.get(MOUNT_LOG).await?;
-    entry.map(|entry| MountLog::decode(&entry.value)).transpose()
+    entry
+        .map(|entry| MountLog::decode(&entry.value))
+        .transpose()
 }
 
 async fn mount_log(mount: &Mount) -> Result<MountLog, Error> {

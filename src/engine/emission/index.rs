@@ -222,7 +222,10 @@ impl Emission {
     /// Reports whether the pointer of this log is known to be stored.
     pub(super) fn has_pointer(&self, log: &str) -> bool {
         let state = self.state();
-        state.pending.get(log).is_some_and(|pending| pending.pointer)
+        state
+            .pending
+            .get(log)
+            .is_some_and(|pending| pending.pointer)
     }
 
     /// Events `first` to `last` of a log were stored, and its pointer before them.
@@ -267,14 +270,21 @@ impl Emission {
     pub(super) fn first_undelivered(&self, log: &str, range: (u64, u64)) -> u64 {
         let next = self.note_read(log, range);
         let state = self.state();
-        let parked = state.pending.get(log).and_then(|it| it.parked.first().copied());
+        let parked = state
+            .pending
+            .get(log)
+            .and_then(|it| it.parked.first().copied());
         parked.map_or(next, |parked| parked.min(next))
     }
 
     /// Returns the logs with something undelivered, those that wait longest first.
     pub(super) fn logs(&self) -> Vec<String> {
         let state = self.state();
-        let mut logs: Vec<_> = state.pending.iter().map(|(log, it)| (it.since, log)).collect();
+        let mut logs: Vec<_> = state
+            .pending
+            .iter()
+            .map(|(log, it)| (it.since, log))
+            .collect();
         logs.sort_unstable();
         logs.into_iter().map(|(_, log)| log.clone()).collect()
     }
@@ -452,7 +462,11 @@ impl Emission {
             Some(pending) => {
                 let first = pending.parked.first().copied();
                 let next = pending.next?;
-                Some(first.map_or(next, |first| first.min(next)).saturating_sub(1))
+                Some(
+                    first
+                        .map_or(next, |first| first.min(next))
+                        .saturating_sub(1),
+                )
             }
             None => state.read.then_some(last),
         }
@@ -473,7 +487,14 @@ impl Emission {
             }
             true
         };
-        tokio::time::timeout(patience, delivered).await.unwrap_or(false)
+        tokio::time::timeout(patience, delivered)
+            .await
+            .unwrap_or(false)
+    }
+
+    /// Reports whether nothing is tried now, because the host could not be told.
+    pub(in crate::engine) fn is_resting(&self, clock: &dyn Clock) -> bool {
+        self.state().rests_until > clock.monotonic()
     }
 
     /// Reports whether an event was delivered within the last hour, by the way that is set now.

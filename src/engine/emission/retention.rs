@@ -107,9 +107,8 @@ pub(in crate::engine) async fn list_days(mount: &Mount) -> Result<Vec<NaiveDate>
     let mut after = String::new();
     loop {
         let page = mount.storage.list_page(JOURNAL, &after, PAGE).await?;
-        let parse = |name: &String| {
-            NaiveDate::parse_from_str(name.trim_end_matches('/'), "%Y%m%d").ok()
-        };
+        let parse =
+            |name: &String| NaiveDate::parse_from_str(name.trim_end_matches('/'), "%Y%m%d").ok();
         days.extend(page.iter().filter_map(parse));
         match page.into_iter().next_back() {
             Some(last) => after = last,

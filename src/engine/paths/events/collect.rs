@@ -10,9 +10,7 @@ use crate::audit::Event;
 use crate::engine::Engine;
 use crate::engine::emission::{MOST_RECEIPT_BYTES, Receipt};
 use crate::engine::error::Error;
-use crate::logical::{
-    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route,
-};
+use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
 
 const WRITES: &[Operation] = &[Operation::Create, Operation::Update];
 

@@ -12,10 +12,13 @@ use crate::logical::{
 };
 
 const FIELDS: &[Field] = &[
-    Field::text("tenant", "Name of the tenant; `-` for the mount's own events.")
-        .max_bytes(64)
-        .required()
-        .example("acme"),
+    Field::text(
+        "tenant",
+        "Name of the tenant; `-` for the mount's own events.",
+    )
+    .max_bytes(64)
+    .required()
+    .example("acme"),
     super::super::SEQ.required(),
 ];
 

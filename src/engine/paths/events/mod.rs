@@ -29,8 +29,8 @@ const NAME: Field = Field::text("event", "Only events of this name.")
     .max_bytes(64)
     .example("smtp_credentials_rotated");
 
-const SINCE: Field = Field::instant("since", "Only events from this instant on.")
-    .example("2026-09-01T00:00:00Z");
+const SINCE: Field =
+    Field::instant("since", "Only events from this instant on.").example("2026-09-01T00:00:00Z");
 
 const EVENT: &[Field] = &[
     Field::text("event", "What happened.").example("smtp_credentials_rotated"),

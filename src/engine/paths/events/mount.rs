@@ -23,9 +23,12 @@ const FIELDS: &[Field] = &[
     LIMIT,
     NAME,
     SINCE,
-    Field::text("tenant", "Only events of this tenant; `-`: the mount's own.")
-        .max_bytes(64)
-        .example("acme"),
+    Field::text(
+        "tenant",
+        "Only events of this tenant; `-`: the mount's own.",
+    )
+    .max_bytes(64)
+    .example("acme"),
 ];
 
 pub(super) fn route() -> Route<Engine> {
