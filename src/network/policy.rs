@@ -112,30 +112,49 @@ impl NetworkPolicy {
     ///
     /// Nothing is kept; dropping the future only wastes the look-up.
     pub async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Fault> {
-        let found: Vec<SocketAddr> = match literal(host) {
-            Some(ip) => vec![SocketAddr::new(ip, port)],
-            None => tokio::net::lookup_host((host, port))
-                .await
-                .map_err(|_no_text| Fault::Unresolved)?
-                .collect(),
-        };
-        if found.is_empty() {
-            return Err(Fault::Unresolved);
-        }
-        let allowed: Vec<SocketAddr> = found
-            .into_iter()
-            .filter(|address| self.check(host, *address).is_ok())
-            .collect();
-        if allowed.is_empty() {
-            Err(Fault::AddressRefused)
-        } else {
-            Ok(allowed)
-        }
+        resolve(host, port, |address| self.check(host, address).is_ok()).await
+    }
+}
+
+/// Reports whether an address can be the host's own API, which lies in the operator's network or on
+/// this machine, where no tenant's mail server may be. `local` leaves only this machine.
+pub(crate) fn may_be_host_api(ip: IpAddr, local: bool) -> bool {
+    let ip = ip.to_canonical();
+    match reach(ip) {
+        // Only the address itself: a translated one would leave this machine.
+        Reach::Loopback => ip.is_loopback(),
+        Reach::Never => false,
+        Reach::Public | Reach::Private => !local,
+    }
+}
+
+/// Resolves `host` and keeps the addresses that `allows` lets through, as
+/// [`NetworkPolicy::resolve`] does by its rules.
+pub(super) async fn resolve(
+    host: &str,
+    port: u16,
+    allows: impl Fn(SocketAddr) -> bool,
+) -> Result<Vec<SocketAddr>, Fault> {
+    let found: Vec<SocketAddr> = match literal(host) {
+        Some(ip) => vec![SocketAddr::new(ip, port)],
+        None => tokio::net::lookup_host((host, port))
+            .await
+            .map_err(|_no_text| Fault::Unresolved)?
+            .collect(),
+    };
+    if found.is_empty() {
+        return Err(Fault::Unresolved);
+    }
+    let allowed: Vec<SocketAddr> = found.into_iter().filter(|one| allows(*one)).collect();
+    if allowed.is_empty() {
+        Err(Fault::AddressRefused)
+    } else {
+        Ok(allowed)
     }
 }
 
 /// Reads a host that is an address, with or without the brackets of a URL.
-fn literal(host: &str) -> Option<IpAddr> {
+pub(crate) fn literal(host: &str) -> Option<IpAddr> {
     host.strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
         .unwrap_or(host)
@@ -249,6 +268,28 @@ mod tests {
         );
         let networks = policy(&["10.0.0.0/8"]);
         assert_eq!(networks.check_literal("mail.acme.example", 443), Ok(()));
+    }
+
+    #[test]
+    fn the_hosts_own_api_may_be_on_this_machine_and_never_among_metadata() {
+        for (ip, anywhere, here) in [
+            ("127.0.0.1", true, true),
+            ("::1", true, true),
+            ("::ffff:127.0.0.1", true, true),
+            ("10.0.0.5", true, false),
+            ("1.1.1.1", true, false),
+            ("fd00::5", true, false),
+            ("64:ff9b::7f00:1", false, false),
+            ("169.254.169.254", false, false),
+            ("fd00:ec2::254", false, false),
+            ("fe80::1", false, false),
+            ("0.0.0.0", false, false),
+            ("224.0.0.1", false, false),
+        ] {
+            let parsed = ip.parse().unwrap();
+            assert_eq!(may_be_host_api(parsed, false), anywhere, "{ip}");
+            assert_eq!(may_be_host_api(parsed, true), here, "{ip}");
+        }
     }
 
     #[tokio::test]
