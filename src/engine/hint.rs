@@ -107,6 +107,38 @@ fn explain_state(code: &str) -> (&'static str, &'static str) {
             "an automatic change waits until an audit device has taken its beginning",
             "read status: `audit` says what the delivery of events fails with",
         ),
+        "audit_unreachable" => (
+            "the server's own API was not reached",
+            "check address in config/audit: it must be this server's own listener on every node",
+        ),
+        "audit_tls" => (
+            "the certificate of the server's own API was not accepted",
+            "check ca_cert and tls_server_name in config/audit",
+        ),
+        "audit_login_refused" => (
+            "the server refused the emitter's login",
+            "make a new secret_id (or token) and write it to config/audit",
+        ),
+        "audit_denied" => (
+            "the emitter's token may not write events/emit",
+            "give its role a policy with update on <mount>/events/emit/*",
+        ),
+        "audit_limited" => (
+            "a rate limit quota holds the emitter back",
+            "raise the quota, or exempt the mount's events/emit path",
+        ),
+        "audit_failing" => (
+            "the server fails at requests: no audit device takes them, or it is sealed",
+            "look at the audit devices and at the server's log",
+        ),
+        "audit_wrong_answer" => (
+            "the address in config/audit answers, but not as this mount does",
+            "check that it is this cluster, and this node's own listener",
+        ),
+        "audit_not_collected" => (
+            "no collector has fetched and acknowledged the events for an hour",
+            "look at whoever calls events/flush and events/ack",
+        ),
         "event_parked" => (
             "the server refused an event ten times, so no audit device has it",
             "read the server's log, then write config/audit again: it is tried anew",

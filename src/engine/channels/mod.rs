@@ -28,7 +28,7 @@ pub(super) const MOST: usize = 20;
 const PAGE: usize = 100;
 
 /// What a channel is told unless its `events` say otherwise; failures only when they are critical.
-const BY_DEFAULT: [EventName; 9] = [
+const BY_DEFAULT: [EventName; 10] = [
     EventName::RotationNotice,
     EventName::Rotated,
     EventName::RotationFailed,
@@ -38,6 +38,7 @@ const BY_DEFAULT: [EventName; 9] = [
     EventName::RolledBack,
     EventName::Adopted,
     EventName::BatchEnded,
+    EventName::AuditStalled,
 ];
 
 /// One stored channel.

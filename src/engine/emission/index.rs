@@ -102,6 +102,8 @@ pub(super) struct State {
     last: Option<DateTime<Utc>>,
     failing: Option<(&'static str, DateTime<Utc>)>,
     pub(super) exempt_keys: ExemptKeys,
+    /// When people were told last that changes wait.
+    stall_told: Option<DateTime<Utc>>,
     /// When the mount's tuning is read again, monotonic.
     pub(super) tuning_at: Duration,
 }
@@ -501,6 +503,16 @@ impl Emission {
     pub(in crate::engine) fn is_proven(&self, now: DateTime<Utc>) -> bool {
         let last = self.state().last;
         last.is_some_and(|last| now - last <= PROVEN && last <= now + PROVEN)
+    }
+
+    /// Reports whether people were told since then that changes wait.
+    pub(super) fn is_stall_told(&self, since: DateTime<Utc>) -> bool {
+        self.state().stall_told.is_some_and(|at| at >= since)
+    }
+
+    /// People were told that changes wait.
+    pub(super) fn note_stall_told(&self, now: DateTime<Utc>) {
+        self.state().stall_told = Some(now);
     }
 
     /// Returns how much waits; `None` before this process has listed it.

@@ -28,6 +28,7 @@ mod index;
 mod logs;
 mod receipt;
 mod retention;
+mod stalled;
 
 pub(super) use index::{Delivery, Emission, ExemptKeys, Waiting};
 pub(super) use logs::{Found, Log};

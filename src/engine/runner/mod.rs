@@ -162,6 +162,9 @@ impl Engine {
         if let Err(error) = self.go_on_placing(mount, &config).await {
             tracing::warn!(%error, "placing the tenants anew goes on with the next tick");
         }
+        if let Err(error) = self.tell_of_stall(mount).await {
+            tracing::warn!(%error, "that changes wait for the audit devices is told later");
+        }
         // After what cannot wait has taken its places.
         self.begin_batches(mount);
         self.begin_sweep(mount).await

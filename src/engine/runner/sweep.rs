@@ -202,6 +202,10 @@ impl Engine {
                 _ => break,
             }
         }
+        let config = self.config(mount).await?;
+        if let Err(error) = self.expire_events(mount, &config).await {
+            tracing::warn!(%error, "old events stay until the next sweep");
+        }
         let now = self.clock().now();
         let mut state = self.runner.state();
         state.sweeps.progress.finished_at = Some(now);
