@@ -18,7 +18,13 @@ const WITHOUT_SAMPLE: [(&str, &str); 4] = [
 ];
 
 /// Paths that take nothing.
-const WITHOUT_PARAMETERS: [&str; 4] = ["ops/reindex", "ops/sweep", "status", "metrics"];
+const WITHOUT_PARAMETERS: [&str; 5] = [
+    "ops/reindex",
+    "ops/sweep",
+    "status",
+    "metrics",
+    "events/flush",
+];
 
 /// What the host's envelope calls its own members. A generated client reads an answer's fields
 /// where the envelope is, so none may have one of these names.
@@ -87,6 +93,7 @@ impl Document {
     /// Sends a request and requires that what it answers is what the document says.
     async fn call(&mut self, rig: &Rig, method: &str, path: &str, body: Value) -> Answer {
         let concrete = path.replace("{tenant}", "acme").replace("{version}", "1");
+        let concrete = concrete.replace("{seq}", "1");
         let concrete = concrete.replace("{name}", "ops");
         let concrete = concrete.replace("{id}", &self.id);
         let concrete = concrete.trim_start_matches('/');
@@ -337,6 +344,7 @@ async fn answers_are_what_the_openapi_document_says() {
     document.call(&rig, "get", "/{tenant}/events", none()).await;
     document.call(&rig, "delete", config, none()).await;
 
+    answers_about_events(&mut document, &rig).await;
     answers_about_batches(&mut document, &rig).await;
     answers_about_keys(&mut document, &rig).await;
     answers_about_channels(&mut document, &rig).await;
@@ -350,6 +358,15 @@ async fn answers_about_a_pause(document: &mut Document, rig: &Rig) {
     document.call(rig, "get", status, json!({})).await;
     let resume = "/{tenant}/resume";
     document.call(rig, "post", resume, json!({})).await;
+}
+
+async fn answers_about_events(document: &mut Document, rig: &Rig) {
+    document.call(rig, "get", "/events", json!({})).await;
+    let emit = "/events/emit/{tenant}/{seq}";
+    document.call(rig, "post", emit, json!({})).await;
+    let flushed = document.call(rig, "post", "/events/flush", json!({})).await;
+    let receipt = json!({"receipt": flushed.get("receipt")});
+    document.call(rig, "post", "/events/ack", receipt).await;
 }
 
 async fn answers_about_batches(document: &mut Document, rig: &Rig) {

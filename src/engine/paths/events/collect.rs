@@ -33,7 +33,8 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
                 answers: const {
                     &[
                         Field::objects("events", "The events.").of(EVENT),
-                        Field::text("receipt", "For events/ack; absent if there are no events."),
+                        Field::text("receipt", "For events/ack; absent if there are no events.")
+                            .example("eyJldmVudHMi...."),
                         LEFT,
                     ]
                 },
@@ -52,7 +53,8 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             fields: const {
                 &[Field::text("receipt", "What events/flush answered.")
                     .required()
-                    .max_bytes(MOST_RECEIPT_BYTES)]
+                    .max_bytes(MOST_RECEIPT_BYTES)
+                    .example("eyJldmVudHMi....")]
             },
             endpoints: vec![Endpoint {
                 operations: WRITES,

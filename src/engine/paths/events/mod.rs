@@ -85,7 +85,11 @@ const EVENT: &[Field] = &[
     ),
     Field::boolean(
         "delivered",
-        "Whether an audit device is known to have taken it.",
+        "In lists: whether an audit device is known to have taken it.",
+    ),
+    Field::boolean(
+        "replayed",
+        "By events/emit: whether a device was known to have taken it before.",
     ),
 ];
 
