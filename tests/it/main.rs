@@ -18,6 +18,7 @@
 
 mod batches;
 mod channels;
+mod emission;
 mod endpoints;
 mod handshake;
 mod hostile_neighbours;

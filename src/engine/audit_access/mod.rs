@@ -173,8 +173,12 @@ impl Engine {
 
     /// Notes that `config/audit` was written or removed: whoever waits for the host's own API may
     /// try again.
-    pub(super) fn audit_access_written(&self) {
+    pub(super) fn audit_access_written(&self, mount: &Mount) {
         self.audit_access.forget();
+        self.emission.forget_way();
+        if let Some(engine) = self.me.upgrade() {
+            engine.begin_emission(mount);
+        }
     }
 
     /// Stores how the host's own API is reached. The caller holds the lock of `config/audit`.

@@ -39,6 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
+use super::audit_access::AuditAccessMode;
 use super::error::Error;
 use super::storage::{self, UNDELIVERED};
 use crate::audit::{EXEMPT_RESPONSE_KEYS, Event};
@@ -295,8 +296,18 @@ impl Engine {
     }
 
     /// Makes the way that the settings name.
-    async fn open_way(&self, _mount: &Mount) -> Result<Way, Error> {
-        Ok(Way::Unset)
+    async fn open_way(&self, mount: &Mount) -> Result<Way, Error> {
+        let access = self.audit_access(mount).await?;
+        let Some(access) = access.as_ref() else {
+            return Ok(Way::Unset);
+        };
+        if access.mode() == AuditAccessMode::External {
+            return Ok(Way::External);
+        }
+        let keyring = self.keyring(mount).await?;
+        let api = (self.parts.host_api)(&access.open(&keyring)?, &self.parts.clock);
+        api.map(Way::Loopback)
+            .map_err(|_checked| Error::Defect("a stored way to the audit devices does not open"))
     }
 
     /// Looks now and then whether the mount shows the events' fields in clear.

@@ -242,7 +242,10 @@ async fn the_openapi_document_leaves_nothing_undescribed() {
             for name in schema["properties"].as_object().unwrap().keys() {
                 // Its one client is the emitter, and the log has the event as it is stored.
                 let emits = place.contains("/events/emit/");
-                assert!(emits || !ENVELOPE.contains(&name.as_str()), "{place}: {name}");
+                assert!(
+                    emits || !ENVELOPE.contains(&name.as_str()),
+                    "{place}: {name}"
+                );
             }
         }
     }

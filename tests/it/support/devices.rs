@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use vault_plugin_secrets_smtp::host_api::{
-    Error, HostApi, HostApiConfig, HostApiOpener, Taken,
-};
+use vault_plugin_secrets_smtp::host_api::{Error, HostApi, HostApiConfig, HostApiOpener, Taken};
 use vault_plugin_secrets_smtp::network::Fault;
 
 use super::engine::Host;
@@ -44,6 +42,7 @@ struct State {
     /// For this event only, `tenant/seq`.
     never: Vec<(String, Does)>,
     calls: Vec<String>,
+    mount_points: Vec<String>,
     configs: Vec<HostApiConfig>,
     exempt: Option<Vec<String>>,
 }
@@ -52,7 +51,7 @@ impl Devices {
     /// Makes clients for a process that `plan` may kill.
     pub(crate) fn opener(&self, plan: &Plan) -> HostApiOpener {
         let (devices, plan) = (self.clone(), plan.clone());
-        Arc::new(move |config: &HostApiConfig| {
+        Arc::new(move |config: &HostApiConfig, _clock| {
             devices.0.lock().unwrap().configs.push(config.clone());
             Ok(Arc::new(Client {
                 devices: devices.clone(),
@@ -115,6 +114,11 @@ impl Devices {
         self.0.lock().unwrap().calls.clone()
     }
 
+    /// Where every call went.
+    pub(crate) fn mount_points(&self) -> Vec<String> {
+        self.0.lock().unwrap().mount_points.clone()
+    }
+
     /// What clients were opened with.
     pub(crate) fn configs(&self) -> Vec<HostApiConfig> {
         self.0.lock().unwrap().configs.clone()
@@ -167,7 +171,12 @@ impl Client {
             403 => return Err(Error::Denied),
             _ => return Err(Error::Refused),
         }
-        self.devices.0.lock().unwrap().lines.push(answer.data.clone());
+        self.devices
+            .0
+            .lock()
+            .unwrap()
+            .lines
+            .push(answer.data.clone());
         Ok(Taken {
             event_id: answer.text_of("event_id").to_owned(),
             hash: answer.text_of("hash").to_owned(),
@@ -179,13 +188,13 @@ impl Client {
 impl HostApi for Client {
     async fn emit(&self, mount_point: &str, tenant: &str, seq: u64) -> Result<Taken, Error> {
         self.plan.alive().await;
-        assert!(mount_point.ends_with("smtp/"), "{mount_point}");
         let does = {
             let mut state = self.devices.0.lock().unwrap();
             let event = format!("{tenant}/{seq}");
             let never = state.never.iter().find(|(one, _)| *one == event);
             let never = never.map(|(_, does)| *does);
             state.calls.push(event);
+            state.mount_points.push(mount_point.to_owned());
             never.or(state.always).or_else(|| state.next.pop_front())
         };
         match does {

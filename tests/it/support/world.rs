@@ -21,7 +21,9 @@ use vault_plugin_secrets_smtp::clock::Clock;
 use vault_plugin_secrets_smtp::crypto::{Binding, Keyring, Sealed};
 use vault_plugin_secrets_smtp::engine::Parts;
 use vault_plugin_secrets_smtp::engine::storage::record::TenantRecord;
-use vault_plugin_secrets_smtp::logical::{MemoryStorage, Snapshot, StaticSystemView, Storage as _};
+use vault_plugin_secrets_smtp::logical::{
+    MemoryStorage, ReplicationState, Snapshot, StaticSystemView, Storage as _,
+};
 use vault_plugin_secrets_smtp::provider::HashPool;
 
 /// The mail server of every tenant that is not given another.
@@ -143,6 +145,16 @@ impl World {
     /// A process that nothing happens to.
     pub(crate) fn sound_process(&self) -> Host {
         self.process(&Plan::simulated())
+    }
+
+    /// A process on a node that may not write.
+    pub(crate) fn standby(&self) -> Host {
+        let mut host = self.sound_process();
+        host.mount.system = Arc::new(StaticSystemView {
+            replication_state: ReplicationState(0x6000),
+            ..StaticSystemView::default()
+        });
+        host
     }
 
     pub(crate) async fn later(&self, seconds: u64) {

@@ -256,7 +256,7 @@ async fn announced(
         Outcome::Failure
     };
     let told = engine.announce_mount_event(mount, &keyring, &event).await;
-    engine.audit_access_written();
+    engine.audit_access_written(mount);
     changed?;
     told.map(drop)
 }
