@@ -105,13 +105,12 @@ impl Engine {
             .log
             .append(MOUNT, &log.lineage, keyring, event.clone())?;
         self.move_overflow(mount, MOUNT, &mut log.log).await?;
-        self.point_to_events(mount, MOUNT, std::slice::from_ref(&told))
-            .await?;
         let mut announced = Announced::default();
         let stored = self
             .store_mount_log(mount, &log, &told, &mut announced)
             .await;
         if let Err(error) = stored {
+            self.emission.note_doubtful_pointer(MOUNT);
             // The log may have been stored all the same: whoever delivers judges what is left.
             if !announced.take_keys().is_empty() {
                 self.outbox.forget();
@@ -137,6 +136,8 @@ impl Engine {
             self.announce(mount, &channels, (newest, None), announced)
                 .await?;
         }
+        self.point_to_events(mount, MOUNT, std::slice::from_ref(newest))
+            .await?;
         let entry = StorageEntry::new(MOUNT_LOG, storage::encode(log)?);
         Ok(mount.storage.put(entry).await?)
     }

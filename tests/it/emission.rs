@@ -680,7 +680,7 @@ fn lists_of_all_events_are_newest_first_and_filtered() {
         for _ in 0..3 {
             rotate(&world, &host).await;
         }
-        let noon = world.clock.now();
+        let noon = world.clock.now() + chrono::TimeDelta::seconds(1);
         world.later(2 * 86_400).await;
         host.write("beta/rotate", json!({ "reason": "why" }))
             .await

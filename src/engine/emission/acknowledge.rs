@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::OCCUPIED;
+use super::OUTDATED;
 use crate::audit::{Event, EventLog};
 use crate::engine::Engine;
 use crate::engine::error::Error;
@@ -59,7 +59,7 @@ impl Engine {
         if !self.emission.is_done(name) {
             if self.emission.has_more(name) {
                 // What was read was older than what is stored.
-                self.emission.postpone(name, OCCUPIED, self.clock());
+                self.emission.postpone(name, OUTDATED, self.clock());
             }
             return;
         }
@@ -69,12 +69,12 @@ impl Engine {
             self.tenant_locks.try_lock(name)
         };
         let Some(_guard) = guard else {
-            self.emission.postpone(name, OCCUPIED, self.clock());
+            self.emission.leave(name);
             return;
         };
         // Asked again under the lock: nobody is about to store one now.
         if !self.emission.is_done(name) {
-            self.emission.postpone(name, OCCUPIED, self.clock());
+            self.emission.leave(name);
             return;
         }
         match mount.storage.delete(&storage::undelivered_key(name)).await {
@@ -82,7 +82,7 @@ impl Engine {
             Err(error) => {
                 // It says that there may be something, which costs a look.
                 tracing::warn!(log = name, %error, "stale pointer not removed");
-                self.emission.postpone(name, OCCUPIED, self.clock());
+                self.emission.leave(name);
             }
         }
     }

@@ -14,7 +14,7 @@ const MOST: usize = 100;
 impl Engine {
     /// Returns undelivered events, logs in the order in which they came, each by number.
     pub(in crate::engine) async fn undelivered_events(
-        &self,
+        self: &Arc<Self>,
         mount: &Mount,
     ) -> Result<Vec<Event>, Error> {
         self.read_undelivered(mount).await?;
@@ -35,7 +35,7 @@ impl Engine {
     }
 
     async fn undelivered_of(
-        &self,
+        self: &Arc<Self>,
         mount: &Mount,
         name: &str,
         events: &mut Vec<Event>,
@@ -45,7 +45,10 @@ impl Engine {
             return Ok(());
         };
         let (through, last) = (log.events().delivered_through(), log.events().seq());
-        let first = self.emission.first_undelivered(name, (through, last));
+        let (before, first) = (
+            events.len(),
+            self.emission.first_undelivered(name, (through, last)),
+        );
         for seq in first..=last {
             match self.find_event(mount, &log, seq).await? {
                 Some(found) if !found.delivered => {
@@ -56,6 +59,9 @@ impl Engine {
                 }
                 Some(_) | None => self.emission.note_delivered(name, seq, None),
             }
+        }
+        if events.len() == before {
+            self.finish_log(mount, name).await;
         }
         Ok(())
     }

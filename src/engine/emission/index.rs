@@ -93,6 +93,10 @@ pub(super) struct State {
     pub(super) pending: HashMap<String, Pending>,
     /// In which order they have their turn.
     pub(super) queue: VecDeque<String>,
+    /// Logs that are done but for their pointer, which somebody's lock kept: the next tick looks.
+    left: Vec<String>,
+    /// The way was written since the start: what was refused by another one is tried again.
+    pub(super) tries_anew: bool,
     /// Nothing is tried before this monotonic time.
     rests_until: Duration,
     /// How often in a row the host could not be told.
@@ -192,6 +196,7 @@ impl Emission {
     pub(in crate::engine) fn forget_way(&self) {
         let mut state = self.state();
         state.way = Way::Unread;
+        state.tries_anew = true;
         state.rests_until = Duration::ZERO;
         state.failures = 0;
         state.failing = None;
@@ -255,6 +260,34 @@ impl Emission {
         pending.pointer = true;
         pending.next = None;
         pending.enqueue(log, queue);
+    }
+
+    /// A pointer may have been written for events that were not stored.
+    pub(in crate::engine) fn note_doubtful_pointer(&self, log: &str) {
+        if !self.has_pointer(log) {
+            self.note_pointer(log);
+        }
+    }
+
+    /// The pointer of this log could not be judged: the next tick looks again.
+    pub(super) fn leave(&self, log: &str) {
+        self.state().left.push(log.to_owned());
+    }
+
+    /// Takes up again what was left.
+    pub(super) fn take_up_left(&self) {
+        let mut state = self.state();
+        let State {
+            pending,
+            queue,
+            left,
+            ..
+        } = &mut *state;
+        for log in left.drain(..) {
+            if let Some(pending) = pending.get_mut(&log) {
+                pending.enqueue(&log, queue);
+            }
+        }
     }
 
     /// A log was read: it is delivered up to `through` at least, and its last event is `last`.
@@ -440,11 +473,19 @@ impl Emission {
 
     /// Reports whether something could be done now.
     pub(super) fn may_work(&self, clock: &dyn Clock) -> bool {
+        let now = clock.monotonic();
         let state = self.state();
-        if state.running || state.rests_until > clock.monotonic() {
+        if state.running || state.rests_until > now {
             return false;
         }
-        !state.read || matches!(state.way, Way::Unread) || !state.queue.is_empty()
+        if !state.read || matches!(state.way, Way::Unread) {
+            return true;
+        }
+        let ready = |log: &String| {
+            let pending = state.pending.get(log);
+            pending.is_none_or(|it| it.rests_until <= now)
+        };
+        matches!(state.way, Way::Loopback(_)) && state.queue.iter().any(ready)
     }
 
     /// Reports whether a device is known to have taken an event; `None` if only storage knows.

@@ -54,8 +54,8 @@ const PAGE: usize = 1_000;
 const MOST_REFUSALS: u32 = 10;
 /// How long a log rests whose entries cannot be read.
 const UNREADABLE: Duration = Duration::from_secs(600);
-/// How long a log rests whose lock somebody else has.
-const OCCUPIED: Duration = Duration::from_secs(1);
+/// How long a log rests of which an older state was read than is stored.
+const OUTDATED: Duration = Duration::from_secs(1);
 /// The emitter waits so long by itself; for longer rests the next tick wakes it.
 const OWN_REST: Duration = Duration::from_secs(10);
 /// How often the mount's tuning is read.
@@ -93,6 +93,11 @@ impl Engine {
     /// Goes on delivering in the background if there is anything to deliver and a way to do so.
     /// Waits for nothing and asks nobody.
     pub(super) fn begin_emission(self: &Arc<Self>, mount: &Mount) {
+        self.emission.take_up_left();
+        self.go_on_emitting(mount);
+    }
+
+    fn go_on_emitting(self: &Arc<Self>, mount: &Mount) {
         if self.tasks.is_stopping() || !self.emission.may_work(self.clock()) {
             return;
         }
@@ -100,9 +105,15 @@ impl Engine {
         let running = Running(Arc::clone(self));
         let mount = mount.clone();
         self.tasks.spawn(async move {
-            let engine = &running.0;
-            if let Err(error) = engine.emit(&mount).await {
-                tracing::warn!(%error, "events for the audit devices wait for the next tick");
+            let engine = Arc::clone(&running.0);
+            let emitted = engine.emit(&mount).await;
+            drop(running);
+            match emitted {
+                // What was stored while this run came to its end found it still running.
+                Ok(()) => engine.wake_emission(&mount),
+                Err(error) => {
+                    tracing::warn!(%error, "events for the audit devices wait for the next tick");
+                }
             }
         });
     }
@@ -112,7 +123,7 @@ impl Engine {
     pub(super) fn wake_emission(&self, mount: &Mount) {
         let known = matches!(self.emission.state().way, Way::Loopback(_));
         if let Some(engine) = self.me.upgrade().filter(|_| known) {
-            engine.begin_emission(mount);
+            engine.go_on_emitting(mount);
         }
     }
 
@@ -168,7 +179,7 @@ impl Engine {
                 None => self.find_event(mount, &log, seq).await?,
             };
             match found {
-                Some(found) if found.refusals >= MOST_REFUSALS => {
+                Some(found) if self.is_parked(&found) => {
                     self.emission.note_parked(name, seq);
                 }
                 Some(found) if !found.delivered => {
@@ -184,6 +195,12 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Reports whether an event was refused so often that it is not tried by itself.
+    fn is_parked(&self, found: &Found) -> bool {
+        let refused = !found.delivered && found.refusals >= MOST_REFUSALS;
+        refused && !self.emission.state().tries_anew
     }
 
     /// Tells the host of one event, and stores that a device took it.

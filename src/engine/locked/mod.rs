@@ -221,6 +221,8 @@ impl LockedTenant {
         match self.try_store().await {
             Ok(()) => Ok(()),
             Err(error) => {
+                let name = self.name.as_str();
+                self.engine.emission.note_doubtful_pointer(name);
                 self.undo().await?;
                 Err(error)
             }
