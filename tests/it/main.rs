@@ -21,6 +21,7 @@ mod channels;
 mod emission;
 mod endpoints;
 mod handshake;
+mod held_back;
 mod hostile_neighbours;
 mod hostile_peers;
 mod keyring_faults;
