@@ -318,62 +318,80 @@ fn all_is_proven_in_any_order_rotated_packed_and_told_twice() {
     assert_eq!(story.alone(&[&new, &cut], &[]).code, UNREADABLE);
 }
 
+/// The event with the last byte of one field changed.
+fn changed(event: &Event, key: &str) -> Value {
+    let mut event = serde_json::to_value(event).unwrap();
+    event[key] = match &event[key] {
+        Value::Number(number) => json!(number.as_u64().unwrap() ^ 1),
+        text => {
+            let mut text = text.as_str().unwrap().to_owned();
+            let last = text.pop().unwrap();
+            text.push(char::from(last as u8 ^ 1));
+            json!(text)
+        }
+    };
+    event
+}
+
 #[test]
 fn a_changed_byte_in_any_clear_field_is_named_with_its_line() {
-    let acme = chain("acme", 5);
-    let story = Story::of(&[&acme]);
-    let mut keys: Vec<&str> = vec!["version", "previous_version"];
-    let stored = serde_json::to_value(&acme[2]).unwrap();
-    keys.extend(
-        EXEMPT_RESPONSE_KEYS
-            .iter()
-            .filter(|key| !stored[**key].is_null()),
-    );
+    let stored = serde_json::to_value(&chain("acme", 1)[0]).unwrap();
+    let present = EXEMPT_RESPONSE_KEYS
+        .iter()
+        .filter(|key| !stored[**key].is_null());
+    let mut keys: Vec<&str> = present.copied().collect();
+    keys.extend(["version", "previous_version"]);
     assert_eq!(
         keys.len(),
         18,
         "every clear field, the hash included: {keys:?}"
     );
-    for key in keys {
-        let mut line: Value = serde_json::from_str(&emitted(&acme[2])).unwrap();
-        let field = &mut line["response"]["data"][key];
-        *field = match &*field {
-            Value::Number(number) => json!(number.as_u64().unwrap() ^ 1),
-            text => {
-                let mut text = text.as_str().unwrap().to_owned();
-                let last = text.pop().unwrap();
-                text.push(char::from(last as u8 ^ 1));
-                json!(text)
-            }
-        };
-        for flush in [false, true] {
-            let mut all = lines(&[&acme]);
-            all[2] = if flush {
-                let event = &line["response"]["data"];
-                let data = json!({"events": [event], "receipt": "hmac-sha256:00"});
-                let mut flush: Value = serde_json::from_str(&flushed(&[])).unwrap();
-                flush["response"]["data"] = data;
-                flush.to_string()
+    // A tenant for each field: in its third event that field is changed.
+    let tenant = |at: usize| format!("tenant-{at:02}");
+    let chains: Vec<Vec<Event>> = (0..keys.len()).map(|at| chain(&tenant(at), 5)).collect();
+    let chains: Vec<&[Event]> = chains.iter().map(Vec::as_slice).collect();
+    let story = Story::of(&chains);
+    for flush in [false, true] {
+        let mut all = lines(&chains);
+        for (at, key) in keys.iter().enumerate() {
+            let event = changed(&chains[at][2], key);
+            all[at * 5 + 2] = if flush {
+                answer("events/flush", &json!({"events": [event]}))
             } else {
-                line.to_string()
+                answer(&format!("events/emit/{}/3", tenant(at)), &event)
             };
-            let log = story.write("audit.log", &all);
-            let alone = story.alone(&[&log], &[]).broken();
-            let against = story.against(&[&log], &[]).broken();
-            for report in [alone, against] {
-                let (kind, file, at, tenant, seq) = report.first();
-                assert_eq!(
-                    (kind.as_str(), file.as_str(), at),
-                    ("hash", "audit.log", 3),
-                    "{key}"
-                );
+        }
+        let log = story.write("audit.log", &all);
+        for report in [story.alone(&[&log], &[]), story.against(&[&log], &[])] {
+            let report = report.broken();
+            let broken = report.json["broken"].as_array().unwrap();
+            for (at, key) in keys.iter().enumerate() {
+                let line = at * 5 + 3;
+                let mut here = broken.iter().filter(|it| it["line"] == line);
+                let named = here.next().unwrap_or_else(|| panic!("{key}: {broken:#?}"));
+                assert_eq!(named["kind"], "hash", "{key}");
+                assert!(named["file"].as_str().unwrap().ends_with("audit.log"));
                 if !flush {
                     // The request's path says which event it should have been.
-                    assert_eq!((tenant.as_str(), seq), ("acme", 3), "{key}");
-                    assert_eq!(report.kinds(), ["hash"], "{key}: and nothing else");
+                    assert_eq!(
+                        (&named["tenant"], &named["seq"]),
+                        (&json!(tenant(at)), &json!(3))
+                    );
                 }
             }
+            // Without its number or tenant in a flush, it is also missed where it belongs.
+            let expected = if flush { keys.len() + 2 } else { keys.len() };
+            assert_eq!(broken.len(), expected, "and nothing else: {broken:#?}");
         }
+        // The one that is named first is the first of the file, and only it is shown.
+        let output = command(&[&log]).arg("--log-only").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let first = text.lines().nth(1).unwrap();
+        assert!(first.contains("audit.log:3: tenant"), "{text}");
+        assert!(
+            text.contains(&format!("and {} more", if flush { 19 } else { 17 })),
+            "{text}"
+        );
     }
 }
 
