@@ -445,6 +445,14 @@ fn a_removed_line_is_missed() {
     // Older than what the operator still has.
     let after = "2026-09-21T15:00:00Z";
     story.against(&[&log], &["--since", after]).proven();
+    // Newer than the copy of the log: the two last events of acme are of the seconds 23 and 24.
+    let log = story.write("audit.log", &lines(&[&acme[..3], &globex]));
+    let before = "2026-09-21T14:13:22.5Z";
+    story.against(&[&log], &["--until", before]).proven();
+    let report = story.against(&[&log], &["--until", "2026-09-21T14:13:23.5Z"]);
+    assert_eq!(report.broken().kinds(), ["missing"]);
+    let wrong = story.against(&[&log], &["--until", "yesterday"]);
+    assert_eq!(wrong.code, UNREADABLE);
 }
 
 #[test]
