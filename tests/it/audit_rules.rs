@@ -133,7 +133,7 @@ fn jq_finds_answers_that_nobody_opened() {
         (60, false, "", 1),
     ];
     let expected = expected.map(|(ttl, re, by, some)| (ttl, re, by.to_owned(), some));
-    let mut sorted = never.clone();
+    let mut sorted = never;
     sorted.sort();
     let mut wanted = expected.to_vec();
     wanted.sort();
@@ -216,9 +216,9 @@ impl Drop for Running {
     }
 }
 
-#[test]
+#[tokio::test]
 #[ignore = "needs rsyslogd: scripts/test fetches it, sets SMTP_TEST_RSYSLOGD and runs this"]
-fn rsyslog_alerts_for_the_same_lines() {
+async fn rsyslog_alerts_for_the_same_lines() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let rules = fs::read_to_string(root().join("scripts/monitoring/audit/rsyslog.conf")).unwrap();
@@ -255,7 +255,7 @@ fn rsyslog_alerts_for_the_same_lines() {
             break text;
         }
         assert_eq!(running.0.try_wait().unwrap(), None, "rsyslogd ended");
-        std::thread::sleep(Duration::from_millis(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
     };
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for line in text.lines() {

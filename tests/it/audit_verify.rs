@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use vault_plugin_secrets_smtp::audit::{
     Actor, DetailKey, EXEMPT_RESPONSE_KEYS, Event, EventLog, EventName, NewEvent, RotationType,
 };
+use vault_plugin_secrets_smtp::tasks::Tasks;
 
 /// Lines that a real OpenBao 2.7.2 wrote: answers that name events, and a read of the events.
 const ANSWERS: &str = include_str!("fixtures/audit-answers.jsonl");
@@ -898,7 +899,8 @@ async fn the_trail_is_read_from_a_server_in_pages_and_kept() {
         mount: String::from("smtp/"),
     });
     let router = Router::new().fallback(serve).with_state(served);
-    let server = tokio::spawn(async move { axum::serve(listener, router).await });
+    let tasks = Tasks::new();
+    let server = tasks.spawn(async move { axum::serve(listener, router).await });
     let mut all = lines(&[&acme, &globex, &mount]);
     let log = story.write("audit.log", &all);
     let kept = story.dir.path().join("kept.json");
