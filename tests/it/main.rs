@@ -16,6 +16,8 @@
     reason = "a test that meets the unexpected shall stop there and then, and has no API"
 )]
 
+mod audit_rules;
+mod audit_verify;
 mod batches;
 mod channels;
 mod emission;

@@ -1,0 +1,60 @@
+# Finds refused attempts to open a wrapped answer: the sign that somebody else opened it first.
+#
+#   jq -nRc -f unwrap-refused.jq audit.log.1 audit.log
+#   jq -nRc --arg mount team1/smtp/ -f unwrap-refused.jq audit.log
+#
+# What to do: "of" names the reset or reveal whose token it was. Ask the person it was for. If he
+# did not see the password himself, somebody else did: bao write smtp/<tenant>/reset. With
+# "expired": true he may just have been late. "of": null is a token that these logs do not know:
+# one of an older log, mistyped, or in the JWT format. Tokens that other engines wrapped are left
+# out. "accessor" and "token" are HMACs: grep for them in the log of the same audit device to see
+# who it was.
+#
+# The host writes no response line for a token that is not valid, only the request with an error.
+# HMACs differ between audit devices: give the logs of one device, the older ones too.
+
+def full($path): (.request.namespace.path // "") + $path;
+def emergency: startswith($ARGS.named.mount // "smtp/")
+  and (.[($ARGS.named.mount // "smtp/") | length:] | test("^[^/]+/(reset|reveal)$"));
+def seconds: sub("\\.[0-9]+"; "") | fromdateiso8601;
+def opening: .request.path | IN("sys/wrapping/unwrap", "sys/wrapping/rewrap", "cubbyhole/response");
+# The token it was about: in the body, else the caller's own. A caller's JWT has the HMAC of the
+# token in it under `auth` only.
+def token:
+  [.request.data.token?, .auth.client_token?, .request.client_token?]
+  | map(select(type == "string" and . != ""))
+  | first;
+
+reduce (inputs | fromjson? | objects) as $line (
+  {wrapped: {}, refused: []};
+  if $line.type == "response" and $line.response.wrap_info.token? then
+    $line.response.wrap_info as $wrap
+    | .wrapped[$wrap.token] = {
+        path: ($line | full($wrap.creation_path)),
+        time: $wrap.creation_time,
+        ttl: $wrap.ttl,
+        for: $line.auth.display_name
+      }
+  elif $line.type == "request" and $line.error and ($line | opening) then
+    .refused += [$line]
+  else . end
+)
+| .wrapped as $wrapped
+| .refused[]
+| token as $token
+| (if $token then $wrapped[$token] else null end) as $of
+# Anybody's own cubbyhole: only the one of a wrapping token is meant.
+| select($of or .request.path != "cubbyhole/response")
+| select($of == null or ($of.path | emergency))
+| {
+    rule: "unwrap-refused",
+    time,
+    error,
+    of: $of,
+    expired: (if $of then (.time | seconds) > ($of.time | seconds) + $of.ttl else null end),
+    path: .request.path,
+    remote_address: .request.remote_address,
+    accessor: .auth.accessor,
+    token: $token,
+    request_id: .request.id
+  }
