@@ -119,6 +119,8 @@ impl Backend for SmtpBackend {
     async fn invalidate_key(&self, key: &str) {
         match key {
             storage::CONFIG => self.engine.config.forget(),
+            storage::ALERTS => self.engine.alerts.forget(),
+            storage::WATCH => self.engine.watch.forget(),
             storage::KEYRING | storage::KEYRING_COPY => self.engine.keyring.forget(),
             _ => {
                 if let Some(tenant) = key.strip_prefix(storage::TENANTS) {

@@ -27,6 +27,7 @@ mod schedule;
 mod state;
 pub mod storage;
 mod tenant;
+mod watch;
 
 use std::fmt;
 use std::sync::Arc;
@@ -83,13 +84,16 @@ pub struct Engine {
     account_locks: KeyedLock,
     /// One per Mailu server: its admin hashes serially, parallel calls only queue there.
     server_locks: KeyedLock,
-    /// For the keyring, the settings, the notification channels and the mount's own events.
+    /// For the keyring, the settings, the notification channels, the rules of alerts with what
+    /// they remember, and the mount's own events.
     mount_lock: KeyedLock,
     role: Role,
     keyring: Single<Keyring>,
     rewrap: Rewrap,
     config: Single<MountConfig>,
     channels: Single<Channels>,
+    alerts: Single<watch::Rules>,
+    watch: Single<watch::Memory>,
     outbox: outbox::Outbox,
     records: Records,
     servers: mail::Servers,
@@ -114,6 +118,8 @@ impl Engine {
             rewrap: Rewrap::default(),
             config: Single::default(),
             channels: Single::default(),
+            alerts: Single::default(),
+            watch: Single::default(),
             outbox: outbox::Outbox::default(),
             records: Records::new(),
             servers: mail::Servers::default(),
@@ -208,6 +214,8 @@ impl Engine {
             self.keyring.forget();
             self.config.forget();
             self.channels.forget();
+            self.alerts.forget();
+            self.watch.forget();
             self.outbox.forget();
             self.rewrap.want();
             self.batches.want();

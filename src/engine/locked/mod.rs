@@ -13,6 +13,7 @@ mod announce;
 mod pointer;
 mod repair;
 mod sealing;
+mod suspicion;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -66,6 +67,8 @@ pub(super) struct LockedTenant {
     pointers: BTreeMap<String, Vec<u8>>,
     /// Who is told of events, and what was written for that.
     telling: announce::Telling,
+    /// What is suspicious, and what was found so.
+    suspicion: suspicion::Suspicion,
     /// Locks of accounts claimed here, held until the record's fate is known.
     accounts: Vec<KeyGuard>,
     _guard: KeyGuard,
@@ -113,6 +116,7 @@ impl Engine {
         let rested = record.pause.is_some() || schedule::rests(&record, self.clock().now());
         let stored_seq = record.log.seq();
         let telling = announce::Telling::new(self.channels(mount).await?);
+        let suspicion = suspicion::Suspicion::new(self.rules(mount).await?);
         Ok(LockedTenant {
             engine: Arc::clone(self),
             mount: mount.clone(),
@@ -127,6 +131,7 @@ impl Engine {
             rested,
             pointers,
             telling,
+            suspicion,
             accounts: Vec::new(),
             _guard: guard,
         })
@@ -280,6 +285,7 @@ impl LockedTenant {
         if let Some(credential) = self.record.credential.as_mut() {
             credential.due_day = due_day;
         }
+        self.add_alerts().await?;
         self.announce_events().await?;
         self.move_overflow_to_trail().await?;
         let bytes = storage::encode(&self.record)?;
@@ -297,6 +303,7 @@ impl LockedTenant {
         self.rested = rests;
         self.count(is_new);
         self.events_are_true();
+        self.alerts_are_true().await;
         let before = std::mem::replace(&mut self.pointers, wanted);
         // The record's fate is known: claimed accounts need no lock any more.
         self.accounts.clear();
@@ -386,6 +393,7 @@ impl LockedTenant {
             .decode_or_new(&self.name, self.stored.as_deref())?;
         self.pointers = pointer::pointers(&self.record)?;
         self.accounts.clear();
+        self.suspicion.forget();
         Ok(())
     }
 }

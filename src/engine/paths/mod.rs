@@ -1,6 +1,7 @@
 //! What clients see: one file per endpoint, one line per route.
 
 mod admin;
+mod alerts;
 mod batches;
 mod config;
 mod deletion;
@@ -48,7 +49,7 @@ Examples, for a mount at smtp/ and a tenant acme:
 
 /// Every path of the engine. The README's table is checked against it.
 pub(super) fn router() -> Router<Engine> {
-    let mut routes = vec![config::route()];
+    let mut routes = vec![config::route(), alerts::route()];
     routes.extend(keyring::routes());
     routes.extend(notify::routes());
     routes.extend(tenants::routes());

@@ -9,6 +9,8 @@
 //! | `trail/<tenant>/<seq>` | events that left the record |
 //! | `server/<hash>` | a mail server: accepted and refused tokens, limiter, breaker |
 //! | `config` | the mount's settings |
+//! | `config/alerts` | what is suspicious |
+//! | `watch` | what people did within the last hour, over all tenants |
 //! | `mountlog` | the mount's own events |
 //! | `keyring`, `keyring-copy` | the keys, seal-wrapped |
 //! | `schedule` | from where on the folders of `due/` are looked at, when a tick was last seen |
@@ -40,6 +42,10 @@ pub(crate) use sealed::sealed_by;
 
 /// The mount's settings.
 pub(crate) const CONFIG: &str = "config";
+/// What is suspicious.
+pub(crate) const ALERTS: &str = "config/alerts";
+/// What people did within the last hour, over all tenants.
+pub(crate) const WATCH: &str = "watch";
 /// The mount's own events.
 pub(crate) const MOUNT_LOG: &str = "mountlog";
 /// The keyring.
