@@ -1,6 +1,7 @@
 //! What the rules remember of people over all tenants, for an hour.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,50 @@ struct Person {
     reveals: Vec<i64>,
     /// When which alert was given because of them.
     alerts: BTreeMap<String, i64>,
+}
+
+/// The memory as it was last read or written, as long as this node is the one that writes. Not
+/// read again in between: what a failed Put left out of storage is only here.
+#[derive(Debug, Default)]
+pub(crate) struct Remembered {
+    // A blocking mutex: held only to copy an `Arc`.
+    slot: Mutex<Slot>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    memory: Option<Arc<Memory>>,
+    /// Counts how often it was forgotten: what was read before is not kept.
+    epoch: u64,
+}
+
+impl Remembered {
+    pub(super) fn kept(&self) -> Option<Arc<Memory>> {
+        self.slot().memory.clone()
+    }
+
+    /// To be asked before what [`Remembered::keep`] keeps was read.
+    pub(super) fn epoch(&self) -> u64 {
+        self.slot().epoch
+    }
+
+    pub(super) fn keep(&self, memory: &Arc<Memory>, epoch: u64) {
+        let mut slot = self.slot();
+        if slot.epoch == epoch {
+            slot.memory = Some(Arc::clone(memory));
+        }
+    }
+
+    /// Another node may write from now on.
+    pub(crate) fn forget(&self) {
+        let mut slot = self.slot();
+        slot.memory = None;
+        slot.epoch += 1;
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Default for Memory {

@@ -17,7 +17,7 @@ mod memory;
 mod rules;
 mod settings;
 
-pub(super) use memory::Memory;
+pub(super) use memory::{Memory, Remembered};
 pub(super) use rules::{Rule, are_many, by_record, tells_of_drift, unmatched_incident};
 pub(super) use settings::{AlertSettings, LONGEST_PATTERN, MOST_REFUSALS, MOST_REVEALS, Rules};
 
@@ -94,8 +94,8 @@ impl Engine {
         change: impl FnOnce(&mut Memory, i64) -> T + Send,
     ) -> Option<T> {
         let _guard = self.mount_lock.lock(LOCK).await;
+        let before = self.watch.epoch();
         let mut memory = Memory::clone(&*self.memory(mount).await?);
-        let before = self.watch.before_get(self.clock());
         let answer = change(&mut memory, self.clock().now().timestamp());
         let stored = match storage::encode(&memory) {
             Ok(bytes) => mount.storage.put(StorageEntry::new(WATCH, bytes)).await,
@@ -104,16 +104,16 @@ impl Engine {
         if let Err(error) = stored {
             tracing::warn!(%error, "what the rules of alerts remember was not stored");
         }
-        self.watch.fill(&Arc::new(memory), before);
+        self.watch.keep(&Arc::new(memory), before);
         Some(answer)
     }
 
     /// Returns the memory; `None` if storage fails. The caller holds its lock.
     async fn memory(&self, mount: &Mount) -> Option<Arc<Memory>> {
-        if let Some(memory) = self.watch.fresh(&self.role, self.clock()) {
+        if let Some(memory) = self.watch.kept() {
             return Some(memory);
         }
-        let before = self.watch.before_get(self.clock());
+        let before = self.watch.epoch();
         let memory = match mount.storage.get(WATCH).await {
             Ok(Some(entry)) => Memory::decode(&entry.value).unwrap_or_else(|error| {
                 tracing::warn!(%error, "the rules of alerts begin to count anew");
@@ -126,7 +126,7 @@ impl Engine {
             }
         };
         let memory = Arc::new(memory);
-        self.watch.fill(&memory, before);
+        self.watch.keep(&memory, before);
         Some(memory)
     }
 }
