@@ -303,10 +303,10 @@ impl LockedTenant {
         self.rested = rests;
         self.count(is_new);
         self.events_are_true();
-        self.alerts_are_true().await;
         let before = std::mem::replace(&mut self.pointers, wanted);
         // The record's fate is known: claimed accounts need no lock any more.
         self.accounts.clear();
+        self.alerts_are_true().await;
         self.remove_unneeded(before.keys()).await;
         Ok(())
     }
