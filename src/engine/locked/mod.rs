@@ -116,7 +116,7 @@ impl Engine {
         let rested = record.pause.is_some() || schedule::rests(&record, self.clock().now());
         let stored_seq = record.log.seq();
         let telling = announce::Telling::new(self.channels(mount).await?);
-        let suspicion = suspicion::Suspicion::new(self.rules(mount).await?);
+        let suspicion = suspicion::Suspicion::new(Box::pin(self.rules(mount)).await?);
         Ok(LockedTenant {
             engine: Arc::clone(self),
             mount: mount.clone(),
@@ -285,7 +285,7 @@ impl LockedTenant {
         if let Some(credential) = self.record.credential.as_mut() {
             credential.due_day = due_day;
         }
-        self.add_alerts().await?;
+        Box::pin(self.add_alerts()).await?;
         self.announce_events().await?;
         self.move_overflow_to_trail().await?;
         let bytes = storage::encode(&self.record)?;
@@ -306,7 +306,7 @@ impl LockedTenant {
         let before = std::mem::replace(&mut self.pointers, wanted);
         // The record's fate is known: claimed accounts need no lock any more.
         self.accounts.clear();
-        self.alerts_are_true().await;
+        Box::pin(self.alerts_are_true()).await;
         self.remove_unneeded(before.keys()).await;
         Ok(())
     }
