@@ -121,6 +121,8 @@ impl Backend for SmtpBackend {
         match key {
             storage::CONFIG => self.engine.config.forget(),
             storage::AUDIT_ACCESS => self.engine.audit_access.forget(),
+            storage::ALERTS => self.engine.alerts.forget(),
+            storage::WATCH => self.engine.watch.forget(),
             storage::KEYRING | storage::KEYRING_COPY => self.engine.keyring.forget(),
             _ => {
                 if let Some(tenant) = key.strip_prefix(storage::TENANTS) {

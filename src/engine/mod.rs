@@ -29,6 +29,7 @@ mod schedule;
 mod state;
 pub mod storage;
 mod tenant;
+mod watch;
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -88,8 +89,8 @@ pub struct Engine {
     account_locks: KeyedLock,
     /// One per Mailu server: its admin hashes serially, parallel calls only queue there.
     server_locks: KeyedLock,
-    /// For the keyring, the settings, the notification channels, the way to the host's own API and
-    /// the mount's own events.
+    /// For the keyring, the settings, the notification channels, the way to the host's own API, the
+    /// rules of alerts with what they remember, and the mount's own events.
     mount_lock: KeyedLock,
     role: Role,
     keyring: Single<Keyring>,
@@ -97,6 +98,8 @@ pub struct Engine {
     config: Single<MountConfig>,
     channels: Single<Channels>,
     audit_access: Single<Option<AuditAccess>>,
+    alerts: Single<watch::Rules>,
+    watch: watch::Remembered,
     outbox: outbox::Outbox,
     emission: emission::Emission,
     records: Records,
@@ -124,6 +127,8 @@ impl Engine {
             config: Single::default(),
             channels: Single::default(),
             audit_access: Single::default(),
+            alerts: Single::default(),
+            watch: watch::Remembered::default(),
             outbox: outbox::Outbox::default(),
             emission: emission::Emission::default(),
             records: Records::new(),
@@ -220,6 +225,8 @@ impl Engine {
             self.config.forget();
             self.channels.forget();
             self.audit_access.forget();
+            self.alerts.forget();
+            self.watch.forget();
             self.outbox.forget();
             self.emission.forget();
             self.rewrap.want();

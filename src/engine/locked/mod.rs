@@ -13,6 +13,7 @@ mod announce;
 mod pointer;
 mod repair;
 mod sealing;
+mod suspicion;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -66,6 +67,8 @@ pub(super) struct LockedTenant {
     pointers: BTreeMap<String, Vec<u8>>,
     /// Who is told of events, and what was written for that.
     telling: announce::Telling,
+    /// What is suspicious, and what was found so.
+    suspicion: suspicion::Suspicion,
     /// Locks of accounts claimed here, held until the record's fate is known.
     accounts: Vec<KeyGuard>,
     _guard: KeyGuard,
@@ -113,6 +116,7 @@ impl Engine {
         let rested = record.pause.is_some() || schedule::rests(&record, self.clock().now());
         let stored_seq = record.log.seq();
         let telling = announce::Telling::new(self.channels(mount).await?);
+        let suspicion = suspicion::Suspicion::new(Box::pin(self.rules(mount)).await?);
         Ok(LockedTenant {
             engine: Arc::clone(self),
             mount: mount.clone(),
@@ -127,6 +131,7 @@ impl Engine {
             rested,
             pointers,
             telling,
+            suspicion,
             accounts: Vec::new(),
             _guard: guard,
         })
@@ -282,6 +287,7 @@ impl LockedTenant {
         if let Some(credential) = self.record.credential.as_mut() {
             credential.due_day = due_day;
         }
+        Box::pin(self.add_alerts()).await?;
         self.announce_events().await?;
         let events = self.point_to_new_events().await?;
         let bytes = storage::encode(&self.record)?;
@@ -304,6 +310,7 @@ impl LockedTenant {
         let before = std::mem::replace(&mut self.pointers, wanted);
         // The record's fate is known: claimed accounts need no lock any more.
         self.accounts.clear();
+        Box::pin(self.alerts_are_true()).await;
         self.remove_unneeded(before.keys()).await;
         Ok(())
     }
@@ -394,6 +401,7 @@ impl LockedTenant {
         self.pointers = pointer::pointers(&self.record)?;
         self.stored_seq = self.record.log.seq();
         self.accounts.clear();
+        self.suspicion.forget();
         Ok(())
     }
 }

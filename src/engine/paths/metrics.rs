@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use crate::engine::Engine;
 use crate::engine::census::{AuditWord, Census};
 use crate::engine::counters::{BATCH_ENDS, Counters, OUTCOMES, TYPES};
+use crate::engine::watch::Rule;
 use crate::logical::{Call, Endpoint, Mount, Operation, RawResponse, Reply, Response, Route};
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -189,6 +190,23 @@ fn of_work(text: &mut Text, census: &Census, counters: &Counters) {
         "Notices of coming changes.",
         counters.notices(),
     );
+    let name = "smtp_suspicious_activity_total";
+    text.begin(
+        name,
+        "counter",
+        "Alerts about suspicious activity, by rule.",
+    );
+    for rule in Rule::ALL {
+        text.sample(
+            name,
+            &format!("rule=\"{}\"", rule.code()),
+            counters.alerts(rule),
+        );
+    }
+    of_batches(text, census, counters);
+}
+
+fn of_batches(text: &mut Text, census: &Census, counters: &Counters) {
     let batch = census.batch.as_ref();
     text.gauge(
         "smtp_batch_running",

@@ -35,7 +35,7 @@ pub(super) use reset::{Done, Outcome as ResetOutcome, Queued, Reset, release, re
 pub(super) use settle::{InDrift, Settled, settle};
 use steps::Announced;
 pub(super) use steps::Committed;
-pub(super) use strangers::{mark_of_stranger, take_over};
+pub(super) use strangers::{STALE_STORAGE, mark_of_stranger, take_over};
 pub(super) use unfinished::abandon;
 pub(super) use verify::{Verified, live_password, verify};
 

@@ -11,6 +11,8 @@
 //! | `journal/<yyyymmdd>/<event_id>` | index of all events by time: whose it is, and its number |
 //! | `server/<hash>` | a mail server: accepted and refused tokens, limiter, breaker |
 //! | `config` | the mount's settings |
+//! | `config/alerts` | what is suspicious |
+//! | `watch` | what people did within the last hour, over all tenants |
 //! | `mountlog` | the mount's own events |
 //! | `keyring`, `keyring-copy` | the keys, seal-wrapped |
 //! | `schedule` | from where on the folders of `due/` are looked at, when a tick was last seen |
@@ -45,6 +47,10 @@ pub(crate) use sealed::sealed_by;
 pub(crate) const CONFIG: &str = "config";
 /// How the host's own API is reached.
 pub(crate) const AUDIT_ACCESS: &str = "config/audit";
+/// What is suspicious.
+pub(crate) const ALERTS: &str = "config/alerts";
+/// What people did within the last hour, over all tenants.
+pub(crate) const WATCH: &str = "watch";
 /// The mount's own events.
 pub(crate) const MOUNT_LOG: &str = "mountlog";
 /// The keyring.

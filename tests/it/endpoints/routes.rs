@@ -353,6 +353,7 @@ async fn answers_are_what_the_openapi_document_says() {
     answers_about_batches(&mut document, &rig).await;
     answers_about_keys(&mut document, &rig).await;
     answers_about_channels(&mut document, &rig).await;
+    answers_about_alerts(&mut document, &rig).await;
     document.assert_all_seen();
 }
 
@@ -453,6 +454,16 @@ async fn answers_about_channels(document: &mut Document, rig: &Rig) {
     assert_eq!(read.get("last_error")["code"], "notify_failing");
     document.call(rig, "get", "/config/notify/", none()).await;
     document.call(rig, "delete", channel, none()).await;
+}
+
+async fn answers_about_alerts(document: &mut Document, rig: &Rig) {
+    let path = "/config/alerts";
+    document.call(rig, "get", path, json!({})).await;
+    let body = json!({"work_hours": ["Mon-Fri 07:00-19:00"], "incident_pattern": "INC-[0-9]+"});
+    document.call(rig, "post", path, body).await;
+    let body = json!({"utc_offset": "+01:00"});
+    document.call(rig, "patch", path, body).await;
+    document.call(rig, "get", path, json!({})).await;
 }
 
 /// An earlier password again, and an emergency.

@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use super::rig::Rig;
 
 /// Every path of the engine, as OpenAPI writes it.
-const PATHS: [&str; 33] = [
+const PATHS: [&str; 38] = [
     "",
     "batches",
     "batches/{id}",
     "batches/{id}/cancel",
     "config",
+    "config/alerts",
     "config/audit",
     "config/keyring",
     "config/keyring/rotate",
@@ -18,6 +19,10 @@ const PATHS: [&str; 33] = [
     "config/notify",
     "config/notify/{name}",
     "config/notify/{name}/test",
+    "events",
+    "events/ack",
+    "events/emit/{tenant}/{seq}",
+    "events/flush",
     "metrics",
     "ops/reindex",
     "ops/sweep",
