@@ -119,6 +119,7 @@ impl Backend for SmtpBackend {
     async fn invalidate_key(&self, key: &str) {
         match key {
             storage::CONFIG => self.engine.config.forget(),
+            storage::AUDIT_ACCESS => self.engine.audit_access.forget(),
             storage::KEYRING | storage::KEYRING_COPY => self.engine.keyring.forget(),
             _ => {
                 if let Some(tenant) = key.strip_prefix(storage::TENANTS) {

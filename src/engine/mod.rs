@@ -3,6 +3,7 @@
 //! Reading order: [`storage::record`] (the truth about a tenant), `locked` (how it is changed),
 //! `rotation` (how a password changes), `paths` (what clients see).
 
+mod audit_access;
 mod batch;
 mod cache;
 mod census;
@@ -39,6 +40,7 @@ use crate::logical::{Mount, Router};
 use crate::notify::Notifier;
 use crate::provider::{Connector, HashPool, NetworkPolicy};
 use crate::tasks::Tasks;
+use audit_access::AuditAccess;
 use cache::{Records, Role, Single};
 use channels::Channels;
 use config::MountConfig;
@@ -83,13 +85,15 @@ pub struct Engine {
     account_locks: KeyedLock,
     /// One per Mailu server: its admin hashes serially, parallel calls only queue there.
     server_locks: KeyedLock,
-    /// For the keyring, the settings, the notification channels and the mount's own events.
+    /// For the keyring, the settings, the notification channels, the way to the host's own API and
+    /// the mount's own events.
     mount_lock: KeyedLock,
     role: Role,
     keyring: Single<Keyring>,
     rewrap: Rewrap,
     config: Single<MountConfig>,
     channels: Single<Channels>,
+    audit_access: Single<Option<AuditAccess>>,
     outbox: outbox::Outbox,
     records: Records,
     servers: mail::Servers,
@@ -114,6 +118,7 @@ impl Engine {
             rewrap: Rewrap::default(),
             config: Single::default(),
             channels: Single::default(),
+            audit_access: Single::default(),
             outbox: outbox::Outbox::default(),
             records: Records::new(),
             servers: mail::Servers::default(),
@@ -208,6 +213,7 @@ impl Engine {
             self.keyring.forget();
             self.config.forget();
             self.channels.forget();
+            self.audit_access.forget();
             self.outbox.forget();
             self.rewrap.want();
             self.batches.want();
@@ -256,13 +262,19 @@ impl Engine {
         }
     }
 
-    /// Returns the rules for every outgoing connection.
-    fn network_policy(&self, config: &MountConfig) -> Result<NetworkPolicy, Error> {
-        Ok(NetworkPolicy {
+    /// Returns the rules for every outgoing connection but the one to the host's own API.
+    async fn network_policy(
+        &self,
+        mount: &Mount,
+        config: &MountConfig,
+    ) -> Result<NetworkPolicy, Error> {
+        let mut policy = NetworkPolicy {
             allowed: config.address_rules()?,
             dev_loopback: self.parts.dev_loopback,
-            refused: Vec::new(),
-        })
+            ..NetworkPolicy::default()
+        };
+        self.refuse_audit_address(mount, &mut policy).await?;
+        Ok(policy)
     }
 }
 

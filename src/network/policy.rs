@@ -10,7 +10,7 @@ use super::rules::AddressRule;
 ///
 /// With an empty `allowed` list, public addresses are allowed. With a list, only what it names is,
 /// and what it names may be private. Loopback, link-local, multicast, unspecified addresses and
-/// the `refused` ones are never allowed, in any spelling; `dev_loopback` lifts this for loopback
+/// the refused ones are never allowed, in any spelling; `dev_loopback` lifts this for loopback
 /// alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkPolicy {
@@ -20,6 +20,8 @@ pub struct NetworkPolicy {
     pub dev_loopback: bool,
     /// Addresses that no list can allow: the host's own API.
     pub refused: Vec<SocketAddr>,
+    /// The same by lower-case name and port, where no address is written.
+    pub refused_hosts: Vec<(String, u16)>,
 }
 
 /// Why an address may not be connected to.
@@ -51,6 +53,7 @@ impl NetworkPolicy {
         {
             return Err(AddressRefusal::Never);
         }
+        self.check_name(host, address.port())?;
         let reach = reach(ip);
         match reach {
             // Only the address itself: a translated one would leave this machine.
@@ -67,6 +70,16 @@ impl NetworkPolicy {
         }
     }
 
+    /// Refuses what is the host's own API by its name.
+    fn check_name(&self, host: &str, port: u16) -> Result<(), AddressRefusal> {
+        let refused = |(name, at): &(String, u16)| *at == port && name.eq_ignore_ascii_case(host);
+        if self.refused_hosts.iter().any(refused) {
+            Err(AddressRefusal::Never)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Decides, without any network, what can be decided about a host as it is written: a literal
     /// address entirely, a name only if no address could make it allowed.
     ///
@@ -77,6 +90,7 @@ impl NetworkPolicy {
         if let Some(ip) = literal(host) {
             return self.check(host, SocketAddr::new(ip, port));
         }
+        self.check_name(host, port)?;
         let local = host.eq_ignore_ascii_case("localhost")
             || host.to_ascii_lowercase().ends_with(".localhost");
         if local {
@@ -235,6 +249,18 @@ mod tests {
             );
         }
         assert_eq!(check(&policy, "a.mail.internal", "10.0.0.5"), Ok(()));
+        policy.refused_hosts = vec![("vault.mail.internal".to_owned(), 8200)];
+        let by_name = |host: &str, port| {
+            let literal = policy.check_literal(host, port);
+            let resolved = policy.check(host, SocketAddr::new([10, 0, 0, 9].into(), port));
+            assert_eq!(literal, resolved, "{host}:{port}");
+            literal
+        };
+        let never = Err(AddressRefusal::Never);
+        assert_eq!(by_name("vault.mail.internal", 8200), never);
+        assert_eq!(by_name("VAULT.mail.internal", 8200), never);
+        assert_eq!(by_name("vault.mail.internal", 443), Ok(()));
+        assert_eq!(by_name("a.mail.internal", 8200), Ok(()));
     }
 
     #[test]

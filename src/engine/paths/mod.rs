@@ -1,6 +1,7 @@
 //! What clients see: one file per endpoint, one line per route.
 
 mod admin;
+mod audit_config;
 mod batches;
 mod config;
 mod deletion;
@@ -49,6 +50,7 @@ Examples, for a mount at smtp/ and a tenant acme:
 /// Every path of the engine. The README's table is checked against it.
 pub(super) fn router() -> Router<Engine> {
     let mut routes = vec![config::route()];
+    routes.push(audit_config::route());
     routes.extend(keyring::routes());
     routes.extend(notify::routes());
     routes.extend(tenants::routes());

@@ -16,6 +16,7 @@
 //! | `reindex` | how far rebuilding the pointers from the records has come |
 //! | `batch/<id>` | a batch and how far it is |
 //! | `config/notify/<name>` | a notification channel |
+//! | `config/audit` | how the host's own API is reached |
 //! | `outbox/<event_id>` | an event that somebody is still to be told of |
 //! | `notified/<name>` | how a notification channel fares |
 //!
@@ -40,6 +41,8 @@ pub(crate) use sealed::sealed_by;
 
 /// The mount's settings.
 pub(crate) const CONFIG: &str = "config";
+/// How the host's own API is reached.
+pub(crate) const AUDIT_ACCESS: &str = "config/audit";
 /// The mount's own events.
 pub(crate) const MOUNT_LOG: &str = "mountlog";
 /// The keyring.

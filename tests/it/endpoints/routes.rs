@@ -10,10 +10,12 @@ use crate::support::mailu::standin::{Fault, Rule};
 use crate::support::sinks::HookSink;
 
 /// Writable fields without default and example, and why.
-const WITHOUT_SAMPLE: [(&str, &str); 4] = [
+const WITHOUT_SAMPLE: [(&str, &str); 6] = [
     ("password", "a secret that stands in a document is used"),
     ("api_token", "a secret that stands in a document is used"),
     ("hmac_key", "a secret that stands in a document is used"),
+    ("secret_id", "a secret that stands in a document is used"),
+    ("token", "a secret that stands in a document is used"),
     ("ca_cert", "a certificate has many lines"),
 ];
 
@@ -340,6 +342,7 @@ async fn answers_are_what_the_openapi_document_says() {
     answers_about_batches(&mut document, &rig).await;
     answers_about_keys(&mut document, &rig).await;
     answers_about_channels(&mut document, &rig).await;
+    answers_about_the_audit_devices(&mut document, &rig).await;
     document.assert_all_seen();
 }
 
@@ -397,6 +400,23 @@ async fn answers_about_keys(document: &mut Document, rig: &Rig) {
     }
     let trimmed = document.call(rig, "post", trim, none()).await;
     assert_eq!(trimmed.get("removed"), &json!([{"version": 1}]));
+}
+
+async fn answers_about_the_audit_devices(document: &mut Document, rig: &Rig) {
+    let path = "/config/audit";
+    let role = json!({
+        "address": "https://127.0.0.1:8200", "role_id": "r", "secret_id": "s",
+        "ca_cert": rig.mailu.ca_pem(), "tls_server_name": "vault.example",
+    });
+    document.call(rig, "post", path, role).await;
+    document.call(rig, "get", path, json!({})).await;
+    let periodic = json!({"token": "s.periodic"});
+    document.call(rig, "patch", path, periodic).await;
+    document.call(rig, "get", path, json!({})).await;
+    let external = json!({"mode": "external"});
+    document.call(rig, "post", path, external).await;
+    document.call(rig, "get", path, json!({})).await;
+    document.call(rig, "delete", path, json!({})).await;
 }
 
 async fn answers_about_channels(document: &mut Document, rig: &Rig) {

@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use super::rig::Rig;
 
 /// Every path of the engine, as OpenAPI writes it.
-const PATHS: [&str; 32] = [
+const PATHS: [&str; 33] = [
     "",
     "batches",
     "batches/{id}",
     "batches/{id}/cancel",
     "config",
+    "config/audit",
     "config/keyring",
     "config/keyring/rotate",
     "config/keyring/trim",
