@@ -6,8 +6,3 @@
 path "smtp/events/emit/+/+" {
   capabilities = ["update"]
 }
-
-# Lets smtp/status say whether the mount shows the events' fields in clear. Not needed for more.
-path "sys/mounts/smtp/tune" {
-  capabilities = ["read"]
-}

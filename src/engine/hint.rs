@@ -137,7 +137,7 @@ fn explain_audit(code: &str) -> (&'static str, &'static str) {
         ),
         "audit_denied" => (
             "the emitter's token may not write events/emit",
-            "give its role a policy with update on <mount>/events/emit/*",
+            "give its role a policy with update on <mount>/events/emit/+/+",
         ),
         "audit_limited" => (
             "a rate limit quota holds the emitter back",

@@ -11,6 +11,9 @@ pub mod rotation {}
 #[doc = include_str!("schedule.md")]
 pub mod schedule {}
 
+#[doc = include_str!("audit.md")]
+pub mod audit {}
+
 #[doc = include_str!("storage_format.md")]
 pub mod storage_format {}
 
