@@ -16,6 +16,9 @@ const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
+/// How many settings are numbers.
+const NUMBERS: usize = 13;
+
 /// The longest pause, of a tenant or of the mount.
 pub(crate) const LONGEST_PAUSE: TimeDelta = TimeDelta::days(90);
 
@@ -130,7 +133,27 @@ impl MountConfig {
     ///
     /// [`Error::Invalid`] with code `invalid_config`, naming the field and its range.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let ranges = [
+        for (field, value, low, high, unit) in self.ranges() {
+            if !(low..=high).contains(&value) {
+                return Err(Error::invalid(
+                    "invalid_config",
+                    format!("`{field}` must be from {low} to {high} {unit}."),
+                ));
+            }
+        }
+        check_cron(&self.check_schedule)?;
+        if self.allowed_hosts.len() > 100 {
+            return Err(Error::invalid(
+                "invalid_config",
+                "`allowed_hosts` takes at most 100 entries. Use wider patterns or CIDRs.",
+            ));
+        }
+        self.address_rules().map(|_rules| ())
+    }
+
+    /// Lists every number with its name, range and unit.
+    const fn ranges(&self) -> [(&'static str, u64, u64, u64, &'static str); NUMBERS] {
+        [
             (
                 "rotation_period",
                 self.rotation_period,
@@ -180,23 +203,7 @@ impl MountConfig {
                 3650 * DAY,
                 "seconds",
             ),
-        ];
-        for (field, value, low, high, unit) in ranges {
-            if !(low..=high).contains(&value) {
-                return Err(Error::invalid(
-                    "invalid_config",
-                    format!("`{field}` must be from {low} to {high} {unit}."),
-                ));
-            }
-        }
-        check_cron(&self.check_schedule)?;
-        if self.allowed_hosts.len() > 100 {
-            return Err(Error::invalid(
-                "invalid_config",
-                "`allowed_hosts` takes at most 100 entries. Use wider patterns or CIDRs.",
-            ));
-        }
-        self.address_rules().map(|_rules| ())
+        ]
     }
 
     /// Checks the end of a pause that is about to begin.

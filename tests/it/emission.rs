@@ -135,6 +135,11 @@ fn every_event_is_delivered_in_order_and_nothing_waits_for_that() {
         let (word, delivery) = audit(&host).await;
         assert_eq!(word, "delivering");
         assert_eq!(delivery["undelivered"], 0);
+        // Opened once to be checked, and once to be used.
+        let opened = world.devices.configs().pop().unwrap();
+        assert_eq!(opened.address.as_str(), "https://127.0.0.1:8200");
+        let shown = format!("{opened:?}");
+        assert!(!shown.contains("secret-of-the-emitter"), "{shown}");
         // What a request does is delivered without a tick.
         rotate(&world, &host).await;
         all_delivered(&world, &host, "after a rotation").await;

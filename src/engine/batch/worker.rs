@@ -91,7 +91,7 @@ impl Engine {
                 return Ok(());
             };
             self.batches.notes().current = Some(oldest.id.clone());
-            self.run_batch(mount, &oldest.id).await?;
+            Box::pin(self.run_batch(mount, &oldest.id)).await?;
             if self.tasks.is_stopping() {
                 return Ok(());
             }

@@ -57,7 +57,7 @@ impl Engine {
     /// may be about to store an event.
     pub(super) async fn finish_log(self: &Arc<Self>, mount: &Mount, name: &str) {
         if !self.emission.is_done(name) {
-            if self.emission.has_more(name) {
+            if self.emission.is_left_out(name) {
                 // What was read was older than what is stored.
                 self.emission.postpone(name, OUTDATED, self.clock());
             }

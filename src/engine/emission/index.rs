@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::host_api::HostApi;
@@ -78,6 +78,8 @@ pub(in crate::engine) struct Emission {
     pub(super) trail: KeyedLock,
     /// Counts acknowledgements, for those who wait for one.
     acknowledged: watch::Sender<u64>,
+    /// Something was stored while the emitter sleeps.
+    pub(super) stored: Notify,
 }
 
 #[derive(Default)]
@@ -172,6 +174,7 @@ impl Default for Emission {
             state: Mutex::default(),
             trail: KeyedLock::new(),
             acknowledged: watch::Sender::new(0),
+            stored: Notify::new(),
         }
     }
 }
@@ -250,6 +253,8 @@ impl Emission {
         pending.last = pending.last.max(last);
         pending.since.get_or_insert(now);
         pending.enqueue(log, queue);
+        drop(state);
+        self.stored.notify_one();
     }
 
     /// A log whose pointer was found in storage.
@@ -438,11 +443,20 @@ impl Emission {
         state.pending.get(log).is_some_and(Pending::is_done)
     }
 
-    /// Reports whether this log has something to deliver that is not parked.
-    pub(super) fn has_more(&self, log: &str) -> bool {
+    /// Reports whether this log has something to deliver, and no turn of its own for that.
+    pub(super) fn is_left_out(&self, log: &str) -> bool {
         let state = self.state();
-        let pending = state.pending.get(log);
+        let pending = state.pending.get(log).filter(|it| !it.queued);
         pending.is_some_and(|it| it.next.is_none_or(|next| next <= it.last))
+    }
+
+    /// Returns how long the log that is ready first still rests; `None` if none has a turn.
+    pub(super) fn next_rest(&self, clock: &dyn Clock) -> Option<Duration> {
+        let now = clock.monotonic();
+        let state = self.state();
+        let rests = state.queue.iter().filter_map(|log| state.pending.get(log));
+        let first = rests.map(|pending| pending.rests_until).min()?;
+        Some(first.saturating_sub(now))
     }
 
     /// The pointer of this log was removed.

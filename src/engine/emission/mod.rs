@@ -67,7 +67,7 @@ enum Stop {
     /// The host could not be told of anything.
     Host(host_api::Error),
     /// The host did not take this one event.
-    Event(Event, host_api::Error),
+    Event(Box<Event>, host_api::Error),
     /// This process is no longer to deliver.
     Ending,
     /// The engine's own storage.
@@ -133,7 +133,7 @@ impl Engine {
             return Ok(());
         };
         self.read_tuning(&*api).await;
-        while let Some(log) = self.emission.next_log(self.clock()) {
+        while let Some(log) = self.next_log().await {
             match self.emit_log(mount, &*api, &log).await {
                 Ok(()) => self.finish_log(mount, &log).await,
                 Err(Stop::Ending) => return Ok(()),
@@ -142,7 +142,7 @@ impl Engine {
                     self.emission.postpone(&log, UNREADABLE, self.clock());
                 }
                 Err(Stop::Event(event, error)) => {
-                    self.refused(mount, &log, event, error).await;
+                    self.refused(mount, &log, *event, error).await;
                 }
                 Err(Stop::Host(error)) => {
                     if !self.rest_after(&log, error).await {
@@ -152,6 +152,25 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Returns the log whose turn it is, after a short sleep if the next one rests.
+    async fn next_log(&self) -> Option<String> {
+        let cancelled = self.tasks.cancelled();
+        loop {
+            if let Some(log) = self.emission.next_log(self.clock()) {
+                return Some(log);
+            }
+            let rest = self.emission.next_rest(self.clock())?;
+            if rest > OWN_REST {
+                return None;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                () = self.emission.stored.notified() => {}
+                () = cancelled.cancelled() => return None,
+            }
+        }
     }
 
     /// Delivers what a log has.
@@ -222,12 +241,14 @@ impl Engine {
         match told {
             Ok(taken) if taken.event_id == event.event_id && taken.hash == event.hash => {}
             Ok(_) => return Err(Stop::Host(host_api::Error::Unintelligible)),
-            Err(error @ host_api::Error::Refused) => return Err(Stop::Event(event.clone(), error)),
+            Err(error @ host_api::Error::Refused) => {
+                return Err(Stop::Event(Box::new(event.clone()), error));
+            }
             // A device that fails at one line only must not keep all others out.
             Err(error @ host_api::Error::Failing)
                 if self.emission.failed_alone(&event.tenant_id) =>
             {
-                return Err(Stop::Event(event.clone(), error));
+                return Err(Stop::Event(Box::new(event.clone()), error));
             }
             Err(error) => return Err(Stop::Host(error)),
         }

@@ -375,6 +375,7 @@ async fn answers_about_events(document: &mut Document, rig: &Rig) {
     let flushed = document.call(rig, "post", "/events/flush", json!({})).await;
     let receipt = json!({"receipt": flushed.get("receipt")});
     document.call(rig, "post", "/events/ack", receipt).await;
+    answers_about_the_audit_devices(document, rig).await;
 }
 
 async fn answers_about_batches(document: &mut Document, rig: &Rig) {

@@ -233,11 +233,11 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             request_id: call.request.id.as_str().to_owned(),
         };
         let written = if locked.record.credential.is_some() {
-            update::update(locked, input, change).await
+            Box::pin(update::update(locked, input, change)).await
         } else if call.request.operation == Operation::Patch {
             Err(Error::UnknownTenant)
         } else {
-            create::create(locked, input, change).await
+            Box::pin(create::create(locked, input, change)).await
         };
         let Written { data, warnings } = written?;
         Ok(Some(Response {
