@@ -34,9 +34,9 @@ pub struct EventLog {
     seq: u64,
     /// The `hash` of the last event.
     head: String,
-    /// Every event up to this number was delivered to an audit device, or is parked.
+    /// Every event up to this number was delivered to an audit device; later ones may be as well.
     delivered_through: u64,
-    /// Events that were refused too often to be tried again by themselves.
+    /// Of no use yet: what was refused too often says so in the trail.
     parked: Vec<u64>,
     /// Oldest first, at most [`MAX_IN_RECORD`] once [`EventLog::overflow`] was taken.
     events: Vec<Event>,
@@ -109,13 +109,13 @@ impl EventLog {
         self.seq
     }
 
-    /// Returns up to which number every event is known to be delivered, or parked; there may be more.
+    /// Returns up to which number every event is known to be delivered; there may be more.
     #[must_use]
     pub const fn delivered_through(&self) -> u64 {
         self.delivered_through
     }
 
-    /// Every event up to this number was delivered, or is parked.
+    /// Every event up to this number was delivered.
     pub fn note_delivered_through(&mut self, seq: u64) {
         self.delivered_through = self.delivered_through.max(seq.min(self.seq));
     }

@@ -16,7 +16,6 @@ use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::Purpose;
 use crate::engine::storage::record::{HELD_BACK, Intent};
-use crate::logical::StorageError;
 use crate::provider::Refusal;
 
 /// How long a worker waits for the delivery before it leaves the rest to a tick.
@@ -95,10 +94,7 @@ pub(in crate::engine) async fn go_on(tenant: LockedTenant) -> Result<LockedTenan
     }
     let announced = match Announced::resume(tenant).await {
         Ok(announced) => announced,
-        Err((tenant, error)) if is_own(&error) => {
-            drop(tenant);
-            return Err(error);
-        }
+        Err((_unchanged, error)) if is_own(&error) => return Err(error),
         // Like a change that fails before it is announced: a later try begins anew.
         Err((tenant, error)) => return Err(drop_candidate(tenant, error).await),
     };
@@ -127,15 +123,14 @@ async fn is_told(tenant: &LockedTenant) -> Result<bool, Error> {
     Ok(started.is_some_and(|found| found.delivered))
 }
 
-/// Reports whether an error says nothing of Mailu or of the record.
+/// Reports whether an error says nothing against the change: the next tick tries again.
 const fn is_own(error: &Error) -> bool {
     matches!(
         error,
-        Error::Storage(StorageError::ReadOnly)
-            | Error::Storage(_)
+        Error::Storage(_)
+            | Error::Host(_)
             | Error::Standby
             | Error::Tainted
-            | Error::Host(_)
             | Error::BreakerOpen
     )
 }
