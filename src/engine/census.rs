@@ -163,10 +163,10 @@ impl Engine {
                 });
             }
         });
-        for (log, since) in self.emission.parked() {
+        for (log, code, since) in self.emission.stuck() {
             attention.push(Attention {
                 tenant: log,
-                code: String::from("event_parked"),
+                code: code.to_owned(),
                 since: since.unwrap_or(now),
             });
         }

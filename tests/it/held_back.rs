@@ -330,3 +330,65 @@ async fn one_fault(fault: Fault, ticks_before: usize, what: &str) {
     let left = world.storage.list("undelivered/").await.unwrap();
     assert_eq!(left, [""; 0], "{what}");
 }
+
+/// The process ends between the announcement and what it says about waiting.
+#[test]
+fn what_was_announced_before_a_crash_is_seen_to_wait() {
+    simulate(async {
+        let (world, host, plan) = required().await;
+        world.devices.always(Some(Does::Fails(Error::Failing)));
+        // The announcement is the last thing that this process stores.
+        for _ in 0..120 {
+            world.later(60).await;
+            plan.arm_named("cas tenant/acme", 1, Kind::Crash, false);
+            let crashed = tokio::select! {
+                () = host.tick() => false,
+                () = plan.crashed() => true,
+            };
+            if crashed {
+                break;
+            }
+        }
+        let host = world.sound_process();
+        ticks(&world, &host, 2).await;
+        let status = host.read("status").await.ok();
+        assert_eq!(status.get("audit_delivery")["held_back"], 1);
+        assert_eq!(status.get("attention")[0]["code"], "audit_held_back");
+    });
+}
+
+/// A look at the tenant takes the place of what waits; the day of waiting goes on.
+#[test]
+fn looks_at_tenants_do_not_keep_people_from_being_told() {
+    simulate(async {
+        let (world, host, _) = required().await;
+        let hook = json!({
+            "type": "webhook", "url": "https://hooks.ops.example/smtp",
+            "hmac_key": "key-of-the-signature",
+        });
+        host.write("config/notify/hook", hook).await.ok();
+        world.devices.always(Some(Does::Fails(Error::Failing)));
+        ticks(&world, &host, 60).await;
+        for _ in 0..30 {
+            host.write("acme/verify", json!({})).await.ok();
+            ticks(&world, &host, 60).await;
+        }
+        let story = world.notices.story();
+        let stalls = story.iter().filter(|it| it.contains("smtp_audit_stalled"));
+        assert_eq!(stalls.count(), 1, "{story:?}");
+    });
+}
+
+#[test]
+fn a_tenant_that_is_deleted_leaves_no_change_without_its_end() {
+    simulate(async {
+        let (world, host, _) = required().await;
+        world.devices.always(Some(Does::Fails(Error::Failing)));
+        ticks(&world, &host, 70).await;
+        host.delete("acme/admin").await.ok();
+        every_start_has_its_end(&host.events("acme").await, "deleted");
+        host.write("acme/undelete", json!({})).await.ok();
+        let status = host.read("acme/status").await.ok();
+        assert!(status.get("last_error").is_null(), "{status:?}");
+    });
+}

@@ -10,6 +10,8 @@ use crate::logical::Mount;
 
 /// Events of one flush.
 const MOST: usize = 100;
+/// Logs that one flush looks at: a request does not go through all of them.
+const MOST_LOGS: usize = 500;
 
 impl Engine {
     /// Returns undelivered events, logs in the order in which they came, each by number.
@@ -19,7 +21,7 @@ impl Engine {
     ) -> Result<Vec<Event>, Error> {
         self.read_undelivered(mount).await?;
         let mut events = Vec::new();
-        for name in self.emission.logs() {
+        for name in self.emission.logs().into_iter().take(MOST_LOGS) {
             match self.undelivered_of(mount, &name, &mut events).await {
                 Ok(()) => {}
                 Err(error @ Error::Entry { .. }) => {
@@ -52,6 +54,7 @@ impl Engine {
         for seq in first..=last {
             match self.find_event(mount, &log, seq).await? {
                 Some(found) if !found.delivered => {
+                    self.emission.note_oldest(name, found.event.timestamp);
                     events.push(found.event);
                     if events.len() == MOST {
                         break;
@@ -83,7 +86,7 @@ impl Engine {
             return Ok(false);
         }
         self.acknowledge(mount, &found.event).await?;
-        self.emission.note_works(self.clock().now());
+        self.emission.note_collected(self.clock().now());
         self.emission.note_delivered(name, seq, None);
         self.finish_log(mount, name).await;
         Ok(true)

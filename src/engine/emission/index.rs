@@ -5,8 +5,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::host_api::HostApi;
@@ -14,6 +15,8 @@ use crate::keyed_lock::KeyedLock;
 
 /// How long a delivery proves that the way to the devices is open.
 const PROVEN: TimeDelta = TimeDelta::hours(1);
+/// Changes that wait again within this time have waited in between.
+const HELD_AGAIN: TimeDelta = TimeDelta::hours(2);
 /// Between two tries: the first, which doubles, and the longest.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(300);
@@ -76,6 +79,8 @@ pub(in crate::engine) struct Emission {
     state: Mutex<State>,
     /// One per log, for its entries in the trail.
     pub(super) trail: KeyedLock,
+    /// For reading what `undelivered/` holds.
+    pub(super) listing: tokio::sync::Mutex<()>,
     /// Counts acknowledgements, for those who wait for one.
     acknowledged: watch::Sender<u64>,
     /// Something was stored while the emitter sleeps.
@@ -89,8 +94,18 @@ pub(super) struct State {
     pub(super) way: Way,
     /// What `undelivered/` holds was read.
     pub(super) read: bool,
+    /// Cancelled when another way was written or the role changed: a run by the old one ends.
+    pub(super) current: CancellationToken,
+    /// Cancelled when the role changed.
+    pub(super) role: CancellationToken,
     /// A run is under way.
     pub(super) running: bool,
+    /// Up to which number this process knows a log to be delivered, of those with nothing left.
+    verified: HashMap<String, u64>,
+    /// Since when changes have waited for the devices, and when that was seen last.
+    held: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// Old events of days before this one were looked at already.
+    pub(super) expired_before: Option<NaiveDate>,
     /// Logs with undelivered events, or with a pointer that is to be removed.
     pub(super) pending: HashMap<String, Pending>,
     /// In which order they have their turn.
@@ -144,6 +159,8 @@ pub(super) struct Pending {
     pub(super) refusals: u32,
     /// Not before this monotonic time.
     pub(super) rests_until: Duration,
+    /// Why nothing of it can be delivered, if that is the engine's own trouble, and since when.
+    trouble: Option<(&'static str, DateTime<Utc>)>,
     /// How many deliveries this process had made when the host failed at its next event.
     failed_after: Option<u64>,
 }
@@ -173,6 +190,7 @@ impl Default for Emission {
         Self {
             state: Mutex::default(),
             trail: KeyedLock::new(),
+            listing: tokio::sync::Mutex::default(),
             acknowledged: watch::Sender::new(0),
             stored: Notify::new(),
         }
@@ -187,6 +205,8 @@ impl Emission {
     /// Another role, another knowledge.
     pub(in crate::engine) fn forget(&self) {
         let mut state = self.state();
+        state.current.cancel();
+        state.role.cancel();
         *state = State {
             mount_point: std::mem::take(&mut state.mount_point),
             running: state.running,
@@ -198,6 +218,8 @@ impl Emission {
     /// Somebody wrote how events reach the devices: nothing that was learnt by the old way counts.
     pub(in crate::engine) fn forget_way(&self) {
         let mut state = self.state();
+        state.current.cancel();
+        state.current = CancellationToken::new();
         state.way = Way::Unread;
         state.tries_anew = true;
         state.rests_until = Duration::ZERO;
@@ -241,11 +263,15 @@ impl Emission {
     /// Events `first` to `last` of a log were stored, and its pointer before them.
     pub(super) fn note_stored(&self, log: &str, (first, last): (u64, u64), now: DateTime<Utc>) {
         let mut state = self.state();
-        let read = state.read;
-        let State { pending, queue, .. } = &mut *state;
+        let State {
+            pending,
+            queue,
+            verified,
+            ..
+        } = &mut *state;
         let pending = pending.entry(log.to_owned()).or_insert_with(|| Pending {
-            // While storage was not listed, older ones may wait as well.
-            next: read.then_some(first),
+            // Unless this process knows better, older ones may wait as well.
+            next: verified.get(log).map(|through| through + 1),
             fresh: Some(first),
             ..Pending::default()
         });
@@ -257,12 +283,12 @@ impl Emission {
         self.stored.notify_one();
     }
 
-    /// A log whose pointer was found in storage.
+    /// A log whose pointer was found in storage. It may be removed at any moment by who knows that
+    /// nothing is left, so the next event writes it again.
     pub(super) fn note_pointer(&self, log: &str) {
         let mut state = self.state();
         let State { pending, queue, .. } = &mut *state;
         let pending = pending.entry(log.to_owned()).or_default();
-        pending.pointer = true;
         pending.next = None;
         pending.enqueue(log, queue);
     }
@@ -306,6 +332,23 @@ impl Emission {
         next
     }
 
+    /// The oldest undelivered event of a log is of this time.
+    pub(super) fn note_oldest(&self, log: &str, at: DateTime<Utc>) {
+        let mut state = self.state();
+        if let Some(pending) = state.pending.get_mut(log) {
+            pending.since = Some(pending.since.map_or(at, |since| since.min(at)));
+        }
+    }
+
+    /// Nothing of this log can be delivered, for a reason of the engine's own storage.
+    pub(super) fn note_trouble(&self, log: &str, code: &'static str, now: DateTime<Utc>) {
+        let mut state = self.state();
+        if let Some(pending) = state.pending.get_mut(log) {
+            let since = pending.trouble.map_or(now, |(_, since)| since);
+            pending.trouble = Some((code, since));
+        }
+    }
+
     /// Like [`Emission::note_read`], with what is parked.
     pub(super) fn first_undelivered(&self, log: &str, range: (u64, u64)) -> u64 {
         let next = self.note_read(log, range);
@@ -334,6 +377,7 @@ impl Emission {
         let mut state = self.state();
         if let Some(pending) = state.pending.get_mut(log) {
             pending.parked.remove(&seq);
+            pending.trouble = None;
             if pending.next == Some(seq) {
                 pending.next = Some(seq + 1);
                 pending.refusals = 0;
@@ -343,6 +387,16 @@ impl Emission {
         }
         drop(state);
         self.acknowledged.send_modify(|count| *count += 1);
+    }
+
+    /// A collector acknowledged an event: that proves nothing of a way of the engine's own.
+    pub(super) fn note_collected(&self, now: DateTime<Utc>) {
+        let by_itself = matches!(self.state().way, Way::Loopback(_));
+        if by_itself {
+            self.state().successes += 1;
+        } else {
+            self.note_works(now);
+        }
     }
 
     /// The way to the devices is open.
@@ -372,7 +426,7 @@ impl Emission {
     }
 
     /// The host failed at the next event of this log. Reports whether others were taken since it
-    /// did so before: then it is this event that it does not take.
+    /// did so before: then it is this event that it does not take, now and from then on.
     pub(super) fn failed_alone(&self, log: &str) -> bool {
         let mut state = self.state();
         let successes = state.successes;
@@ -380,7 +434,7 @@ impl Emission {
             return false;
         };
         let before = pending.failed_after.replace(successes);
-        before.is_some_and(|before| before < successes)
+        pending.refusals > 0 || before.is_some_and(|before| before < successes)
     }
 
     /// The next event of this log was refused once more; it rests, or is parked. Returns how often.
@@ -461,7 +515,13 @@ impl Emission {
 
     /// The pointer of this log was removed.
     pub(super) fn remove(&self, log: &str) {
-        self.state().pending.remove(log);
+        let mut state = self.state();
+        let removed = state.pending.remove(log);
+        if let Some(next) = removed.and_then(|pending| pending.next) {
+            state
+                .verified
+                .insert(log.to_owned(), next.saturating_sub(1));
+        }
     }
 
     /// Returns the next log that has its turn, and takes it out of the queue.
@@ -485,21 +545,25 @@ impl Emission {
         pending.is_some_and(|it| it.fresh.is_some_and(|first| seq >= first))
     }
 
-    /// Reports whether something could be done now.
-    pub(super) fn may_work(&self, clock: &dyn Clock) -> bool {
+    /// Begins a run if something can be done now and none is under way; returns the signal by which
+    /// it is to end.
+    pub(super) fn begin(&self, clock: &dyn Clock) -> Option<CancellationToken> {
         let now = clock.monotonic();
-        let state = self.state();
+        let mut state = self.state();
         if state.running || state.rests_until > now {
-            return false;
+            return None;
         }
-        if !state.read || matches!(state.way, Way::Unread) {
-            return true;
-        }
+        let unknown = !state.read || matches!(state.way, Way::Unread);
         let ready = |log: &String| {
             let pending = state.pending.get(log);
             pending.is_none_or(|it| it.rests_until <= now)
         };
-        matches!(state.way, Way::Loopback(_)) && state.queue.iter().any(ready)
+        let loopback = matches!(state.way, Way::Loopback(_));
+        if !unknown && !(loopback && state.queue.iter().any(ready)) {
+            return None;
+        }
+        state.running = true;
+        Some(state.current.clone())
     }
 
     /// Reports whether a device is known to have taken an event; `None` if only storage knows.
@@ -507,26 +571,35 @@ impl Emission {
         let state = self.state();
         match state.pending.get(log) {
             Some(pending) if pending.parked.contains(&seq) => Some(false),
-            Some(pending) => pending.next.map(|next| seq < next),
-            None => state.read.then_some(true),
+            Some(pending) => pending
+                .next
+                .filter(|next| seq < *next)
+                .map(|_| true)
+                .or_else(|| {
+                    // What comes next was not tried; of what comes later only storage knows.
+                    let fresh = pending.fresh.is_some_and(|first| seq >= first);
+                    fresh.then_some(false)
+                }),
+            None => {
+                let through = state.verified.get(log);
+                through.filter(|through| seq <= **through).map(|_| true)
+            }
         }
     }
 
     /// Returns up to which number the events of a log are known to be delivered; `last` is its last.
     pub(in crate::engine) fn delivered_through(&self, log: &str, last: u64) -> Option<u64> {
         let state = self.state();
-        match state.pending.get(log) {
+        let through = match state.pending.get(log) {
             Some(pending) => {
                 let first = pending.parked.first().copied();
                 let next = pending.next?;
-                Some(
-                    first
-                        .map_or(next, |first| first.min(next))
-                        .saturating_sub(1),
-                )
+                let undelivered = first.map_or(next, |first| first.min(next));
+                undelivered.saturating_sub(1)
             }
-            None => state.read.then_some(last),
-        }
+            None => *state.verified.get(log)?,
+        };
+        Some(through.min(last))
     }
 
     /// Waits until this event was acknowledged, or `patience` is over.
@@ -534,6 +607,7 @@ impl Emission {
         &self,
         (log, seq): (&str, u64),
         patience: Duration,
+        cancelled: CancellationToken,
     ) -> bool {
         let mut acknowledged = self.acknowledged.subscribe();
         let delivered = async {
@@ -544,9 +618,11 @@ impl Emission {
             }
             true
         };
-        tokio::time::timeout(patience, delivered)
-            .await
-            .unwrap_or(false)
+        tokio::select! {
+            delivered = delivered => delivered,
+            () = tokio::time::sleep(patience) => false,
+            () = cancelled.cancelled() => false,
+        }
     }
 
     /// Reports whether nothing is tried now, because the host could not be told.
@@ -591,11 +667,40 @@ impl Emission {
         Some(sum)
     }
 
-    /// Shows the logs that have parked events, with the oldest of them.
-    pub(in crate::engine) fn parked(&self) -> Vec<(String, Option<DateTime<Utc>>)> {
+    /// Shows the logs with events that are not tried by themselves, or that the engine's own
+    /// storage keeps from being delivered: code, and since when if that is known.
+    pub(in crate::engine) fn stuck(&self) -> Vec<(String, &'static str, Option<DateTime<Utc>>)> {
         let state = self.state();
-        let parked = state.pending.iter().filter(|(_, it)| !it.parked.is_empty());
-        parked.map(|(log, it)| (log.clone(), it.since)).collect()
+        let stuck = state.pending.iter().filter_map(|(log, it)| {
+            let (code, since) = match it.trouble {
+                Some((code, since)) => (code, Some(since)),
+                None if !it.parked.is_empty() => ("event_parked", it.since),
+                None => return None,
+            };
+            Some((log.clone(), code, since))
+        });
+        stuck.collect()
+    }
+
+    /// Changes wait for the devices, or none does; returns since when they have. Changes that were
+    /// superseded and announced again have waited all the same.
+    pub(super) fn note_held(
+        &self,
+        oldest: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> Option<DateTime<Utc>> {
+        let mut state = self.state();
+        let delivered = |since: DateTime<Utc>| state.last.is_some_and(|last| last > since);
+        let before = state.held.filter(|(since, seen)| {
+            let short = now - *seen < HELD_AGAIN && *seen - now < HELD_AGAIN;
+            short && !delivered(*since)
+        });
+        state.held = match (before, oldest) {
+            (Some((since, _)), Some(oldest)) => Some((since.min(oldest), now)),
+            (None, Some(oldest)) => Some((oldest, now)),
+            (before, None) => before,
+        };
+        oldest.and(state.held.map(|(since, _)| since))
     }
 
     /// Returns how delivering goes.
@@ -622,9 +727,11 @@ mod tests {
     use crate::clock::ManualClock;
     use crate::engine::storage::fixture;
 
+    /// A process that has delivered four events of `acme`, and knows of nothing else.
     fn read() -> Emission {
         let emission = Emission::default();
         emission.state().read = true;
+        emission.state().verified.insert(String::from("acme"), 4);
         emission
     }
 
@@ -650,37 +757,53 @@ mod tests {
         assert!(emission.is_done("acme"));
     }
 
-    /// Before storage was listed nobody knows what an earlier process left.
+    /// Nobody knows what an earlier process left, or left without a pointer.
     #[test]
-    fn nothing_is_claimed_before_storage_was_listed() {
-        let emission = Emission::default();
-        assert_eq!(emission.is_delivered("acme", 4), None);
-        emission.note_stored("acme", (5, 5), fixture::now());
-        assert_eq!(emission.is_delivered("acme", 5), None);
-        assert_eq!(emission.delivered_through("acme", 5), None);
-        assert_eq!(emission.waiting(), None);
+    fn nothing_is_claimed_that_this_process_did_not_see() {
+        for emission in [Emission::default(), read()] {
+            assert_eq!(emission.is_delivered("beta", 4), None);
+            emission.note_stored("beta", (5, 5), fixture::now());
+            assert_eq!(emission.is_delivered("beta", 4), None);
+            assert_eq!(emission.is_delivered("beta", 5), Some(false));
+            assert_eq!(emission.delivered_through("beta", 5), None);
+        }
+        assert_eq!(Emission::default().waiting(), None);
+    }
+
+    /// Superseding what waits does not begin the day anew; a delivery does.
+    #[test]
+    fn changes_that_wait_again_have_waited_all_the_time() {
+        let emission = read();
+        let start = fixture::now();
+        let at = |hours: i64| start + TimeDelta::hours(hours);
+        assert_eq!(emission.note_held(Some(at(0)), at(1)), Some(at(0)));
+        assert_eq!(emission.note_held(None, at(2)), None);
+        assert_eq!(emission.note_held(Some(at(2)), at(2)), Some(at(0)));
+        emission.note_works(at(3));
+        assert_eq!(emission.note_held(Some(at(3)), at(3)), Some(at(3)));
+        assert_eq!(emission.note_held(Some(at(9)), at(9)), Some(at(9)));
     }
 
     #[test]
     fn a_refused_event_is_parked_and_the_next_one_has_its_turn() {
         let clock = ManualClock::starting_at(fixture::now());
         let emission = read();
-        emission.note_stored("acme", (1, 2), fixture::now());
+        emission.note_stored("acme", (5, 6), fixture::now());
         for refusals in 1..10 {
-            assert_eq!(emission.note_refusal("acme", (1, 0), 10, &clock), refusals);
-            assert_eq!(emission.is_delivered("acme", 2), Some(false));
+            assert_eq!(emission.note_refusal("acme", (5, 0), 10, &clock), refusals);
+            assert_eq!(emission.is_delivered("acme", 6), Some(false));
         }
-        assert_eq!(emission.note_refusal("acme", (1, 0), 10, &clock), 10);
-        emission.note_delivered("acme", 2, None);
-        assert_eq!(emission.is_delivered("acme", 1), Some(false));
-        assert_eq!(emission.delivered_through("acme", 2), Some(0));
+        assert_eq!(emission.note_refusal("acme", (5, 0), 10, &clock), 10);
+        emission.note_delivered("acme", 6, None);
+        assert_eq!(emission.is_delivered("acme", 5), Some(false));
+        assert_eq!(emission.delivered_through("acme", 6), Some(4));
         assert!(!emission.is_done("acme"), "parked is not delivered");
         assert_eq!(emission.waiting().unwrap().parked, 1);
         // Another way to the devices: it is tried again.
         emission.forget_way();
         assert_eq!(emission.waiting().unwrap().parked, 0);
-        emission.note_delivered("acme", 1, None);
-        assert_eq!(emission.is_delivered("acme", 1), Some(true));
+        emission.note_delivered("acme", 5, None);
+        assert_eq!(emission.is_delivered("acme", 5), Some(true));
     }
 
     /// A host that fails at everything says nothing of the event; one that takes others does.

@@ -38,6 +38,8 @@ pub(super) use retention::list_days;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::Engine;
 use super::audit_access::AuditAccessMode;
 use super::error::Error;
@@ -50,6 +52,8 @@ use storage::TrailEntry;
 
 /// How many names are listed at once.
 const PAGE: usize = 1_000;
+/// Of so many logs it is found out at the start since when their events wait.
+const SAMPLE: usize = 100;
 /// After so many refusals an event is parked.
 const MOST_REFUSALS: u32 = 10;
 /// How long a log rests whose entries cannot be read.
@@ -80,6 +84,12 @@ impl From<Error> for Stop {
     }
 }
 
+/// The way that a run delivers by, as long as nobody wrote another.
+struct Current<'a> {
+    api: &'a dyn HostApi,
+    current: &'a CancellationToken,
+}
+
 /// A run under way; however it ends, another can begin.
 struct Running(Arc<Engine>);
 
@@ -98,22 +108,30 @@ impl Engine {
     }
 
     fn go_on_emitting(self: &Arc<Self>, mount: &Mount) {
-        if self.tasks.is_stopping() || !self.emission.may_work(self.clock()) {
+        if self.tasks.is_stopping() {
             return;
         }
-        self.emission.state().running = true;
+        let Some(current) = self.emission.begin(self.clock()) else {
+            return;
+        };
         let running = Running(Arc::clone(self));
         let mount = mount.clone();
         self.tasks.spawn(async move {
             let engine = Arc::clone(&running.0);
-            let emitted = engine.emit(&mount).await;
+            let emitted = engine.emit(&mount, &current).await;
             drop(running);
-            match emitted {
-                // What was stored while this run came to its end found it still running.
-                Ok(()) => engine.wake_emission(&mount),
-                Err(error) => {
-                    tracing::warn!(%error, "events for the audit devices wait for the next tick");
-                }
+            if let Err(error) = emitted {
+                tracing::warn!(%error, "events for the audit devices wait");
+                engine
+                    .emission
+                    .note_failure(error.code(), None, engine.clock());
+                return;
+            }
+            // What was stored, or written anew, while this run came to its end found it running.
+            if current.is_cancelled() {
+                engine.go_on_emitting(&mount);
+            } else {
+                engine.wake_emission(&mount);
             }
         });
     }
@@ -127,25 +145,39 @@ impl Engine {
         }
     }
 
-    async fn emit(self: &Arc<Self>, mount: &Mount) -> Result<(), Error> {
+    /// One run. It ends with the mount, and when `current` says that another way was written.
+    async fn emit(
+        self: &Arc<Self>,
+        mount: &Mount,
+        current: &CancellationToken,
+    ) -> Result<(), Error> {
         self.read_undelivered(mount).await?;
-        let Some(api) = self.way(mount).await? else {
+        let Some(api) = self.way(mount, current).await? else {
             return Ok(());
         };
-        self.read_tuning(&*api).await;
-        while let Some(log) = self.next_log().await {
-            match self.emit_log(mount, &*api, &log).await {
+        let way = Current {
+            api: &*api,
+            current,
+        };
+        self.read_tuning(&way).await;
+        while let Some(log) = self.next_log(current).await {
+            match self.emit_log(mount, &way, &log).await {
                 Ok(()) => self.finish_log(mount, &log).await,
-                Err(Stop::Ending) => return Ok(()),
+                Err(Stop::Ending) => {
+                    self.emission.enqueue(&log);
+                    return Ok(());
+                }
                 Err(Stop::Own(error)) => {
                     tracing::warn!(log, %error, "its events wait");
+                    let (code, now) = (error.code(), self.clock().now());
+                    self.emission.note_trouble(&log, code, now);
                     self.emission.postpone(&log, UNREADABLE, self.clock());
                 }
                 Err(Stop::Event(event, error)) => {
                     self.refused(mount, &log, *event, error).await;
                 }
                 Err(Stop::Host(error)) => {
-                    if !self.rest_after(&log, error).await {
+                    if !self.rest_after(&log, error, current).await {
                         return Ok(());
                     }
                 }
@@ -155,9 +187,11 @@ impl Engine {
     }
 
     /// Returns the log whose turn it is, after a short sleep if the next one rests.
-    async fn next_log(&self) -> Option<String> {
-        let cancelled = self.tasks.cancelled();
+    async fn next_log(&self, current: &CancellationToken) -> Option<String> {
         loop {
+            if current.is_cancelled() || self.tasks.is_stopping() {
+                return None;
+            }
             if let Some(log) = self.emission.next_log(self.clock()) {
                 return Some(log);
             }
@@ -168,8 +202,17 @@ impl Engine {
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}
                 () = self.emission.stored.notified() => {}
-                () = cancelled.cancelled() => return None,
+                () = self.interrupted(current) => return None,
             }
+        }
+    }
+
+    /// Returns when a run is to end.
+    async fn interrupted(&self, current: &CancellationToken) {
+        let cancelled = self.tasks.cancelled();
+        tokio::select! {
+            () = current.cancelled() => {}
+            () = cancelled.cancelled() => {}
         }
     }
 
@@ -177,7 +220,7 @@ impl Engine {
     async fn emit_log(
         self: &Arc<Self>,
         mount: &Mount,
-        api: &dyn HostApi,
+        way: &Current<'_>,
         name: &str,
     ) -> Result<(), Stop> {
         let Some(log) = self.read_log(mount, name).await? else {
@@ -203,7 +246,8 @@ impl Engine {
                 }
                 Some(found) if !found.delivered => {
                     let following = log.events().find(seq + 1).map(|next| next.timestamp);
-                    self.emit_event(mount, api, &found.event).await?;
+                    self.emission.note_oldest(name, found.event.timestamp);
+                    self.emit_event(mount, way, &found.event).await?;
                     self.emission.note_delivered(name, seq, following);
                 }
                 Some(_) => self.emission.note_delivered(name, seq, None),
@@ -226,26 +270,23 @@ impl Engine {
     async fn emit_event(
         &self,
         mount: &Mount,
-        api: &dyn HostApi,
+        way: &Current<'_>,
         event: &Event,
     ) -> Result<(), Stop> {
         if self.tasks.is_stopping() || !self.role.is_active() {
             return Err(Stop::Ending);
         }
         let mount_point = self.emission.state().mount_point.clone();
-        let cancelled = self.tasks.cancelled();
         let told = tokio::select! {
-            told = api.emit(&mount_point, &event.tenant_id, event.seq) => told,
-            () = cancelled.cancelled() => return Err(Stop::Ending),
+            told = way.api.emit(&mount_point, &event.tenant_id, event.seq) => told,
+            () = self.interrupted(way.current) => return Err(Stop::Ending),
         };
         match told {
             Ok(taken) if taken.event_id == event.event_id && taken.hash == event.hash => {}
             Ok(_) => return Err(Stop::Host(host_api::Error::Unintelligible)),
-            Err(error @ host_api::Error::Refused) => {
-                return Err(Stop::Event(Box::new(event.clone()), error));
-            }
-            // A device that fails at one line only must not keep all others out.
-            Err(error @ host_api::Error::Failing)
+            // What is refused, or failed at, alone must not keep all others out; what everything
+            // meets is no event's fault.
+            Err(error @ (host_api::Error::Refused | host_api::Error::Failing))
                 if self.emission.failed_alone(&event.tenant_id) =>
             {
                 return Err(Stop::Event(Box::new(event.clone()), error));
@@ -257,7 +298,12 @@ impl Engine {
     }
 
     /// Rests after the host could not be told; reports whether to go on.
-    async fn rest_after(&self, log: &str, error: host_api::Error) -> bool {
+    async fn rest_after(
+        &self,
+        log: &str,
+        error: host_api::Error,
+        current: &CancellationToken,
+    ) -> bool {
         let asked = match error {
             host_api::Error::Limited { retry_after } => retry_after,
             _ => None,
@@ -270,10 +316,9 @@ impl Engine {
         if rest > OWN_REST {
             return false;
         }
-        let cancelled = self.tasks.cancelled();
         tokio::select! {
             () = tokio::time::sleep(rest) => true,
-            () = cancelled.cancelled() => false,
+            () = self.interrupted(current) => false,
         }
     }
 
@@ -303,9 +348,14 @@ impl Engine {
 
     /// Reads once which logs have something undelivered.
     async fn read_undelivered(&self, mount: &Mount) -> Result<(), Error> {
-        if self.emission.state().read {
-            return Ok(());
-        }
+        let _guard = self.emission.listing.lock().await;
+        let current = {
+            let state = self.emission.state();
+            if state.read {
+                return Ok(());
+            }
+            state.role.clone()
+        };
         let mut after = String::new();
         loop {
             let page = mount.storage.list_page(UNDELIVERED, &after, PAGE).await?;
@@ -317,15 +367,42 @@ impl Engine {
                 None => break,
             }
         }
-        self.emission.state().read = true;
+        self.read_oldest(mount).await;
+        let mut state = self.emission.state();
+        // Another role since it began: what was listed then was forgotten.
+        state.read = !current.is_cancelled();
         Ok(())
     }
 
+    /// Finds out since when events wait, of some logs: who restarts must not look young.
+    async fn read_oldest(&self, mount: &Mount) {
+        for name in self.emission.logs().into_iter().take(SAMPLE) {
+            // What cannot be read is met again by whoever delivers.
+            let Ok(Some(log)) = self.read_log(mount, &name).await else {
+                continue;
+            };
+            let first = log.events().delivered_through() + 1;
+            let kept = log.events().events().iter().find(|it| it.seq >= first);
+            if let Some(event) = kept {
+                self.emission.note_oldest(&name, event.timestamp);
+            }
+        }
+    }
+
     /// Returns the way to the host's own API, if events are to go that way.
-    async fn way(&self, mount: &Mount) -> Result<Option<Arc<dyn HostApi>>, Error> {
+    async fn way(
+        &self,
+        mount: &Mount,
+        current: &CancellationToken,
+    ) -> Result<Option<Arc<dyn HostApi>>, Error> {
         if matches!(self.emission.state().way, Way::Unread) {
             let way = self.open_way(mount).await?;
-            self.emission.state().way = way;
+            let mut state = self.emission.state();
+            if current.is_cancelled() {
+                // It was written meanwhile.
+                return Ok(None);
+            }
+            state.way = way;
         }
         match &self.emission.state().way {
             Way::Loopback(api) => Ok(Some(Arc::clone(api))),
@@ -349,7 +426,7 @@ impl Engine {
     }
 
     /// Looks now and then whether the mount shows the events' fields in clear.
-    async fn read_tuning(&self, api: &dyn HostApi) {
+    async fn read_tuning(&self, way: &Current<'_>) {
         let now = self.clock().monotonic();
         let mount_point = {
             let mut state = self.emission.state();
@@ -359,10 +436,9 @@ impl Engine {
             state.tuning_at = now + TUNING;
             state.mount_point.clone()
         };
-        let cancelled = self.tasks.cancelled();
         let keys = tokio::select! {
-            keys = api.exempt_keys(&mount_point) => keys,
-            () = cancelled.cancelled() => return,
+            keys = way.api.exempt_keys(&mount_point) => keys,
+            () = self.interrupted(way.current) => return,
         };
         let found = match keys {
             Ok(Some(exempt)) => {
@@ -391,6 +467,12 @@ impl Engine {
     async fn park(&self, mount: &Mount, event: Event, refusals: u32) -> Result<(), Error> {
         let _guard = self.emission.trail.lock(&event.tenant_id).await;
         let key = storage::trail_key(&event.tenant_id, event.seq);
+        if let Some(kept) = mount.storage.get(&key).await?
+            && TrailEntry::decode(&key, &kept.value)?.delivered
+        {
+            // A collector acknowledged it meanwhile.
+            return Ok(());
+        }
         let bytes = storage::encode(&TrailEntry::refused(event, refusals))?;
         Ok(mount.storage.put(StorageEntry::new(key, bytes)).await?)
     }

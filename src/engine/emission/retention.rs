@@ -4,7 +4,7 @@
 //! let go of it: what was never delivered is kept for ever, and what a record still holds is as old
 //! as its last change.
 
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{NaiveDate, TimeDelta};
 
 use crate::engine::Engine;
 use crate::engine::config::MountConfig;
@@ -12,8 +12,10 @@ use crate::engine::error::Error;
 use crate::engine::storage::{self, JOURNAL, JournalEntry, TrailEntry};
 use crate::logical::Mount;
 
-/// Entries looked at in one pass; the next day goes on.
+/// Entries looked at in one pass, and the rest of a day that was begun; the next pass goes on.
 const MOST: usize = 50_000;
+/// If nothing was recorded for longer than this, nothing goes: the clock may be wrong.
+const IDLE: TimeDelta = TimeDelta::days(30);
 /// How many names are listed at once.
 const PAGE: usize = 1_000;
 
@@ -33,12 +35,23 @@ impl Engine {
         let Some(oldest) = self.clock().now().checked_sub_signed(age) else {
             return Ok(());
         };
+        let days = list_days(mount).await?;
+        let today = self.clock().now().date_naive();
+        let newest = days.last().copied();
+        if newest.is_none_or(|newest| today - newest > IDLE) {
+            // Nothing happened for long, or the clock is ahead: then nothing is old either.
+            return Ok(());
+        }
+        // What may not go yet must not keep what comes after it from being looked at.
+        let from = self.emission.state().expired_before.take();
+        let due = |day: &NaiveDate| *day < oldest.date_naive() && from.is_none_or(|it| *day >= it);
         let mut left = MOST;
-        for day in days_before(mount, oldest).await? {
-            left = self.expire_day(mount, day, left).await?;
+        for day in days.into_iter().filter(due) {
             if left == 0 || self.tasks.is_stopping() {
+                self.emission.state().expired_before = Some(day);
                 break;
             }
+            left = self.expire_day(mount, day, left).await?;
         }
         Ok(())
     }
@@ -48,9 +61,9 @@ impl Engine {
         let (mut left, mut after) = (most, String::new());
         loop {
             let page = mount.storage.list_page(&folder, &after, PAGE).await?;
-            for event_id in page.iter().take(left) {
+            for event_id in &page {
                 if self.tasks.is_stopping() {
-                    return Ok(0);
+                    return Ok(left);
                 }
                 let key = storage::journal_key(day, event_id);
                 if let Err(error) = self.expire_event(mount, &key, event_id).await {
@@ -62,8 +75,8 @@ impl Engine {
             }
             left = left.saturating_sub(page.len());
             match page.into_iter().next_back() {
-                Some(last) if left > 0 => after = last,
-                _ => return Ok(left),
+                Some(last) => after = last,
+                None => return Ok(left),
             }
         }
     }
@@ -92,13 +105,6 @@ impl Engine {
         // Last: it is how the others are found.
         Ok(mount.storage.delete(key).await?)
     }
-}
-
-/// Lists the days of the index before an instant's, oldest first.
-async fn days_before(mount: &Mount, oldest: DateTime<Utc>) -> Result<Vec<NaiveDate>, Error> {
-    let names = list_days(mount).await?;
-    let before = |day: &NaiveDate| *day < oldest.date_naive();
-    Ok(names.into_iter().filter(before).collect())
 }
 
 /// Lists the days of the index, oldest first.

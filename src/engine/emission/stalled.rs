@@ -34,10 +34,11 @@ impl Engine {
     ///
     /// That it could not be stored; the next tick tries again.
     pub(in crate::engine) async fn tell_of_stall(&self, mount: &Mount) -> Result<(), Error> {
-        let (_, Some(oldest)) = self.held_back() else {
+        let now = self.clock().now();
+        let (_, oldest) = self.held_back();
+        let Some(oldest) = self.emission.note_held(oldest, now) else {
             return Ok(());
         };
-        let now = self.clock().now();
         if now - oldest < PATIENCE || self.emission.is_stall_told(oldest) {
             return Ok(());
         }

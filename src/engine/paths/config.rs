@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::audit::{EventName, Outcome};
 use crate::crypto::PasswordEncoding;
 use crate::engine::config::{AuditMode, MountConfig};
+use crate::engine::emission::ExemptKeys;
 use crate::engine::error::Error;
 use crate::engine::{Engine, storage};
 use crate::logical::{
@@ -202,6 +203,17 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
 
 /// Refuses to make changes wait for devices that nothing is known to reach.
 fn require_proof(engine: &Engine) -> Result<(), Error> {
+    if let ExemptKeys::Missing(keys) = engine.emission.delivery().exempt_keys {
+        return Err(Error::invalid(
+            "audit_unproven",
+            format!(
+                "the audit devices get the events as hashes: audit_non_hmac_response_keys of the \
+                 mount lacks {}. Tune the mount with what the plugin's --audit-keys prints, then \
+                 write config/audit.",
+                keys.join(", ")
+            ),
+        ));
+    }
     if engine.emission.is_proven(engine.clock().now()) {
         return Ok(());
     }

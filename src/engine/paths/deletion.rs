@@ -10,6 +10,7 @@ use crate::crypto;
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
+use crate::engine::rotation;
 use crate::engine::storage::record::{Deletion, Intent, OpenWork};
 use crate::logical::{Call, Endpoint, Field, Mount, Operation, Reply, Route};
 
@@ -69,6 +70,9 @@ pub(super) async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Rep
         let retention = i64::try_from(locked.config.deleted_retention).unwrap_or(i64::MAX);
         let retention = TimeDelta::try_seconds(retention).unwrap_or(TimeDelta::MAX);
         refuse_unsettled(locked)?;
+        if rotation::is_held(locked) {
+            rotation::withdraw(locked, "deleted")?;
+        }
         let Some(credential) = locked.record.credential.as_mut() else {
             return Ok(false);
         };
@@ -123,6 +127,9 @@ async fn destroy(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     change(engine, mount, call, reason, |locked, event| {
         // An open change does not stand in the way: a tenant whose server is gone for ever must be
         // removable, and whoever confirms the name gives up every password, a candidate included.
+        if rotation::is_held(locked) {
+            rotation::withdraw(locked, "deleted")?;
+        }
         let Some(credential) = locked.record.credential.take() else {
             return Err(Error::NoCredential);
         };

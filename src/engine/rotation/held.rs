@@ -37,12 +37,16 @@ pub(super) async fn await_audit(mut announced: Announced) -> Result<Announced, E
     let started = started.ok_or(Error::Defect("no intent to announce"))?;
     let (engine, name) = (&tenant.engine, tenant.name.as_str());
     engine.begin_emission(&tenant.mount);
-    let emission = &engine.emission;
+    let (emission, stopping) = (&engine.emission, engine.tasks.cancelled());
     if emission.is_resting(engine.clock()) {
         return Err(hold(announced.into_tenant()).await);
     }
-    if emission.wait_for((name, started), PATIENCE).await {
+    if emission.wait_for((name, started), PATIENCE, stopping).await {
         return Ok(announced);
+    }
+    if announced.tenant().engine.tasks.is_stopping() {
+        // The next process finds what was announced.
+        return Err(Error::HeldBack);
     }
     Err(hold(announced.into_tenant()).await)
 }
@@ -57,7 +61,7 @@ async fn hold(mut tenant: LockedTenant) -> Error {
 }
 
 /// Reports whether the change in the record was announced for a device, and never sent.
-pub(super) fn is_held(tenant: &LockedTenant) -> bool {
+pub(in crate::engine) fn is_held(tenant: &LockedTenant) -> bool {
     let intent = tenant.record.intent.as_ref();
     intent.is_some_and(Intent::may_be_held)
 }
@@ -127,11 +131,7 @@ async fn is_told(tenant: &LockedTenant) -> Result<bool, Error> {
 const fn is_own(error: &Error) -> bool {
     matches!(
         error,
-        Error::Storage(_)
-            | Error::Host(_)
-            | Error::Standby
-            | Error::Tainted
-            | Error::BreakerOpen
+        Error::Storage(_) | Error::Host(_) | Error::Standby | Error::Tainted | Error::BreakerOpen
     )
 }
 

@@ -28,7 +28,7 @@ use crate::provider::{Account, EmailAddress};
 pub(super) use app_tokens::revoke_if_due as revoke_app_tokens_if_due;
 pub(super) use change::Change;
 pub(super) use confirm::confirm;
-pub(super) use held::go_on as go_on_with_held;
+pub(super) use held::{go_on as go_on_with_held, is_held};
 pub(super) use notes::note_live;
 pub(super) use preflight::preflight;
 pub(super) use reset::{Done, Outcome as ResetOutcome, Queued, Reset, release, reset};
@@ -36,7 +36,7 @@ pub(super) use settle::{InDrift, Settled, settle};
 use steps::Announced;
 pub(super) use steps::Committed;
 pub(super) use strangers::{STALE_STORAGE, mark_of_stranger, take_over};
-pub(super) use unfinished::abandon;
+pub(super) use unfinished::{abandon, drop_held as withdraw};
 pub(super) use verify::{Verified, live_password, verify};
 
 /// A completed change, as requests answer it.

@@ -64,7 +64,10 @@ pub(super) async fn drop_candidate(mut tenant: LockedTenant, error: Error) -> Er
 }
 
 /// Removes a change that was announced and never sent, in memory, and records that it ended so.
-pub(super) fn drop_held(tenant: &mut LockedTenant, code: &'static str) -> Result<(), Error> {
+pub(in crate::engine) fn drop_held(
+    tenant: &mut LockedTenant,
+    code: &'static str,
+) -> Result<(), Error> {
     let now = tenant.engine.clock().now();
     let error = tenant.record.last_error.take();
     tenant.record.last_error = error.filter(|error| error.code != HELD_BACK);

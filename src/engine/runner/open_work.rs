@@ -45,6 +45,10 @@ impl Engine {
             let at = tenant.record.settles_at(intent, now);
             at.is_some_and(|at| at <= now)
         });
+        if rotation::is_held(&tenant) && tenant.record.live_credential().is_some() {
+            // What a reset left to do waits for no audit device.
+            rotation::revoke_app_tokens_if_due(&mut tenant).await?;
+        }
         tenant = rotation::go_on_with_held(tenant).await?;
         if settles && tenant.record.intent.is_some() {
             tenant = match rotation::settle(tenant, InDrift::Stop).await? {
@@ -76,7 +80,7 @@ impl Engine {
             || record.pause.is_some()
             || record
                 .live_credential()
-                .is_none_or(|kept| kept.drift.is_some());
+                .is_none_or(|kept| kept.drift.is_some() || kept.app_tokens.is_some());
         let told = self
             .emission
             .is_delivered(name.as_str(), intent.started_seq);

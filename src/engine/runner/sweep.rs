@@ -265,12 +265,11 @@ impl Engine {
         let (Some(credential), Some(server)) = (record.live_credential(), &record.server) else {
             return Ok(false);
         };
-        if let Some(intent) = &record.intent {
+        // What waits for the audit devices was never sent: Mailu has what was proven last.
+        let sent = record.intent.as_ref().filter(|it| !it.may_be_held());
+        if let Some(intent) = sent {
             // Whoever settles it looks. A change that was stopped waits for a person, but what it
             // sent may have landed since; one that is overdue has lost its pointer.
-            if intent.may_be_held() {
-                return Ok(false);
-            }
             let now = self.clock().now();
             let at = record.settles_at(intent, now);
             return Ok(at.is_none_or(|at| now - at > OVERDUE));
@@ -301,6 +300,10 @@ impl Engine {
         tenant.purpose = Purpose::of_the_engine(&tenant.record);
         if tenant.record.live_credential().is_none() {
             return Ok(());
+        }
+        if rotation::is_held(&tenant) {
+            // What Mailu holds instead comes first.
+            rotation::withdraw(&mut tenant, "superseded")?;
         }
         if tenant.record.intent.is_none() {
             return rotation::confirm(tenant).await;

@@ -199,6 +199,13 @@ impl Host {
         self.send_request(request).await
     }
 
+    /// Writes as a client does that wants its answer wrapped.
+    pub(crate) async fn write_wrapped(&self, path: &str, body: Value) -> Answer {
+        let mut request = self.request(Operation::Update, path, body);
+        request.wrap_ttl = Some(Duration::from_secs(60));
+        self.send_request(request).await
+    }
+
     /// Gives the tick that the host gives each minute, and waits until its work is done.
     pub(crate) async fn tick(&self) {
         self.send(Operation::Rollback, "", json!({})).await.ok();

@@ -38,7 +38,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
                         LEFT,
                     ]
                 },
-                handler: |engine, mount, _call| Box::pin(flush(engine, mount)),
+                handler: |engine, mount, call| Box::pin(flush(engine, mount, call)),
             }],
             existence: None,
         },
@@ -80,7 +80,16 @@ struct Flushed {
     left: u64,
 }
 
-async fn flush(engine: Arc<Engine>, mount: Mount) -> Reply {
+async fn flush(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    if call.request.wrap_ttl.is_some() {
+        // The line of a wrapped answer has no data: no device would have the events.
+        return Err(Error::invalid(
+            "wrapped_flush",
+            "the answer of events/flush must not be wrapped, because then no audit device gets the \
+             events. Repeat it without a wrap TTL, and without min_wrapping_ttl in the policy.",
+        )
+        .into());
+    }
     engine.require_active(&mount).await?;
     let events = engine.undelivered_events(&mount).await?;
     let receipt = if events.is_empty() {

@@ -59,8 +59,11 @@ async fn emit(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             "no event of this number is stored for this tenant.",
         )
     };
-    let seq = call.capture("seq").parse::<u64>();
-    let seq = seq.map_err(|_no_number| Error::user("invalid_field", "`seq` must be a number."))?;
+    let text = call.capture("seq");
+    // One spelling only: what reads the log knows the event by its path, too.
+    let seq = text.parse::<u64>().ok();
+    let seq = seq.filter(|seq| seq.to_string() == text);
+    let seq = seq.ok_or_else(|| Error::user("invalid_field", "`seq` must be a number."))?;
     // A standby's device is not where its line belongs, and its storage may lag.
     engine.require_active_node(&mount).await?;
     let log = engine.read_log(&mount, call.capture("tenant")).await?;

@@ -32,7 +32,7 @@ impl TenantRecord {
         }
         let failed = self.last_error.as_ref();
         if let Some(intent) = &self.intent {
-            if intent.may_be_held() && failed.is_some_and(|failed| failed.code == HELD_BACK) {
+            if intent.may_be_held() {
                 return Some(Attention {
                     code: HELD_BACK,
                     since: intent.announced_at,
