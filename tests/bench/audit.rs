@@ -19,6 +19,9 @@ use super::server::Server;
 
 /// For how long each plain request is asked in a round.
 const PLAIN: Duration = Duration::from_millis(1_000);
+/// When the tenants of a check are due, in seconds after they were stored: the time for delivering
+/// what waits, and for the sweep.
+const DUE_IN: u64 = 75;
 /// Storage calls of a tick in which something was done.
 const BUSY: u64 = 20;
 
@@ -92,10 +95,6 @@ async fn start(settings: &Settings) -> (Server, Value) {
         "role_id": role_id["data"]["role_id"],
         "secret_id": secret_id["data"]["secret_id"],
     });
-    // Whenever this runs, no check is near.
-    let hour = (Utc::now().hour() + 12) % 24;
-    let config = json!({ "check_schedule": format!("0 {hour} * * *") });
-    server.write("smtp/config", config).await;
     (server, way)
 }
 
@@ -123,6 +122,10 @@ struct Rounds {
 
 async fn deliver(settings: &Settings) {
     let (server, way) = start(settings).await;
+    // Whenever this runs, no check is near.
+    let hour = (Utc::now().hour() + 12) % 24;
+    let config = json!({ "check_schedule": format!("0 {hour} * * *") });
+    server.write("smtp/config", config).await;
     let (mut rounds, mut from) = (Rounds::default(), 0);
     for _ in 0..settings.rounds {
         let to = from + settings.tenants;
@@ -258,7 +261,9 @@ impl Rounds {
 /// A check in which all are due, given by ticks.
 async fn rotate(settings: &Settings, name: &str, mode: Option<&str>) {
     let (server, way) = start(settings).await;
-    seed(&server, 0, settings.due, 181).await;
+    let check = json!({ "check_schedule": "* * * * *", "spread": "0s", "notify_before": "0s" });
+    server.write("smtp/config", check).await;
+    seed(&server, 0, settings.due, DUE_IN).await;
     server.reload().await;
     // The first tick sweeps.
     server.write("smtp/ticks", json!({ "ticks": 2 })).await;
@@ -269,9 +274,8 @@ async fn rotate(settings: &Settings, name: &str, mode: Option<&str>) {
         server.write("smtp/config", mode).await;
         wait_until_delivered(&server).await;
     }
-    let before = Usage::now(&server).await;
-    let check = json!({ "check_schedule": "* * * * *", "spread": "0s", "notify_before": "0s" });
-    server.write("smtp/config", check).await;
+    let begun_tick = server.write("smtp/ticks", json!({ "ticks": 1 })).await;
+    assert!(number(&begun_tick, "calls") < BUSY, "due too early");
     let (mut calls, mut seconds, mut used) = (0, 0.0, None);
     let mut left = settings.due;
     while left > 0 {
@@ -285,14 +289,12 @@ async fn rotate(settings: &Settings, name: &str, mode: Option<&str>) {
             left = waiting_for_version_2(&server, settings.due).await;
         }
     }
-    let all = Usage::since(&server, &before).await;
     let used = Usage::since(&server, &used.unwrap()).await;
     let due = settings.due as f64;
     let each = |time: Duration| time.as_secs_f64() * 1e6 / due;
     println!(
-        "| {name} | {:.2} (all: {:.2}) | {:.2} ms | {:.0} µs | {:.0} µs |",
+        "| {name} | {:.2} | {:.2} ms | {:.0} µs | {:.0} µs |",
         calls as f64 / due,
-        all.calls as f64 / due,
         seconds * 1e3 / due,
         each(used.plugin_time),
         each(used.host_time),

@@ -164,7 +164,7 @@ impl Backend for WithRoutes {
             }
             (_, "seed") if write => {
                 let tenants = number(&request, "from")..number(&request, "to");
-                let bytes = seed::seed(mount, tenants, number(&request, "days")).await?;
+                let bytes = seed::seed(mount, tenants, number(&request, "due")).await?;
                 return fields(&json!({ "bytes": bytes }));
             }
             (Operation::Read, path) => {

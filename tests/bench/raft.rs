@@ -100,12 +100,12 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// Stores the tenants, whose passwords changed last `days` ago (0: within the last half year), and
+/// Stores the tenants, due in so many seconds (0: not within two days), and
 /// returns how many bytes of keys and values that were.
-pub async fn seed(server: &Server, from: u64, to: u64, days: u64) -> u64 {
+pub async fn seed(server: &Server, from: u64, to: u64, due: u64) -> u64 {
     let mut bytes = 0;
     for from in (from..to).step_by(PART as usize) {
-        let part = json!({ "from": from, "to": to.min(from + PART), "days": days });
+        let part = json!({ "from": from, "to": to.min(from + PART), "due": due });
         let answer = server.write("smtp/seed", part).await;
         bytes += number(&answer, "bytes");
     }

@@ -35,13 +35,16 @@ const LAST_CHANGES_DAYS: i64 = 171;
 /// Spreads any number of tenants evenly over that time, in seconds: it is the golden section of it.
 const STEP_SECONDS: u64 = 9_131_081;
 
+/// The usual period.
+const PERIOD_SECONDS: u64 = 180 * 24 * 3600;
+
 /// Imports at once, which mostly compute.
 const IMPORTS: usize = 16;
 /// Storage calls at once: raft stores together what comes together.
 const PUTS: usize = 64;
 
-/// Stores the tenants of these numbers, whose passwords changed `days` ago if that is not 0; returns how many bytes of keys and values that were.
-pub(super) async fn seed(mount: &Mount, tenants: Range<u64>, days: u64) -> Result<usize, Error> {
+/// Stores the tenants of these numbers, which are due in `due` seconds if that is not 0; returns how many bytes of keys and values that were.
+pub(super) async fn seed(mount: &Mount, tenants: Range<u64>, due: u64) -> Result<usize, Error> {
     let memory = Arc::new(MemoryStorage::new());
     let mut shared = HashSet::new();
     for key in SHARED {
@@ -55,9 +58,9 @@ pub(super) async fn seed(mount: &Mount, tenants: Range<u64>, days: u64) -> Resul
     stream::iter(tenants)
         .for_each_concurrent(IMPORTS, |number| {
             let span = TimeDelta::days(LAST_CHANGES_DAYS).num_seconds();
-            let ago = match days {
+            let ago = match due {
                 0 => number * STEP_SECONDS % span.unsigned_abs(),
-                days => days * 24 * 3600,
+                due => PERIOD_SECONDS.saturating_sub(due),
             };
             let last = now - TimeDelta::seconds(i64::try_from(ago).unwrap_or_default());
             host.import(&mail, usize::try_from(number).unwrap_or_default(), last)

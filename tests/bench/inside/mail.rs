@@ -55,11 +55,13 @@ impl Mail {
     }
 
     /// From now on hashes passwords that it has not learnt.
+    #[allow(dead_code, reason = "for bench-plugin, which shares this file")]
     pub fn hash_by(&self, hasher: fn(&str) -> String) {
         self.state().hasher = Some(hasher);
     }
 
     /// Like [`Mail::put`] if there is no such account yet.
+    #[allow(dead_code, reason = "for bench-plugin, which shares this file")]
     pub fn know(&self, server: &str, password: &str) {
         if !self.state().accounts.contains_key(server) {
             self.put(server, password);
