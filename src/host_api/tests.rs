@@ -390,6 +390,60 @@ async fn a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
+async fn an_answer_may_be_larger_than_usual() {
+    let room = " ".repeat(100 * 1024);
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let chunks = format!("{}{}{}", chunk(&room), chunk(&room), chunk(EVENT));
+    for reply in [
+        answer(200, &format!("{room}{EVENT}")),
+        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n"),
+    ] {
+        assert_eq!(emit_at(reply).await, taken());
+    }
+}
+
+/// A server ends a kept connection whenever it likes. Nothing was sent on it then.
+#[tokio::test]
+async fn a_kept_connection_is_used_again_and_its_end_is_no_failure() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (ended, connections) = (Arc::new(Notify::new()), Arc::new(Mutex::new(Vec::new())));
+    let (telling, counting) = (Arc::clone(&ended), Arc::clone(&connections));
+    Tasks::new().spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut stream = BufReader::new(stream);
+            counting.lock().unwrap().push(0);
+            for _ in 0..2 {
+                let Some(request) = request(&mut stream).await else {
+                    break;
+                };
+                *counting.lock().unwrap().last_mut().unwrap() += 1;
+                let reply = if request.contains("renew-self") {
+                    token("same", 3600)
+                } else {
+                    answer(200, EVENT)
+                };
+                stream.write_all(reply.as_bytes()).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+            let _gone = stream.shutdown().await;
+            // The client has noticed it when it ends its own side.
+            let _gone = stream.read_to_end(&mut Vec::new()).await;
+            telling.notify_one();
+        }
+    });
+    let api = open(&periodic(&format!("http://127.0.0.1:{port}")), &clock());
+    for _ in 0..3 {
+        assert_eq!(api.emit("smtp/", "acme", 1).await, taken());
+        if connections.lock().unwrap().last() == Some(&2) {
+            ended.notified().await;
+        }
+    }
+    // The renewal and three calls, two on each connection.
+    assert_eq!(*connections.lock().unwrap(), [2, 2]);
+}
+
+#[tokio::test]
 async fn a_huge_answer_is_cut() {
     let chunk = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
     for reply in [

@@ -1,7 +1,8 @@
 //! The benchmark: the plugin in a real server beside the server's own engines, in one run.
 //!
 //! Targets take turns, round after round, so that a machine that slows down slows all of them;
-//! what is quoted are ratios round by round. `bench raft` measures something else: see `raft.rs`.
+//! what is quoted are ratios round by round. `bench raft` and `bench audit` measure something else: see
+//! `raft.rs` and `audit.rs`.
 //! See `scripts/bench`, which builds and calls this.
 #![allow(
     missing_docs,
@@ -18,6 +19,7 @@
     reason = "a program that measures: it stops at the unexpected, prints, and asks the clock"
 )]
 
+mod audit;
 mod load;
 mod raft;
 mod report;
@@ -73,6 +75,9 @@ fn main() {
         .unwrap();
     if std::env::args().nth(1).as_deref() == Some("raft") {
         return runtime.block_on(raft::raft(&raft::Settings::parse()));
+    }
+    if std::env::args().nth(1).as_deref() == Some("audit") {
+        return runtime.block_on(audit::audit(&audit::Settings::parse()));
     }
     let settings = Settings::parse();
     // The stand-in hashes: on threads of its own, so that it never shares the load's.

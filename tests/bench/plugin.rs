@@ -1,6 +1,6 @@
 //! The product with more routes. Two of them are there so that a read can be compared inside one
 //! process: `null` answers what a credential's read answers and does nothing for it, `get/<tenant>`
-//! asks storage once before it answers the same. The others are for `scripts/bench raft`: `seed`
+//! asks storage once before it answers the same. The others are for `scripts/bench raft` and `audit`: `seed`
 //! stores many tenants at once (see `seed.rs`), `ticks` gives ticks as the host does and waits for
 //! their work, `idle` waits until no work is under way, `count` says how many ticks and storage
 //! calls there were since the start.
@@ -14,6 +14,14 @@
 
 mod seed;
 
+#[path = "../standin/hash.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::expect_used,
+    reason = "the stand-in's, which uses all of it"
+)]
+mod hash;
 #[path = "inside/host.rs"]
 #[allow(
     dead_code,
@@ -156,7 +164,7 @@ impl Backend for WithRoutes {
             }
             (_, "seed") if write => {
                 let tenants = number(&request, "from")..number(&request, "to");
-                let bytes = seed::seed(mount, tenants).await?;
+                let bytes = seed::seed(mount, tenants, number(&request, "due")).await?;
                 return fields(&json!({ "bytes": bytes }));
             }
             (Operation::Read, path) => {

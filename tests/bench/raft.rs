@@ -51,7 +51,7 @@ impl Settings {
 /// Measures one number of tenants after the other and prints each as soon as it is known.
 pub async fn raft(settings: &Settings) {
     report::machine(&settings.bao);
-    let server = Server::start_on_raft(&settings.bao, &settings.plugin).await;
+    let server = Server::start_on_raft(&settings.bao, &settings.plugin, false).await;
     // Whenever this runs, no check is near.
     let hour = (Utc::now().hour() + 12) % 24;
     let config = json!({ "check_schedule": format!("0 {hour} * * *") });
@@ -60,7 +60,7 @@ pub async fn raft(settings: &Settings) {
     let (mut from, mut bytes) = (0, 0);
     for size in settings.sizes.iter().copied() {
         let begun = Instant::now();
-        bytes += seed(&server, from, size).await;
+        bytes += seed(&server, from, size, 0).await;
         from = size;
         println!(
             "\n{size} tenants; the last of them stored in {:.0} s\n",
@@ -100,18 +100,19 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// Stores the tenants and returns how many bytes of keys and values that were.
-async fn seed(server: &Server, from: u64, to: u64) -> u64 {
+/// Stores the tenants, due in so many seconds (0: not within two days), and
+/// returns how many bytes of keys and values that were.
+pub async fn seed(server: &Server, from: u64, to: u64, due: u64) -> u64 {
     let mut bytes = 0;
     for from in (from..to).step_by(PART as usize) {
-        let part = json!({ "from": from, "to": to.min(from + PART) });
+        let part = json!({ "from": from, "to": to.min(from + PART), "due": due });
         let answer = server.write("smtp/seed", part).await;
         bytes += number(&answer, "bytes");
     }
     bytes
 }
 
-fn number(answer: &Value, name: &str) -> u64 {
+pub fn number(answer: &Value, name: &str) -> u64 {
     answer["data"][name].as_u64().unwrap()
 }
 
@@ -135,16 +136,16 @@ async fn starts(server: &Server, tenants: u64) {
 }
 
 /// What was used since the last look: storage calls, ticks, processor time of plugin and host.
-struct Usage {
+pub struct Usage {
     plugin: u32,
-    calls: u64,
+    pub calls: u64,
     ticks: u64,
-    plugin_time: Duration,
-    host_time: Duration,
+    pub plugin_time: Duration,
+    pub host_time: Duration,
 }
 
 impl Usage {
-    async fn now(server: &Server) -> Self {
+    pub async fn now(server: &Server) -> Self {
         let count = server.read("smtp/count").await;
         let plugin = server.plugin();
         Self {
@@ -156,7 +157,7 @@ impl Usage {
         }
     }
 
-    async fn since(server: &Server, before: &Self) -> Self {
+    pub async fn since(server: &Server, before: &Self) -> Self {
         let now = Self::now(server).await;
         assert_eq!(now.plugin, before.plugin, "the plugin was started anew");
         Self {

@@ -4,7 +4,8 @@
 //! with the mount's own settings and sealed by the mount's own keyring: a second engine in this
 //! process imports into a storage in memory, and what it stored is put into the host's, key by key.
 //! Not real: the mail servers. Each tenant has one of its own, `https://mail-<n>.example.test`, that
-//! is a few lines in this process. It has the one password that all of them were imported with.
+//! is a few lines in this process. It has the one password that all of them were imported
+//! with, until it is changed.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -16,6 +17,7 @@ use vault_plugin_secrets_smtp::clock::{Clock as _, SystemClock};
 use vault_plugin_secrets_smtp::logical::{Error, MemoryStorage, Mount, Storage as _, StorageEntry};
 use vault_plugin_secrets_smtp::provider::{Connector, HashPool, ProviderConfig};
 
+use super::hash;
 use super::host::{FIRST, Host};
 use super::mail::Mail;
 
@@ -33,13 +35,16 @@ const LAST_CHANGES_DAYS: i64 = 171;
 /// Spreads any number of tenants evenly over that time, in seconds: it is the golden section of it.
 const STEP_SECONDS: u64 = 9_131_081;
 
+/// The usual period.
+const PERIOD_SECONDS: u64 = 180 * 24 * 3600;
+
 /// Imports at once, which mostly compute.
 const IMPORTS: usize = 16;
 /// Storage calls at once: raft stores together what comes together.
 const PUTS: usize = 64;
 
-/// Stores the tenants of these numbers; returns how many bytes of keys and values that were.
-pub(super) async fn seed(mount: &Mount, tenants: Range<u64>) -> Result<usize, Error> {
+/// Stores the tenants of these numbers, which are due in `due` seconds if that is not 0; returns how many bytes of keys and values that were.
+pub(super) async fn seed(mount: &Mount, tenants: Range<u64>, due: u64) -> Result<usize, Error> {
     let memory = Arc::new(MemoryStorage::new());
     let mut shared = HashSet::new();
     for key in SHARED {
@@ -53,7 +58,10 @@ pub(super) async fn seed(mount: &Mount, tenants: Range<u64>) -> Result<usize, Er
     stream::iter(tenants)
         .for_each_concurrent(IMPORTS, |number| {
             let span = TimeDelta::days(LAST_CHANGES_DAYS).num_seconds();
-            let ago = number * STEP_SECONDS % span.unsigned_abs();
+            let ago = match due {
+                0 => number * STEP_SECONDS % span.unsigned_abs(),
+                due => PERIOD_SECONDS.saturating_sub(due),
+            };
             let last = now - TimeDelta::seconds(i64::try_from(ago).unwrap_or_default());
             host.import(&mail, usize::try_from(number).unwrap_or_default(), last)
         })
@@ -76,6 +84,7 @@ pub(super) async fn seed(mount: &Mount, tenants: Range<u64>) -> Result<usize, Er
 fn mail() -> Mail {
     let mail = Mail::default();
     mail.learn([(FIRST.to_owned(), HASH.to_owned())]);
+    mail.hash_by(|password| hash::hash(password, 4));
     mail
 }
 
@@ -88,7 +97,7 @@ pub(super) fn connector(real: Connector) -> Connector {
         let ProviderConfig::Mailu(mailu) = config;
         let server = mailu.url.as_str();
         if server.ends_with(".example.test") {
-            mail.put(server, FIRST);
+            mail.know(server, FIRST);
             seeded(config, policy)
         } else {
             real(config, policy)

@@ -1,5 +1,5 @@
-//! The server of the benchmark: OpenBao without audit devices, in development mode with storage in
-//! memory, or with raft on the disk.
+//! The server of the benchmark: OpenBao in development mode with storage in memory and without audit
+//! devices, or with raft on the disk, then with a device if that is wanted.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,6 +13,8 @@ use sha2::{Digest as _, Sha256};
 
 pub const TOKEN: &str = "root-token-of-the-benchmark";
 const NAME: &str = "bench-plugin";
+/// The file of the audit device.
+const DEVICE: &str = "audit.log";
 
 /// A running server; killed when dropped.
 pub struct Server {
@@ -45,12 +47,17 @@ impl Server {
         server
     }
 
-    /// Starts a server with raft storage and mounts the plugin at `smtp/`. One node, nothing tuned.
-    pub async fn start_on_raft(bao: &Path, plugin: &Path) -> Self {
+    /// Starts a server with raft storage and mounts the plugin at `smtp/` and kv version 1 at `kv1/`.
+    /// One node, nothing tuned. With `audited`, everything is written to a file device.
+    pub async fn start_on_raft(bao: &Path, plugin: &Path, audited: bool) -> Self {
         let (folder, address) = (folder(plugin), free_address());
         let (path, cluster) = (folder.path().display(), free_address());
+        let device =
+            format!(r#"audit "file" "file" {{ options = {{ file_path = "{path}/{DEVICE}" }} }}"#);
+        let device = if audited { device } else { String::new() };
         let text = format!(
             r#"
+{device}
 storage "raft" {{
   path    = "{path}/data"
   node_id = "one"
@@ -88,7 +95,24 @@ log_level        = "warn"
         let path = format!("sys/plugins/catalog/secret/{NAME}");
         server.write(&path, entry).await;
         server.write("sys/mounts/smtp", json!({"type": NAME})).await;
+        let kv = json!({"type": "kv", "options": {"version": "1"}});
+        server.write("sys/mounts/kv1", kv).await;
         server
+    }
+
+    /// The root token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// How many answers of `events/emit` and `events/flush` the file device has, events in them.
+    pub fn lines_of_events(&self) -> u64 {
+        let text = fs::read_to_string(self.folder.path().join(DEVICE)).unwrap();
+        let answers = text
+            .lines()
+            .filter(|line| line.contains(r#""type":"response""#));
+        let events = answers.map(|line| line.matches(r#""prev_hash":"#).count() as u64);
+        events.sum()
     }
 
     async fn run(mut command: Command, folder: tempfile::TempDir, address: String) -> Self {
@@ -163,6 +187,10 @@ log_level        = "warn"
 
     pub async fn read(&self, path: &str) -> Value {
         self.send(Method::GET, path, None).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Value {
+        self.send(Method::DELETE, path, None).await
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Value {

@@ -17,27 +17,27 @@ use super::host::{FIRST, Host, server, tenant};
 use super::mail::{Client, Mail};
 use super::standin::hash_password;
 
-const DUE: usize = 600;
-const PARALLEL: usize = 16;
+pub const DUE: usize = 600;
+pub const PARALLEL: usize = 16;
 /// The serial engine is measured with fewer; the rest is multiplication.
 const SERIAL: usize = 40;
 /// bcrypt rounds of what accounts begin with.
 const FIRST_ROUNDS: u32 = 4;
 
-fn at(hour: u32, minute: u32, second: u32) -> DateTime<Utc> {
+pub fn at(hour: u32, minute: u32, second: u32) -> DateTime<Utc> {
     let day = NaiveDate::from_ymd_opt(2026, 9, 21).unwrap();
     day.and_hms_opt(hour, minute, second).unwrap().and_utc()
 }
 
 /// Passwords with their hashes, made before anything is measured.
-struct Made {
+pub struct Made {
     rounds: u32,
-    passwords: Vec<String>,
-    hashes: Vec<(String, String)>,
+    pub passwords: Vec<String>,
+    pub hashes: Vec<(String, String)>,
 }
 
 impl Made {
-    fn new(rounds: u32) -> Self {
+    pub fn new(rounds: u32) -> Self {
         let passwords: Vec<String> = (0..DUE)
             .map(|number| format!("password-of-the-check-{rounds}-{number:05}"))
             .collect();
@@ -136,7 +136,7 @@ async fn by_engine(made: &Made, pool: &HashPool, latency: Duration, hanging: boo
 }
 
 /// How many tenants have their second version; asked of storage, past the engine.
-async fn count_committed(host: &Host) -> usize {
+pub async fn count_committed(host: &Host) -> usize {
     let mut committed = 0;
     for index in 0..DUE {
         let key = format!("tenant/{}", tenant(index));

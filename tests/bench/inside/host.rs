@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use vault_plugin_secrets_smtp::clock::Clock;
 use vault_plugin_secrets_smtp::crypto::Sensitive;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
-use vault_plugin_secrets_smtp::host_api;
+use vault_plugin_secrets_smtp::host_api::{self, HostApiOpener};
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Cluster, Data, Entity, Group, MemoryStorage, Mount, Operation,
     ReplicationState, Request, RequestId, ServerVersion, StaticSystemView, Storage, SystemView,
@@ -119,8 +119,8 @@ impl SystemView for View {
 
 /// One process of the plugin with one mount.
 pub struct Host {
-    backend: SmtpBackend,
-    mount: Mount,
+    pub backend: Arc<SmtpBackend>,
+    pub mount: Mount,
     pub storage: Arc<MemoryStorage>,
     pub count: Arc<Count>,
     pub clock: Arc<SetClock>,
@@ -135,13 +135,24 @@ impl Host {
         now: DateTime<Utc>,
         passwords: &[String],
     ) -> Self {
+        Self::start_with(storage, mail, pool, (now, passwords), host_api::opener())
+    }
+
+    /// Starts one whose way to the host's own API is the given one.
+    pub fn start_with(
+        storage: &Arc<MemoryStorage>,
+        mail: &Mail,
+        pool: &HashPool,
+        (now, passwords): (DateTime<Utc>, &[String]),
+        host_api: HostApiOpener,
+    ) -> Self {
         let clock = Arc::new(SetClock::starting_at(now));
         let count = Arc::new(Count::default());
         let parts = Parts {
             clock: Arc::clone(&clock) as _,
             connector: mail.connector(),
             notifier: notifier(),
-            host_api: host_api::opener(),
+            host_api,
             hash_pool: pool.clone(),
             dev_loopback: false,
         };
@@ -156,7 +167,7 @@ impl Host {
             }),
         };
         Self {
-            backend: SmtpBackend::new(parts, BackendInfo::default()),
+            backend: Arc::new(SmtpBackend::new(parts, BackendInfo::default())),
             mount,
             storage: Arc::clone(storage),
             count,
@@ -166,20 +177,24 @@ impl Host {
 
     /// Sends a request that has to succeed.
     pub async fn ask(&self, operation: Operation, path: &str, body: Value) -> Value {
-        static REQUESTS: AtomicU64 = AtomicU64::new(1);
-        let number = REQUESTS.fetch_add(1, Ordering::Relaxed);
-        let body = body.as_object().cloned().unwrap_or_default();
-        let mut request = Request::new(operation, path, Data::from_map(body));
-        request.id = RequestId::new(format!("request-{number}"));
-        request.mount_point = String::from("smtp/");
-        match self.backend.handle_request(&self.mount, request).await {
-            Ok(Some(response)) => {
-                let data = response.data.as_ref();
-                Value::Object(data.map(|it| it.as_map().clone()).unwrap_or_default())
-            }
-            Ok(None) => Value::Null,
-            Err(error) => panic!("{operation:?} {path}: {error}"),
-        }
+        ask(&self.backend, &self.mount, operation, path, body).await
+    }
+
+    /// Lets events go by the host's own API, as an operator does.
+    pub async fn deliver(&self) {
+        let way = json!({
+            "address": "http://127.0.0.1:8200", "role_id": "role-of-the-emitter",
+            "secret_id": "secret-of-the-emitter",
+        });
+        self.ask(Operation::Update, "config/audit", way).await;
+        self.idle().await;
+        assert_eq!(self.undelivered().await, Some(0));
+    }
+
+    /// How many events wait for the devices, as the status says.
+    pub async fn undelivered(&self) -> Option<u64> {
+        let status = self.ask(Operation::Read, "status", json!({})).await;
+        status["audit_delivery"]["undelivered"].as_u64()
     }
 
     /// Imports a tenant whose password was last changed at `last_rotated`.
@@ -210,6 +225,30 @@ impl Host {
     /// Waits until no work is under way.
     pub async fn idle(&self) {
         self.backend.idle().await;
+    }
+}
+
+/// Sends a request that has to succeed.
+pub async fn ask(
+    backend: &SmtpBackend,
+    mount: &Mount,
+    operation: Operation,
+    path: &str,
+    body: Value,
+) -> Value {
+    static REQUESTS: AtomicU64 = AtomicU64::new(1);
+    let number = REQUESTS.fetch_add(1, Ordering::Relaxed);
+    let body = body.as_object().cloned().unwrap_or_default();
+    let mut request = Request::new(operation, path, Data::from_map(body));
+    request.id = RequestId::new(format!("request-{number}"));
+    request.mount_point = String::from("smtp/");
+    match backend.handle_request(mount, request).await {
+        Ok(Some(response)) => {
+            let data = response.data.as_ref();
+            Value::Object(data.map(|it| it.as_map().clone()).unwrap_or_default())
+        }
+        Ok(None) => Value::Null,
+        Err(error) => panic!("{operation:?} {path}: {error}"),
     }
 }
 

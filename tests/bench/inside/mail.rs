@@ -29,6 +29,7 @@ struct State {
     latency: Duration,
     /// Hashes that were made before, by password.
     hashes: HashMap<String, String>,
+    hasher: Option<fn(&str) -> String>,
     /// Accounts by server: the password's hash and the comment.
     accounts: HashMap<String, (String, String)>,
     hanging: HashSet<String>,
@@ -51,6 +52,20 @@ impl Mail {
     /// Learns hashes that were made before.
     pub fn learn(&self, hashes: impl IntoIterator<Item = (String, String)>) {
         self.state().hashes.extend(hashes);
+    }
+
+    /// From now on hashes passwords that it has not learnt.
+    #[allow(dead_code, reason = "for bench-plugin, which shares this file")]
+    pub fn hash_by(&self, hasher: fn(&str) -> String) {
+        self.state().hasher = Some(hasher);
+    }
+
+    /// Like [`Mail::put`] if there is no such account yet.
+    #[allow(dead_code, reason = "for bench-plugin, which shares this file")]
+    pub fn know(&self, server: &str, password: &str) {
+        if !self.state().accounts.contains_key(server) {
+            self.put(server, password);
+        }
     }
 
     /// Adds an account with a password whose hash is known.
@@ -127,7 +142,10 @@ impl MailProvider for Client {
             return Sent::Unknown(trouble);
         }
         let mut state = self.mail.state();
-        let hash = state.hashes[password.expose()].clone();
+        let hash = match (state.hasher, state.hashes.get(password.expose())) {
+            (Some(hash), None) => hash(password.expose()),
+            _ => state.hashes[password.expose()].clone(),
+        };
         let account = state.accounts.get_mut(&self.server).unwrap();
         account.0 = hash;
         if let Some(comment) = comment {

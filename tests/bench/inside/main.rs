@@ -1,7 +1,9 @@
-//! Benchmarks of the schedule inside one process: what a check costs, and what many tenants cost.
+//! Benchmarks of the schedule inside one process: what a check costs, what many tenants
+//! cost, and what telling the audit devices adds to a rotation.
 //! See `scripts/bench`, which builds and calls this.
 //!
-//! `bench-inside check [rounds of the hashes]...` or `bench-inside scale [tenants]...`
+//! `bench-inside check [rounds of the hashes]...` `bench-inside scale [tenants]...` or
+//! `bench-inside audit [milliseconds of a mail server's answer]...`
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -18,8 +20,10 @@
     reason = "a program that measures: it stops at the unexpected, prints, and asks the clock"
 )]
 
+mod audit;
 mod check;
 mod host;
+mod loopback;
 mod mail;
 mod scale;
 mod storage;
@@ -47,6 +51,7 @@ fn main() {
     match part.as_str() {
         "check" => runtime.block_on(check::check(&or(&[4, 13]))),
         "scale" => runtime.block_on(scale::scale(&or(&[1_000, 10_000, 100_000]))),
-        other => panic!("check or scale, not {other:?}"),
+        "audit" => runtime.block_on(audit::audit(&or(&[0, 50]))),
+        other => panic!("check, scale or audit, not {other:?}"),
     }
 }

@@ -1,7 +1,8 @@
-//! A storage that counts its calls and how long they take.
+//! A storage that counts its calls, by what they do and to which folder, and how long they take.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -12,7 +13,11 @@ use vault_plugin_secrets_smtp::logical::{Storage, StorageEntry, StorageError};
 pub struct Count {
     calls: AtomicU64,
     nanoseconds: AtomicU64,
+    kinds: Mutex<Kinds>,
 }
+
+/// How many calls there were by what they do and to which folder: `("Put", "trail/")`.
+pub type Kinds = BTreeMap<(&'static str, String), u64>;
 
 impl Count {
     pub fn calls(&self) -> u64 {
@@ -23,9 +28,21 @@ impl Count {
         Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed))
     }
 
-    async fn count<T>(&self, call: impl Future<Output = T>) -> T {
+    pub fn kinds(&self) -> Kinds {
+        let kinds = self.kinds.lock();
+        kinds.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn count<T>(&self, does: &'static str, key: &str, call: impl Future<Output = T>) -> T {
         let begun = Instant::now();
         let answer = call.await;
+        let folder = key.split_inclusive('/').next().unwrap_or_default();
+        let kind = (does, folder.to_owned());
+        let kinds = self.kinds.lock();
+        *kinds
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(kind)
+            .or_default() += 1;
         self.calls.fetch_add(1, Ordering::Relaxed);
         let taken = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.nanoseconds.fetch_add(taken, Ordering::Relaxed);
@@ -43,11 +60,12 @@ pub struct Counted {
 #[async_trait]
 impl Storage for Counted {
     async fn get(&self, key: &str) -> Result<Option<StorageEntry>, StorageError> {
-        self.count.count(self.inner.get(key)).await
+        self.count.count("Get", key, self.inner.get(key)).await
     }
 
     async fn put(&self, entry: StorageEntry) -> Result<(), StorageError> {
-        self.count.count(self.inner.put(entry)).await
+        let key = entry.key.clone();
+        self.count.count("Put", &key, self.inner.put(entry)).await
     }
 
     async fn compare_and_put(
@@ -55,16 +73,21 @@ impl Storage for Counted {
         entry: StorageEntry,
         expected: Option<&[u8]>,
     ) -> Result<(), StorageError> {
+        let key = entry.key.clone();
         let call = self.inner.compare_and_put(entry, expected);
-        self.count.count(call).await
+        self.count.count("Put", &key, call).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
-        self.count.count(self.inner.delete(key)).await
+        self.count
+            .count("Delete", key, self.inner.delete(key))
+            .await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
-        self.count.count(self.inner.list(prefix)).await
+        self.count
+            .count("List", prefix, self.inner.list(prefix))
+            .await
     }
 
     async fn list_page(
@@ -74,6 +97,6 @@ impl Storage for Counted {
         limit: usize,
     ) -> Result<Vec<String>, StorageError> {
         let call = self.inner.list_page(prefix, after, limit);
-        self.count.count(call).await
+        self.count.count("List", prefix, call).await
     }
 }
