@@ -456,6 +456,32 @@ fn a_removed_line_is_missed() {
     assert_eq!(wrong.code, UNREADABLE);
 }
 
+/// A line that only looks like hashed events excuses nothing that is missing.
+#[test]
+fn hashed_events_stand_for_no_more_than_they_are() {
+    let (acme, globex) = (chain("acme", 5), chain("globex", 5));
+    let story = Story::of(&[&acme, &globex]);
+    let mut all = lines(&[&acme[..4], &globex[..4]]);
+    let fifth = |event_id: &str| {
+        let event = json!({
+            "tenant_id": event_id, "event_id": event_id, "event": event_id, "seq": 5,
+        });
+        json!({"events": [event], "receipt": "r"})
+    };
+    // No HMAC of a device looks like this.
+    all.push(answer("events/flush", &fifth("hmac-sha256:0")));
+    let log = story.write("audit.log", &all);
+    let report = story.against(&[&log], &[]).broken();
+    assert!(report.kinds().contains(&"missing"), "{}", report.json);
+    all.pop();
+    // One hashed event is one of the two that are missing, not both.
+    all.push(answer_hashed("events/flush", &fifth("x"), &[]));
+    let log = story.write("audit.log", &all);
+    let report = story.against(&[&log], &[]).broken();
+    assert_eq!(report.kinds(), ["missing"], "{}", report.json);
+    assert_eq!(report.figure("hashed"), 1);
+}
+
 #[test]
 fn a_log_that_begins_later_is_told_and_complete_forbids_it() {
     let acme = chain("acme", 6);

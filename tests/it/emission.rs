@@ -281,8 +281,9 @@ fn an_event_that_is_refused_ten_times_is_parked() {
             let calls = world.devices.calls();
             calls.iter().filter(|call| *call == "acme/4").count()
         };
-        // At the first one it could still be the server.
-        assert_eq!(tries(&world), 11);
+        // Until something else was taken it could still be the server.
+        let tried = tries(&world);
+        assert!((11..=20).contains(&tried), "{tried}");
         let lines = world.devices.lines();
         let has = |tenant: &str, seq: u64| {
             let mut lines = lines.iter();
@@ -301,7 +302,7 @@ fn an_event_that_is_refused_ten_times_is_parked() {
         for _ in 0..3 {
             tick(&world, &other).await;
         }
-        assert_eq!(tries(&world), 11);
+        assert_eq!(tries(&world), tried);
         assert_eq!(audit(&other).await.1["parked"], 1);
         // Somebody wrote the way again: it is tried anew.
         world.devices.never("acme/4", None);
