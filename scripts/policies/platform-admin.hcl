@@ -5,6 +5,11 @@ path "smtp/config" {
   capabilities = ["create", "read", "update", "patch"]
 }
 
+# How events reach the audit devices. Its secret is never answered.
+path "smtp/config/audit" {
+  capabilities = ["create", "read", "update", "patch", "delete"]
+}
+
 path "smtp/config/keyring" {
   capabilities = ["read"]
 }
@@ -40,6 +45,10 @@ path "smtp/status" {
 }
 
 path "smtp/metrics" {
+  capabilities = ["read"]
+}
+
+path "smtp/events" {
   capabilities = ["read"]
 }
 

@@ -109,6 +109,23 @@ impl EventLog {
         self.seq
     }
 
+    /// Returns up to which number every event is known to be delivered, or parked; there may be more.
+    #[must_use]
+    pub const fn delivered_through(&self) -> u64 {
+        self.delivered_through
+    }
+
+    /// Every event up to this number was delivered, or is parked.
+    pub fn note_delivered_through(&mut self, seq: u64) {
+        self.delivered_through = self.delivered_through.max(seq.min(self.seq));
+    }
+
+    /// Returns the event of this number, if it is kept here.
+    #[must_use]
+    pub fn find(&self, seq: u64) -> Option<&Event> {
+        self.events.iter().find(|event| event.seq == seq)
+    }
+
     /// Returns the events kept here, oldest first.
     #[must_use]
     pub fn events(&self) -> &[Event] {

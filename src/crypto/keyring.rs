@@ -8,6 +8,8 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 
+use subtle::ConstantTimeEq as _;
+
 use super::Sensitive;
 use super::digest::{canonical, derive, hmac_sha256, sha256};
 use super::envelope::{self, Binding, OpenError, SealError, Sealed};
@@ -25,6 +27,9 @@ const CHECKSUM_BYTES: usize = 32;
 
 /// Label of the key that makes audit hashes.
 const DETAIL_LABEL: &str = "vault-plugin-secrets-smtp/v1/detail-hash";
+
+/// Label of the key that signs receipts.
+const RECEIPT_LABEL: &str = "vault-plugin-secrets-smtp/v1/receipt";
 
 /// Label of the keys that make hashes of API tokens.
 const TOKEN_LABEL: &str = "vault-plugin-secrets-smtp/v1/token-hash";
@@ -193,6 +198,20 @@ impl Keyring {
     pub fn detail_hash(&self, details: &[u8]) -> [u8; 32] {
         let key = derive(&self.audit_key, &canonical(&[DETAIL_LABEL]));
         hmac_sha256(key.expose(), details)
+    }
+
+    /// Signs a list of events that was handed out: HMAC-SHA256 under a key of its own, the same for
+    /// the keyring's whole life.
+    #[must_use]
+    pub fn receipt_mac(&self, list: &[u8]) -> [u8; 32] {
+        let key = derive(&self.audit_key, &canonical(&[RECEIPT_LABEL]));
+        hmac_sha256(key.expose(), list)
+    }
+
+    /// Reports, in constant time, whether [`Keyring::receipt_mac`] made this for `list`.
+    #[must_use]
+    pub fn is_receipt_mac(&self, list: &[u8], mac: &[u8]) -> bool {
+        self.receipt_mac(list).as_slice().ct_eq(mac).into()
     }
 
     /// Hashes a mail server's API token, so that it can be recognised without being kept:

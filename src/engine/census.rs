@@ -9,6 +9,7 @@ use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 
 use super::Engine;
 use super::batch::Batch;
+use super::emission::{Delivery, Waiting};
 use super::error::Error;
 use super::outbox::Undelivered;
 use super::runner::{Known, SweepProgress};
@@ -26,6 +27,9 @@ const DAYS: u64 = 7;
 const MOST_OF_A_DAY: usize = 20_000;
 /// A change is overdue when it has been due for longer than this.
 const OVERDUE: TimeDelta = TimeDelta::hours(2);
+
+/// What a collector outside leaves for longer than this is not collected.
+const LATE: TimeDelta = TimeDelta::hours(1);
 
 /// What is known of the mount now.
 #[derive(Clone, Debug)]
@@ -46,6 +50,44 @@ pub(super) struct Census {
     pub(super) hash_pool: HashPoolUse,
     /// What waits in the outbox; `None` until a tick has looked.
     pub(super) notifications: Option<Undelivered>,
+    /// How events reach the audit devices.
+    pub(super) audit: Audit,
+}
+
+/// How events reach the audit devices.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Audit {
+    pub(super) delivery: Delivery,
+    /// What waits; `None` until a tick has looked.
+    pub(super) waiting: Option<Waiting>,
+    /// Automatic changes that wait for the devices.
+    pub(super) held_back: u64,
+}
+
+impl Audit {
+    /// Returns the one word for it: a collector outside counts as failing when something has
+    /// waited for it for an hour.
+    pub(super) fn word(&self, now: DateTime<Utc>) -> AuditWord {
+        let oldest = self.waiting.and_then(|waiting| waiting.oldest);
+        let late = oldest.filter(|oldest| now - *oldest > LATE && self.delivery.external);
+        match (self.delivery.failing, late, self.delivery.last) {
+            (Some((code, since)), _, _) => AuditWord::Failing(code, since),
+            (None, Some(since), _) => AuditWord::Failing("audit_not_collected", since),
+            (None, None, Some(_)) => AuditWord::Delivering,
+            (None, None, None) => AuditWord::Unproven,
+        }
+    }
+}
+
+/// Whether events are known to reach the audit devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AuditWord {
+    /// This process has delivered none by the way that is set.
+    Unproven,
+    /// The last one was delivered.
+    Delivering,
+    /// They do not: why, and since when.
+    Failing(&'static str, DateTime<Utc>),
 }
 
 /// How many tenants are in some state.
@@ -121,13 +163,20 @@ impl Engine {
                 });
             }
         });
-        let attention_total = attention.len() as u64;
+        for (log, since) in self.emission.parked() {
+            attention.push(Attention {
+                tenant: log,
+                code: String::from("event_parked"),
+                since: since.unwrap_or(now),
+            });
+        }
         attention.sort_by(|one, other| {
             let key = |it: &Attention| (it.rank(), it.since);
             key(one)
                 .cmp(&key(other))
                 .then_with(|| one.tenant.cmp(&other.tenant))
         });
+        let attention_total = attention.len() as u64;
         attention.truncate(MOST_LISTED);
         let batch = match self.batches.current() {
             Some(id) => self.load_batch(mount, &id).await?,
@@ -148,6 +197,11 @@ impl Engine {
             batch: batch.filter(|batch| !batch.is_over()),
             hash_pool: self.parts.hash_pool.usage(),
             notifications: self.outbox.undelivered(None),
+            audit: Audit {
+                delivery: self.emission.delivery(),
+                waiting: self.emission.waiting(),
+                held_back: self.held_back().0,
+            },
         })
     }
 

@@ -57,6 +57,9 @@ pub(crate) struct MountConfig {
     pub rotate_after_reveal: bool,
     /// How long a softly deleted credential is kept, 1 day to 10 years.
     pub deleted_retention: u64,
+    /// How long delivered events are kept, 30 days to 10 years.
+    #[serde(default = "default_trail_retention")]
+    pub trail_retention: u64,
     /// Hosts and networks the engine may connect to; empty = public addresses.
     pub allowed_hosts: Vec<String>,
     /// Whether the engine leaves its marker in the account's comment.
@@ -75,6 +78,11 @@ pub(crate) enum AuditMode {
     BestEffort,
     /// An automatic change waits until its announcement is in a device.
     Required,
+}
+
+/// Settings of earlier builds do not have it.
+const fn default_trail_retention() -> u64 {
+    400 * DAY
 }
 
 impl Default for MountConfig {
@@ -97,6 +105,7 @@ impl Default for MountConfig {
             reveal_ttl: 15 * MINUTE,
             rotate_after_reveal: false,
             deleted_retention: 30 * DAY,
+            trail_retention: default_trail_retention(),
             allowed_hosts: Vec::new(),
             mailu_marker: true,
             audit_mode: AuditMode::BestEffort,
@@ -161,6 +170,13 @@ impl MountConfig {
                 "deleted_retention",
                 self.deleted_retention,
                 DAY,
+                3650 * DAY,
+                "seconds",
+            ),
+            (
+                "trail_retention",
+                self.trail_retention,
+                30 * DAY,
                 3650 * DAY,
                 "seconds",
             ),

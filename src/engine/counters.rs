@@ -8,6 +8,7 @@ use super::Engine;
 use super::batch;
 use super::error::Error;
 use super::storage;
+use super::watch::Rule;
 use crate::audit::{Event, EventName, Outcome, RotationType};
 use crate::logical::Mount;
 
@@ -46,6 +47,8 @@ struct Counts {
     /// By kind and outcome.
     changes: BTreeMap<(&'static str, &'static str), u64>,
     batches: BTreeMap<&'static str, u64>,
+    /// Alerts, by rule.
+    alerts: BTreeMap<&'static str, u64>,
     /// How many tenants there are, once they were counted.
     tenants: Option<u64>,
     /// Tenants stored for the first time since the process started.
@@ -66,6 +69,7 @@ impl Counters {
             EventName::RotationNotice => {
                 self.notices.fetch_add(1, Ordering::Relaxed);
             }
+            EventName::SuspiciousActivity => self.note_alert(event),
             _ => {}
         }
         let outcome = match event.event {
@@ -81,6 +85,14 @@ impl Counters {
             .find(|(kind, _)| Some(*kind) == event.rotation_type);
         if let Some((_, kind)) = kind.filter(|_| event.outcome != Outcome::Started) {
             *self.counts().changes.entry((kind, outcome)).or_default() += 1;
+        }
+    }
+
+    fn note_alert(&self, event: &Event) {
+        let code = event.error_code.as_deref();
+        let mut rules = Rule::ALL.into_iter().map(Rule::code);
+        if let Some(rule) = rules.find(|rule| code == Some(rule)) {
+            *self.counts().alerts.entry(rule).or_default() += 1;
         }
     }
 
@@ -121,6 +133,10 @@ impl Counters {
 
     pub(super) fn batches(&self, end: &str) -> u64 {
         self.counts().batches.get(end).copied().unwrap_or(0)
+    }
+
+    pub(super) fn alerts(&self, rule: Rule) -> u64 {
+        self.counts().alerts.get(rule.code()).copied().unwrap_or(0)
     }
 
     pub(super) fn drifts(&self) -> u64 {

@@ -3,6 +3,7 @@
 //! Permanent conditions are 400, 403, 404 or 409: Go clients repeat 5xx and 429 by themselves.
 //! 503 is kept for work that a repeat joins.
 
+use super::storage::record::HELD_BACK;
 use crate::crypto;
 use crate::logical::{self, StorageError, SystemViewError};
 use crate::provider::{Refusal, Trouble};
@@ -54,6 +55,9 @@ pub(crate) enum Error {
     /// The work goes on after the request stopped waiting for it.
     #[error("the work goes on")]
     InProgress,
+    /// An automatic change waits until an audit device has its beginning.
+    #[error("the change waits for the audit devices")]
+    HeldBack,
     /// The tenant has a server at most, but no credential.
     #[error("the tenant has no credential")]
     NoCredential,
@@ -136,6 +140,7 @@ impl Error {
             Self::Unreachable(trouble) | Self::Interrupted(trouble) => trouble_code(*trouble),
             Self::BreakerOpen | Self::Unsettled => "mailu_unreachable",
             Self::InProgress => "in_progress",
+            Self::HeldBack => HELD_BACK,
             Self::NoCredential => "unknown_tenant",
             Self::Deleted => "deleted",
             Self::OnHold => "on_hold",
@@ -316,6 +321,7 @@ impl From<Error> for logical::Error {
             Error::BreakerOpen => Self::status(503, code, BREAKER_OPEN),
             Error::Unsettled => Self::status(503, code, UNSETTLED),
             Error::InProgress => Self::status(503, code, IN_PROGRESS),
+            Error::HeldBack => Self::status(409, code, HELD_BACK_TEXT),
             Error::Tainted => Self::status(409, code, TAINTED),
             Error::Unopenable(_) => Self::status(500, code, UNOPENABLE),
         }
@@ -336,6 +342,8 @@ const BREAKER_OPEN: &str = "the Mailu server gave no answer several times in a r
 const UNSETTLED: &str = "the password was sent and Mailu's answer is open; both passwords are \
                          kept. Repeat the request to settle it, or read <tenant>/status.";
 const IN_PROGRESS: &str = "the work goes on in the background. Repeat the request to join it.";
+const HELD_BACK_TEXT: &str = "the change waits until an audit device has taken its beginning. Read \
+                              status for what the audit devices lack.";
 const TAINTED: &str = "the mount is being removed; nothing is changed any more.";
 const UNOPENABLE: &str = "a stored secret does not open with this mount's keyring: the entry was \
                           moved or altered, or the keyring is not the one it was written with. \

@@ -3,19 +3,28 @@
 use super::error::{refusal_code, refusal_hint, trouble_hint};
 use crate::provider::{Refusal, Trouble};
 
+/// Every definite refusal by Mailu.
+const REFUSALS: [Refusal; 9] = [
+    Refusal::Token,
+    Refusal::RateLimited,
+    Refusal::NoSuchAccount,
+    Refusal::NoSuchAppToken,
+    Refusal::NoSuchDomain,
+    Refusal::Conflict,
+    Refusal::Invalid,
+    Refusal::Redirect,
+    Refusal::NoApi,
+];
+
+/// Reports whether a stored failure code says that Mailu refused.
+pub(super) fn is_refusal(code: &str) -> bool {
+    REFUSALS
+        .into_iter()
+        .any(|refusal| refusal_code(refusal) == code)
+}
+
 /// What a stored failure code means and what to do about it, for `status`.
 pub(crate) fn explain(code: &str) -> (String, &'static str) {
-    const REFUSALS: [Refusal; 9] = [
-        Refusal::Token,
-        Refusal::RateLimited,
-        Refusal::NoSuchAccount,
-        Refusal::NoSuchAppToken,
-        Refusal::NoSuchDomain,
-        Refusal::Conflict,
-        Refusal::Invalid,
-        Refusal::Redirect,
-        Refusal::NoApi,
-    ];
     if let Some(refusal) = REFUSALS
         .into_iter()
         .find(|refusal| refusal_code(*refusal) == code)
@@ -102,6 +111,86 @@ fn explain_state(code: &str) -> (&'static str, &'static str) {
             "somebody else has set the password since this record was written",
             "find out whether storage was restored or another cluster acts on the account; write \
              <tenant>/verify",
+        ),
+        _ => explain_audit(code),
+    }
+}
+
+/// [`explain`] for events on their way to the audit devices.
+fn explain_audit(code: &str) -> (&'static str, &'static str) {
+    match code {
+        "audit_held_back" => (
+            "an automatic change waits until an audit device has taken its beginning",
+            "read status: `audit` says what the delivery of events fails with",
+        ),
+        "audit_unreachable" => (
+            "the server's own API was not reached",
+            "check address in config/audit: it must be this server's own listener on every node",
+        ),
+        "audit_tls" => (
+            "the certificate of the server's own API was not accepted",
+            "check ca_cert and tls_server_name in config/audit",
+        ),
+        "audit_login_refused" => (
+            "the server refused the emitter's login",
+            "make a new secret_id (or token) and write it to config/audit",
+        ),
+        "audit_denied" => (
+            "the emitter's token may not write events/emit",
+            "give its role a policy with update on <mount>/events/emit/*",
+        ),
+        "audit_limited" => (
+            "a rate limit quota holds the emitter back",
+            "raise the quota, or exempt the mount's events/emit path",
+        ),
+        "audit_failing" => (
+            "the server fails at requests: no audit device takes them, or it is sealed",
+            "look at the audit devices and at the server's log",
+        ),
+        "audit_wrong_answer" => (
+            "the address in config/audit answers, but not as this mount does",
+            "check that it is this cluster, and this node's own listener",
+        ),
+        "audit_not_collected" => (
+            "no collector has fetched and acknowledged the events for an hour",
+            "look at whoever calls events/flush and events/ack",
+        ),
+        "event_parked" => (
+            "the server refused an event ten times, so no audit device has it",
+            "read the server's log, then write config/audit again: it is tried anew",
+        ),
+        _ => explain_alert(code),
+    }
+}
+
+/// [`explain`] for what is suspicious.
+fn explain_alert(code: &str) -> (&'static str, &'static str) {
+    match code {
+        "many_reveals" => (
+            "one entity looked at more passwords within an hour than reveals_per_hour in \
+             config/alerts allows",
+            "ask the person whether it was them; if not, revoke their tokens and write \
+             <tenant>/reset for every tenant they looked at",
+        ),
+        "reveal_outside_hours" => (
+            "somebody looked at the password outside work_hours in config/alerts",
+            "ask the person whether it was them; if not, revoke their tokens and write \
+             <tenant>/reset",
+        ),
+        "incident_unmatched" => (
+            "an emergency reset names an incident that incident_pattern in config/alerts does not \
+             match",
+            "ask the person for the incident; the reset itself was not stopped",
+        ),
+        "repeated_refusals" => (
+            "Mailu refused this tenant's changes more often within an hour than refusals_per_hour \
+             in config/alerts allows",
+            "read <tenant>/status for what is refused; find out who keeps asking, or who changed \
+             the server",
+        ),
+        "compromised_live" => (
+            "a password that an emergency reset had replaced is live again",
+            "find out who set it in Mailu, then write <tenant>/reset",
         ),
         _ => (
             "the last change failed",

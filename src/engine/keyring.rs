@@ -27,6 +27,8 @@ pub(super) struct Usage {
     pub(super) tenants: BTreeMap<u32, u64>,
     /// How many notification channels depend on each version; looked at with the last tenants.
     pub(super) channels: BTreeMap<u32, u64>,
+    /// The versions that `config/audit` depends on; looked at with the last tenants.
+    pub(super) audit: BTreeSet<u32>,
     /// How many were looked at.
     pub(super) scanned: u64,
     /// Those that could not be read.
@@ -154,6 +156,10 @@ impl Engine {
                 None => usage.unreadable.push(key),
             }
         }
+        match self.sealed_audit_access(mount).await? {
+            Some(versions) => usage.audit = versions,
+            None => usage.unreadable.push(storage::AUDIT_ACCESS.to_owned()),
+        }
         Ok(usage)
     }
 
@@ -209,7 +215,34 @@ impl Engine {
                 None => break,
             }
         }
-        self.require_unused_by_channels(mount, latest).await
+        self.require_unused_by_channels(mount, latest).await?;
+        self.require_unused_by_audit_access(mount, latest).await
+    }
+
+    async fn require_unused_by_audit_access(
+        &self,
+        mount: &Mount,
+        latest: u32,
+    ) -> Result<(), Error> {
+        match self.sealed_audit_access(mount).await? {
+            Some(versions) if versions.iter().all(|version| *version >= latest) => Ok(()),
+            Some(_) => {
+                self.restart_rewrap(mount, latest).await?;
+                Err(Error::conflict(
+                    "rewrap_unfinished",
+                    "config/audit: its secret is still encrypted with an older key. Nothing was \
+                     removed. Everything is looked at again: repeat the request when \
+                     `rewrap.finished_at` of config/keyring is set. If it is named there as \
+                     unreadable, write config/audit with its secret again.",
+                ))
+            }
+            None => Err(Error::conflict(
+                "audit_config_unreadable",
+                "config/audit cannot be read. It may need any of the keys, so nothing was \
+                 removed. Delete it and write it again, or restore the entry from a snapshot, and \
+                 repeat the request.",
+            )),
+        }
     }
 
     async fn require_unused_by_channels(&self, mount: &Mount, latest: u32) -> Result<(), Error> {

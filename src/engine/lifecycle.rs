@@ -87,6 +87,7 @@ impl Backend for SmtpBackend {
     }
 
     async fn handle_request(&self, mount: &Mount, request: Request) -> Reply {
+        self.engine.emission.note_mount_point(&request.mount_point);
         match request.operation {
             Operation::Rollback => {
                 self.engine.tick(mount).await;
@@ -119,6 +120,9 @@ impl Backend for SmtpBackend {
     async fn invalidate_key(&self, key: &str) {
         match key {
             storage::CONFIG => self.engine.config.forget(),
+            storage::AUDIT_ACCESS => self.engine.audit_access.forget(),
+            storage::ALERTS => self.engine.alerts.forget(),
+            storage::WATCH => self.engine.watch.forget(),
             storage::KEYRING | storage::KEYRING_COPY => self.engine.keyring.forget(),
             _ => {
                 if let Some(tenant) = key.strip_prefix(storage::TENANTS) {

@@ -3,12 +3,14 @@
 //! Reading order: [`storage::record`] (the truth about a tenant), `locked` (how it is changed),
 //! `rotation` (how a password changes), `paths` (what clients see).
 
+mod audit_access;
 mod batch;
 mod cache;
 mod census;
 mod channels;
 mod config;
 mod counters;
+mod emission;
 mod error;
 mod finding;
 mod hint;
@@ -27,9 +29,10 @@ mod schedule;
 mod state;
 pub mod storage;
 mod tenant;
+mod watch;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::clock::Clock;
 use crate::crypto::Keyring;
@@ -39,6 +42,7 @@ use crate::logical::{Mount, Router};
 use crate::notify::Notifier;
 use crate::provider::{Connector, HashPool, NetworkPolicy};
 use crate::tasks::Tasks;
+use audit_access::AuditAccess;
 use cache::{Records, Role, Single};
 use channels::Channels;
 use config::MountConfig;
@@ -75,6 +79,8 @@ impl fmt::Debug for Parts {
 /// One mount's engine. Holds nothing that storage does not.
 #[derive(Debug)]
 pub struct Engine {
+    /// Itself, for tasks that outlive the call in which they begin.
+    me: Weak<Self>,
     parts: Parts,
     tasks: Tasks,
     /// One per tenant, for every change. Taken before any other lock.
@@ -83,14 +89,19 @@ pub struct Engine {
     account_locks: KeyedLock,
     /// One per Mailu server: its admin hashes serially, parallel calls only queue there.
     server_locks: KeyedLock,
-    /// For the keyring, the settings, the notification channels and the mount's own events.
+    /// For the keyring, the settings, the notification channels, the way to the host's own API, the
+    /// rules of alerts with what they remember, and the mount's own events.
     mount_lock: KeyedLock,
     role: Role,
     keyring: Single<Keyring>,
     rewrap: Rewrap,
     config: Single<MountConfig>,
     channels: Single<Channels>,
+    audit_access: Single<Option<AuditAccess>>,
+    alerts: Single<watch::Rules>,
+    watch: watch::Remembered,
     outbox: outbox::Outbox,
+    emission: emission::Emission,
     records: Records,
     servers: mail::Servers,
     joined: joined::Joined,
@@ -101,8 +112,9 @@ pub struct Engine {
 }
 
 impl Engine {
-    fn new(parts: Parts) -> Self {
+    fn new(parts: Parts, me: Weak<Self>) -> Self {
         Self {
+            me,
             parts,
             tasks: Tasks::new(),
             tenant_locks: KeyedLock::new(),
@@ -114,7 +126,11 @@ impl Engine {
             rewrap: Rewrap::default(),
             config: Single::default(),
             channels: Single::default(),
+            audit_access: Single::default(),
+            alerts: Single::default(),
+            watch: watch::Remembered::default(),
             outbox: outbox::Outbox::default(),
+            emission: emission::Emission::default(),
             records: Records::new(),
             servers: mail::Servers::default(),
             joined: joined::Joined::default(),
@@ -208,7 +224,11 @@ impl Engine {
             self.keyring.forget();
             self.config.forget();
             self.channels.forget();
+            self.audit_access.forget();
+            self.alerts.forget();
+            self.watch.forget();
             self.outbox.forget();
+            self.emission.forget();
             self.rewrap.want();
             self.batches.want();
             self.reindex.want();
@@ -256,17 +276,24 @@ impl Engine {
         }
     }
 
-    /// Returns the rules for every outgoing connection.
-    fn network_policy(&self, config: &MountConfig) -> Result<NetworkPolicy, Error> {
-        Ok(NetworkPolicy {
+    /// Returns the rules for every outgoing connection but the one to the host's own API.
+    async fn network_policy(
+        &self,
+        mount: &Mount,
+        config: &MountConfig,
+    ) -> Result<NetworkPolicy, Error> {
+        let mut policy = NetworkPolicy {
             allowed: config.address_rules()?,
             dev_loopback: self.parts.dev_loopback,
-            refused: Vec::new(),
-        })
+            ..NetworkPolicy::default()
+        };
+        self.refuse_audit_address(mount, &mut policy).await?;
+        Ok(policy)
     }
 }
 
 /// Builds the router and the engine of one mount.
 fn assemble(parts: Parts) -> (Arc<Engine>, Router<Engine>) {
-    (Arc::new(Engine::new(parts)), paths::router())
+    let engine = Arc::new_cyclic(|me| Engine::new(parts, Weak::clone(me)));
+    (engine, paths::router())
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Engine;
 use super::error::Error;
 use super::outbox::Announced;
-use super::storage::{self, MOUNT_LOG, TrailEntry};
+use super::storage::{self, MOUNT_LOG};
 use crate::audit::{Actor, Event, EventLog, EventName, NewEvent, Outcome};
 use crate::crypto::{self, Keyring};
 use crate::logical::{Mount, Request, StorageEntry};
@@ -14,6 +14,8 @@ const SCHEMA: u32 = 1;
 
 /// The tenant name of mount events.
 pub(super) const MOUNT: &str = "-";
+/// The mount lock's name for the log.
+pub(super) const LOCK: &str = "mountlog";
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +29,11 @@ impl MountLog {
     /// Returns the latest events, oldest first.
     pub(super) fn events(&self) -> &[Event] {
         self.log.events()
+    }
+
+    /// Returns the numbered events and their chain.
+    pub(super) const fn log(&self) -> &EventLog {
+        &self.log
     }
 
     /// Reads the stored log.
@@ -60,7 +67,7 @@ impl Engine {
         keyring: &Keyring,
         event: &NewEvent,
     ) -> Result<Event, Error> {
-        let _guard = self.mount_lock.lock("mountlog").await;
+        let _guard = self.mount_lock.lock(LOCK).await;
         let log = mount_log(mount).await?;
         self.append_to(mount, log, keyring, event).await
     }
@@ -73,7 +80,7 @@ impl Engine {
         keyring: &Keyring,
         event: &NewEvent,
     ) -> Result<Event, Error> {
-        let _guard = self.mount_lock.lock("mountlog").await;
+        let _guard = self.mount_lock.lock(LOCK).await;
         let log = mount_log(mount).await?;
         let same = |told: &&Event| told.event == event.event && told.request_id == event.request_id;
         if let Some(told) = log.log.events().iter().rev().find(same) {
@@ -90,20 +97,20 @@ impl Engine {
         keyring: &Keyring,
         event: &NewEvent,
     ) -> Result<Event, Error> {
+        let known = log.log.seq();
+        if let Some(through) = self.emission.delivered_through(MOUNT, known) {
+            log.log.note_delivered_through(through);
+        }
         let told = log
             .log
             .append(MOUNT, &log.lineage, keyring, event.clone())?;
-        for event in log.log.overflow() {
-            let key = storage::trail_key(MOUNT, event.seq);
-            let entry = storage::encode(&TrailEntry::undelivered(event.clone()))?;
-            mount.storage.put(StorageEntry::new(key, entry)).await?;
-        }
-        log.log.drop_overflow();
+        self.move_overflow(mount, MOUNT, &mut log.log).await?;
         let mut announced = Announced::default();
         let stored = self
             .store_mount_log(mount, &log, &told, &mut announced)
             .await;
         if let Err(error) = stored {
+            self.emission.note_doubtful_pointer(MOUNT);
             // The log may have been stored all the same: whoever delivers judges what is left.
             if !announced.take_keys().is_empty() {
                 self.outbox.forget();
@@ -111,6 +118,8 @@ impl Engine {
             return Err(error);
         }
         self.announced(&mut announced);
+        self.events_stored(MOUNT, std::slice::from_ref(&told));
+        self.wake_emission(mount);
         Ok(told)
     }
 
@@ -127,14 +136,24 @@ impl Engine {
             self.announce(mount, &channels, (newest, None), announced)
                 .await?;
         }
+        self.point_to_events(mount, MOUNT, std::slice::from_ref(newest))
+            .await?;
         let entry = StorageEntry::new(MOUNT_LOG, storage::encode(log)?);
         Ok(mount.storage.put(entry).await?)
     }
 }
 
+/// Reads the stored log; `None` if nothing ever happened to the mount.
+pub(super) async fn load(mount: &Mount) -> Result<Option<MountLog>, Error> {
+    let entry = mount.storage.get(MOUNT_LOG).await?;
+    entry
+        .map(|entry| MountLog::decode(&entry.value))
+        .transpose()
+}
+
 async fn mount_log(mount: &Mount) -> Result<MountLog, Error> {
-    match mount.storage.get(MOUNT_LOG).await? {
-        Some(entry) => MountLog::decode(&entry.value),
+    match load(mount).await? {
+        Some(log) => Ok(log),
         None => Ok(MountLog {
             schema: SCHEMA,
             lineage: crypto::random_id()?,

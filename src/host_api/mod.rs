@@ -9,7 +9,12 @@
 //! - Nothing here is ever awaited while the host waits for this plugin: the host holds its state
 //!   lock then, and a pending step-down would make both wait for each other (seen).
 
+mod address;
 mod client;
+mod session;
+#[cfg(test)]
+mod tests;
+mod transport;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,12 +22,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::clock::Clock;
 use crate::crypto::Sensitive;
 use crate::network::Fault;
 
-pub use client::{Address, AddressError, opener};
+pub use address::{Address, AddressError};
+pub use client::opener;
 
 /// A way to the host's own API that logs in by itself.
+///
+/// A call takes at most five seconds; logging in before it, and once more if the server refuses the
+/// token, each as long again.
 ///
 /// # Cancel safety
 ///
@@ -38,7 +48,7 @@ pub trait HostApi: fmt::Debug + Send + Sync {
     /// [`Error`]; the event may have been written all the same where it says so.
     async fn emit(&self, mount_point: &str, tenant: &str, seq: u64) -> Result<Taken, Error>;
 
-    /// Reads the mount's `audit_non_hmac_response_keys`; `None` if the token may not.
+    /// Reads the mount's `audit_non_hmac_response_keys`; `None` if the server does not tell.
     ///
     /// # Errors
     ///
@@ -85,9 +95,10 @@ pub enum Login {
     Token(Sensitive<String>),
 }
 
-/// Makes clients; tests put their own in.
-pub type HostApiOpener =
-    Arc<dyn Fn(&HostApiConfig) -> Result<Arc<dyn HostApi>, OpenError> + Send + Sync>;
+/// Makes clients, which ask the clock how old their tokens are; tests put their own in.
+pub type HostApiOpener = Arc<
+    dyn Fn(&HostApiConfig, &Arc<dyn Clock>) -> Result<Arc<dyn HostApi>, OpenError> + Send + Sync,
+>;
 
 /// Why there is no client for a configuration; no network was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -95,6 +106,9 @@ pub enum OpenError {
     /// The certificates cannot be used.
     #[error("{0}")]
     Ca(#[from] crate::network::CaError),
+    /// The name that the certificate must carry is none.
+    #[error("{0}")]
+    ServerName(#[from] crate::network::ServerNameError),
     /// The HTTP client could not be built.
     #[error("the HTTP client could not be built")]
     Client,

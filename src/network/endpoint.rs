@@ -192,15 +192,15 @@ impl fmt::Display for EndpointUrl {
 }
 
 /// A URL of the one spelling that is accepted, in its parts.
-pub(super) struct Checked {
-    pub(super) url: Url,
-    pub(super) scheme: Scheme,
-    pub(super) host: String,
-    pub(super) port: u16,
+pub(crate) struct Checked {
+    pub(crate) url: Url,
+    pub(crate) scheme: Scheme,
+    pub(crate) host: String,
+    pub(crate) port: u16,
 }
 
 /// Parses a URL strictly: whatever the URL standard would repair is refused.
-pub(super) fn checked(text: &str) -> Result<Checked, EndpointError> {
+pub(crate) fn checked(text: &str) -> Result<Checked, EndpointError> {
     if text.len() > MAX_URL {
         return Err(EndpointError::TooLong);
     }
@@ -283,7 +283,8 @@ fn ends_in_segment(path: &str, segment: &str) -> bool {
     path.rsplit('/').next() == Some(segment)
 }
 
-fn authority(host: &str, port: u16, scheme: Scheme) -> String {
+/// Returns `host[:port]` as a URL and the `Host` header carry it.
+pub(crate) fn authority(host: &str, port: u16, scheme: Scheme) -> String {
     let host = if host.contains(':') {
         format!("[{host}]")
     } else {

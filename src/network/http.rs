@@ -3,13 +3,15 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Client, redirect, retry};
+use reqwest::{Client, ClientBuilder, redirect, retry};
 use rustls::ClientConfig;
 
+use super::policy::resolve;
 use super::{Fault, NetworkPolicy, Scheme};
 
 /// Most of a call's time that may go into connecting. A call that ends there was never sent, which
@@ -35,15 +37,28 @@ pub(crate) struct Peer<'a> {
 /// The HTTP library's, with which nobody can do anything.
 pub(crate) fn client(
     peer: Peer<'_>,
-    mut tls: ClientConfig,
+    tls: ClientConfig,
     policy: &NetworkPolicy,
     timeout: Duration,
 ) -> Result<Client, reqwest::Error> {
+    let policy = policy.clone();
+    let allows = move |host: &str, address| policy.check(host, address).is_ok();
+    builder(peer, tls, allows, timeout).build()
+}
+
+/// Prepares a client for one peer, whose name may resolve to any address that `allows`; literal
+/// addresses are the caller's to check.
+pub(crate) fn builder(
+    peer: Peer<'_>,
+    mut tls: ClientConfig,
+    allows: impl Fn(&str, SocketAddr) -> bool + Send + Sync + 'static,
+    timeout: Duration,
+) -> ClientBuilder {
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let resolver = CheckedResolver {
         host: peer.host.into(),
         port: peer.port,
-        policy: Arc::new(policy.clone()),
+        allows: Arc::new(allows),
     };
     Client::builder()
         .tls_backend_preconfigured(tls)
@@ -63,23 +78,25 @@ pub(crate) fn client(
             "/",
             env!("CARGO_PKG_VERSION")
         ))
-        .build()
 }
+
+/// Decides about one address of a host.
+type Allows = dyn Fn(&str, SocketAddr) -> bool + Send + Sync;
 
 /// Resolves every name to the checked addresses of the configured host: the URL may carry the
 /// certificate's name.
 struct CheckedResolver {
     host: Arc<str>,
     port: u16,
-    policy: Arc<NetworkPolicy>,
+    allows: Arc<Allows>,
 }
 
 impl Resolve for CheckedResolver {
     fn resolve(&self, _name: Name) -> Resolving {
         let (host, port) = (Arc::clone(&self.host), self.port);
-        let policy = Arc::clone(&self.policy);
+        let allows = Arc::clone(&self.allows);
         Box::pin(async move {
-            match policy.resolve(&host, port).await {
+            match resolve(&host, port, |address| allows(&host, address)).await {
                 Ok(addresses) => Ok(Box::new(addresses.into_iter()) as Addrs),
                 Err(fault) => Err(Unconnectable(fault).into()),
             }

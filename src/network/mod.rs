@@ -7,10 +7,10 @@
 //! connected to by the very addresses that were checked; literals, which skip resolution, are
 //! checked when they are parsed and again when they are used.
 
-mod endpoint;
+pub(crate) mod endpoint;
 mod fault;
 pub(crate) mod http;
-mod policy;
+pub(crate) mod policy;
 mod ranges;
 mod rules;
 pub(crate) mod smtp;

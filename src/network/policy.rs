@@ -10,7 +10,7 @@ use super::rules::AddressRule;
 ///
 /// With an empty `allowed` list, public addresses are allowed. With a list, only what it names is,
 /// and what it names may be private. Loopback, link-local, multicast, unspecified addresses and
-/// the `refused` ones are never allowed, in any spelling; `dev_loopback` lifts this for loopback
+/// the refused ones are never allowed, in any spelling; `dev_loopback` lifts this for loopback
 /// alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkPolicy {
@@ -20,6 +20,8 @@ pub struct NetworkPolicy {
     pub dev_loopback: bool,
     /// Addresses that no list can allow: the host's own API.
     pub refused: Vec<SocketAddr>,
+    /// The same by lower-case name and port, where no address is written.
+    pub refused_hosts: Vec<(String, u16)>,
 }
 
 /// Why an address may not be connected to.
@@ -51,6 +53,7 @@ impl NetworkPolicy {
         {
             return Err(AddressRefusal::Never);
         }
+        self.check_name(host, address.port())?;
         let reach = reach(ip);
         match reach {
             // Only the address itself: a translated one would leave this machine.
@@ -67,6 +70,16 @@ impl NetworkPolicy {
         }
     }
 
+    /// Refuses what is the host's own API by its name.
+    fn check_name(&self, host: &str, port: u16) -> Result<(), AddressRefusal> {
+        let refused = |(name, at): &(String, u16)| *at == port && name.eq_ignore_ascii_case(host);
+        if self.refused_hosts.iter().any(refused) {
+            Err(AddressRefusal::Never)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Decides, without any network, what can be decided about a host as it is written: a literal
     /// address entirely, a name only if no address could make it allowed.
     ///
@@ -77,6 +90,7 @@ impl NetworkPolicy {
         if let Some(ip) = literal(host) {
             return self.check(host, SocketAddr::new(ip, port));
         }
+        self.check_name(host, port)?;
         let local = host.eq_ignore_ascii_case("localhost")
             || host.to_ascii_lowercase().ends_with(".localhost");
         if local {
@@ -112,30 +126,49 @@ impl NetworkPolicy {
     ///
     /// Nothing is kept; dropping the future only wastes the look-up.
     pub async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Fault> {
-        let found: Vec<SocketAddr> = match literal(host) {
-            Some(ip) => vec![SocketAddr::new(ip, port)],
-            None => tokio::net::lookup_host((host, port))
-                .await
-                .map_err(|_no_text| Fault::Unresolved)?
-                .collect(),
-        };
-        if found.is_empty() {
-            return Err(Fault::Unresolved);
-        }
-        let allowed: Vec<SocketAddr> = found
-            .into_iter()
-            .filter(|address| self.check(host, *address).is_ok())
-            .collect();
-        if allowed.is_empty() {
-            Err(Fault::AddressRefused)
-        } else {
-            Ok(allowed)
-        }
+        resolve(host, port, |address| self.check(host, address).is_ok()).await
+    }
+}
+
+/// Reports whether an address can be the host's own API, which lies in the operator's network or on
+/// this machine, where no tenant's mail server may be. `local` leaves only this machine.
+pub(crate) fn may_be_host_api(ip: IpAddr, local: bool) -> bool {
+    let ip = ip.to_canonical();
+    match reach(ip) {
+        // Only the address itself: a translated one would leave this machine.
+        Reach::Loopback => ip.is_loopback(),
+        Reach::Never => false,
+        Reach::Public | Reach::Private => !local,
+    }
+}
+
+/// Resolves `host` and keeps the addresses that `allows` lets through, as
+/// [`NetworkPolicy::resolve`] does by its rules.
+pub(super) async fn resolve(
+    host: &str,
+    port: u16,
+    allows: impl Fn(SocketAddr) -> bool,
+) -> Result<Vec<SocketAddr>, Fault> {
+    let found: Vec<SocketAddr> = match literal(host) {
+        Some(ip) => vec![SocketAddr::new(ip, port)],
+        None => tokio::net::lookup_host((host, port))
+            .await
+            .map_err(|_no_text| Fault::Unresolved)?
+            .collect(),
+    };
+    if found.is_empty() {
+        return Err(Fault::Unresolved);
+    }
+    let allowed: Vec<SocketAddr> = found.into_iter().filter(|one| allows(*one)).collect();
+    if allowed.is_empty() {
+        Err(Fault::AddressRefused)
+    } else {
+        Ok(allowed)
     }
 }
 
 /// Reads a host that is an address, with or without the brackets of a URL.
-fn literal(host: &str) -> Option<IpAddr> {
+pub(crate) fn literal(host: &str) -> Option<IpAddr> {
     host.strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
         .unwrap_or(host)
@@ -216,6 +249,18 @@ mod tests {
             );
         }
         assert_eq!(check(&policy, "a.mail.internal", "10.0.0.5"), Ok(()));
+        policy.refused_hosts = vec![("vault.mail.internal".to_owned(), 8200)];
+        let by_name = |host: &str, port| {
+            let literal = policy.check_literal(host, port);
+            let resolved = policy.check(host, SocketAddr::new([10, 0, 0, 9].into(), port));
+            assert_eq!(literal, resolved, "{host}:{port}");
+            literal
+        };
+        let never = Err(AddressRefusal::Never);
+        assert_eq!(by_name("vault.mail.internal", 8200), never);
+        assert_eq!(by_name("VAULT.mail.internal", 8200), never);
+        assert_eq!(by_name("vault.mail.internal", 443), Ok(()));
+        assert_eq!(by_name("a.mail.internal", 8200), Ok(()));
     }
 
     #[test]
@@ -249,6 +294,28 @@ mod tests {
         );
         let networks = policy(&["10.0.0.0/8"]);
         assert_eq!(networks.check_literal("mail.acme.example", 443), Ok(()));
+    }
+
+    #[test]
+    fn the_hosts_own_api_may_be_on_this_machine_and_never_among_metadata() {
+        for (ip, anywhere, here) in [
+            ("127.0.0.1", true, true),
+            ("::1", true, true),
+            ("::ffff:127.0.0.1", true, true),
+            ("10.0.0.5", true, false),
+            ("1.1.1.1", true, false),
+            ("fd00::5", true, false),
+            ("64:ff9b::7f00:1", false, false),
+            ("169.254.169.254", false, false),
+            ("fd00:ec2::254", false, false),
+            ("fe80::1", false, false),
+            ("0.0.0.0", false, false),
+            ("224.0.0.1", false, false),
+        ] {
+            let parsed = ip.parse().unwrap();
+            assert_eq!(may_be_host_api(parsed, false), anywhere, "{ip}");
+            assert_eq!(may_be_host_api(parsed, true), here, "{ip}");
+        }
     }
 
     #[tokio::test]

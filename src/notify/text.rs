@@ -84,6 +84,7 @@ pub(super) fn summary(message: &Message) -> String {
         Some(EventName::RotationFailed) if message.severity == Severity::Critical => {
             String::from("the automatic change of the password keeps failing")
         }
+        Some(EventName::SuspiciousActivity) => suspicion(rule(message)).0.to_owned(),
         Some(event) => happened(event, message.outcome).to_owned(),
     };
     format!("{tenant}: {said}")
@@ -125,9 +126,49 @@ const fn happened(event: EventName, outcome: Outcome) -> &'static str {
     }
 }
 
-const fn advice(message: &Message) -> &'static str {
+/// The rule that found something suspicious.
+fn rule(message: &Message) -> &str {
+    message.error.as_ref().map_or("", |error| &error.code)
+}
+
+/// What a rule found, and what to do at once.
+fn suspicion(rule: &str) -> (&'static str, &'static str) {
+    match rule {
+        "many_reveals" => (
+            "somebody looked at many passwords within an hour, this tenant's among them",
+            "Ask the person now. If it was not them, revoke their tokens and reset every password \
+             they saw.",
+        ),
+        "reveal_outside_hours" => (
+            "somebody looked at the password outside working hours",
+            "Ask the person. If it was not them, revoke their tokens and reset the password.",
+        ),
+        "incident_unmatched" => (
+            "an emergency reset was made for an incident with an unusual number",
+            "Ask the person for the incident. The reset was not stopped: every earlier password \
+             ends with it.",
+        ),
+        "repeated_refusals" => (
+            "Mailu keeps refusing changes of the password",
+            "Look at the tenant's status for the cause, and at its events for who keeps asking.",
+        ),
+        "stale_storage" => (
+            "somebody else writes the account, or Vault's storage went back in time",
+            "Find out whether storage was restored or another cluster acts on the account. Nothing \
+             is changed by itself until a person decides.",
+        ),
+        "compromised_live" => (
+            "a password that an emergency reset had replaced is live again",
+            "Find out who set it in Mailu, and reset the password again.",
+        ),
+        _ => ("something suspicious happened", "Read the tenant's events."),
+    }
+}
+
+fn advice(message: &Message) -> &'static str {
     match message.event {
         None => "This is only a test. The channel works.",
+        Some(EventName::SuspiciousActivity) => suspicion(rule(message)).1,
         Some(EventName::RotationNotice) if !message.findings.is_empty() => {
             "Look at what was found below, before the change: some of it may make it fail."
         }
@@ -339,6 +380,27 @@ mod tests {
             "mailu_unreachable: the Mailu server gave no usable answer. What to do: check the server.",
         ] {
             assert!(rest.contains(told), "{told} in {rest}");
+        }
+    }
+
+    #[test]
+    fn every_alert_has_a_sentence_and_advice_of_its_own() {
+        let mut told = std::collections::BTreeSet::new();
+        for code in [
+            "many_reveals",
+            "reveal_outside_hours",
+            "incident_unmatched",
+            "repeated_refusals",
+            "stale_storage",
+            "compromised_live",
+            "of a later version",
+        ] {
+            let mut message = example();
+            message.event = Some(EventName::SuspiciousActivity);
+            message.error.as_mut().unwrap().code = code.to_owned();
+            let text = render(&message);
+            assert!(text.summary.starts_with("acme: ") && text.advice.ends_with('.'));
+            assert!(told.insert((text.summary, text.advice)), "{code}");
         }
     }
 

@@ -46,7 +46,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
 ];
 
 /// A crate and the only modules that may name it.
-const FENCES: [(&str, &[&str]); 12] = [
+const FENCES: [(&str, &[&str]); 13] = [
     ("tonic", &["goplugin", "wire", "proto"]),
     ("prost", &["goplugin", "wire", "proto"]),
     ("reqwest", &["network", "notify", "provider", "host_api"]),
@@ -58,6 +58,7 @@ const FENCES: [(&str, &[&str]); 12] = [
     ("rand", &["crypto"]),
     ("rcgen", &["goplugin"]),
     ("lru", &["engine"]),
+    ("regex", &["engine"]),
     ("yamux", &["goplugin"]),
 ];
 

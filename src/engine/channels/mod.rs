@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::Engine;
 use super::error::Error;
 use super::storage::{self, CHANNELS};
+use super::watch;
 use crate::audit::{Event, EventName, Severity};
 use crate::crypto::Sealed;
 use crate::logical::{Mount, StorageEntry};
@@ -27,8 +28,9 @@ pub(super) const MOST: usize = 20;
 /// How many names are read at once; there are never more than [`MOST`] by this engine's hand.
 const PAGE: usize = 100;
 
-/// What a channel is told unless its `events` say otherwise; failures only when they are critical.
-const BY_DEFAULT: [EventName; 9] = [
+/// What a channel is told unless its `events` say otherwise; failures only when they are critical,
+/// and of grave drift the drift alone: the alert about it tells nothing more.
+const BY_DEFAULT: [EventName; 11] = [
     EventName::RotationNotice,
     EventName::Rotated,
     EventName::RotationFailed,
@@ -38,6 +40,8 @@ const BY_DEFAULT: [EventName; 9] = [
     EventName::RolledBack,
     EventName::Adopted,
     EventName::BatchEnded,
+    EventName::AuditStalled,
+    EventName::SuspiciousActivity,
 ];
 
 /// One stored channel.
@@ -192,8 +196,9 @@ impl Channel {
         if !self.events.is_empty() {
             return self.events.contains(&event.event);
         }
-        let passing = event.event == EventName::RotationFailed;
-        BY_DEFAULT.contains(&event.event) && (!passing || event.severity == Severity::Critical)
+        let passing =
+            event.event == EventName::RotationFailed && event.severity != Severity::Critical;
+        BY_DEFAULT.contains(&event.event) && !passing && !watch::tells_of_drift(event)
     }
 
     /// Returns which of a tenant's own addresses are told of this event, too.
@@ -321,6 +326,18 @@ mod tests {
         assert!(channel.wants(&event(EventName::RotationNotice, Severity::Info)));
         assert!(!channel.wants(&event(EventName::RotationStarted, Severity::Info)));
         assert!(!channel.wants(&event(EventName::ConfigChanged, Severity::Info)));
+        let alert = |rule: watch::Rule| {
+            let name = EventName::SuspiciousActivity;
+            let mut alert = event(name, Severity::Warning);
+            alert.error_code = Some(rule.code().to_owned());
+            alert
+        };
+        assert!(channel.wants(&alert(watch::Rule::ManyReveals)));
+        assert!(channel.wants(&event(EventName::DriftDetected, Severity::Critical)));
+        let drift = alert(watch::Rule::StaleStorage);
+        assert!(!channel.wants(&drift), "one cause is told once");
+        channel.events = vec![EventName::SuspiciousActivity];
+        assert!(channel.wants(&drift));
         channel.events = vec![EventName::RotationFailed, EventName::ConfigChanged];
         assert!(channel.wants(&failed(Severity::Warning)));
         assert!(channel.wants(&event(EventName::ConfigChanged, Severity::Info)));

@@ -13,6 +13,7 @@ mod announce;
 mod pointer;
 mod repair;
 mod sealing;
+mod suspicion;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,9 +26,9 @@ use super::error::Error;
 use super::mail::Purpose;
 use super::schedule;
 use super::storage::record::{Credential, TenantRecord};
-use super::storage::{self, MAX_RECORD_BYTES, TrailEntry};
+use super::storage::{self, MAX_RECORD_BYTES};
 use super::tenant::TenantName;
-use crate::audit::NewEvent;
+use crate::audit::{Event, NewEvent};
 use crate::crypto::{self, Keyring};
 use crate::keyed_lock::KeyGuard;
 use crate::logical::{Mount, Storage, StorageEntry, StorageError};
@@ -66,6 +67,8 @@ pub(super) struct LockedTenant {
     pointers: BTreeMap<String, Vec<u8>>,
     /// Who is told of events, and what was written for that.
     telling: announce::Telling,
+    /// What is suspicious, and what was found so.
+    suspicion: suspicion::Suspicion,
     /// Locks of accounts claimed here, held until the record's fate is known.
     accounts: Vec<KeyGuard>,
     _guard: KeyGuard,
@@ -113,6 +116,7 @@ impl Engine {
         let rested = record.pause.is_some() || schedule::rests(&record, self.clock().now());
         let stored_seq = record.log.seq();
         let telling = announce::Telling::new(self.channels(mount).await?);
+        let suspicion = suspicion::Suspicion::new(Box::pin(self.rules(mount)).await?);
         Ok(LockedTenant {
             engine: Arc::clone(self),
             mount: mount.clone(),
@@ -127,6 +131,7 @@ impl Engine {
             rested,
             pointers,
             telling,
+            suspicion,
             accounts: Vec::new(),
             _guard: guard,
         })
@@ -199,7 +204,7 @@ impl LockedTenant {
     }
 
     /// Appends an event to the record; it becomes true with the next [`LockedTenant::store`].
-    pub(super) fn record_event(&mut self, event: NewEvent) -> Result<crate::audit::Event, Error> {
+    pub(super) fn record_event(&mut self, event: NewEvent) -> Result<Event, Error> {
         let lineage = self.record.lineage.clone();
         Ok(self
             .record
@@ -221,6 +226,8 @@ impl LockedTenant {
         match self.try_store().await {
             Ok(()) => Ok(()),
             Err(error) => {
+                let name = self.name.as_str();
+                self.engine.emission.note_doubtful_pointer(name);
                 self.undo().await?;
                 Err(error)
             }
@@ -280,8 +287,9 @@ impl LockedTenant {
         if let Some(credential) = self.record.credential.as_mut() {
             credential.due_day = due_day;
         }
+        Box::pin(self.add_alerts()).await?;
         self.announce_events().await?;
-        self.move_overflow_to_trail().await?;
+        let events = self.point_to_new_events().await?;
         let bytes = storage::encode(&self.record)?;
         let wanted = pointer::pointers(&self.record)?;
         for (key, value) in &wanted {
@@ -297,9 +305,12 @@ impl LockedTenant {
         self.rested = rests;
         self.count(is_new);
         self.events_are_true();
+        self.engine.events_stored(self.name.as_str(), &events);
+        self.engine.wake_emission(&self.mount);
         let before = std::mem::replace(&mut self.pointers, wanted);
         // The record's fate is known: claimed accounts need no lock any more.
         self.accounts.clear();
+        Box::pin(self.alerts_are_true()).await;
         self.remove_unneeded(before.keys()).await;
         Ok(())
     }
@@ -366,17 +377,20 @@ impl LockedTenant {
         }
     }
 
-    async fn move_overflow_to_trail(&mut self) -> Result<(), Error> {
-        for event in self.record.log.overflow() {
-            let key = storage::trail_key(self.name.as_str(), event.seq);
-            let entry = storage::encode(&TrailEntry::undelivered(event.clone()))?;
-            self.mount
-                .storage
-                .put(StorageEntry::new(key, entry))
-                .await?;
+    /// Writes what leads to the events that the stored record does not have, and returns them;
+    /// makes room for them in the record.
+    async fn point_to_new_events(&mut self) -> Result<Vec<Event>, Error> {
+        let name = self.name.as_str();
+        let log = &mut self.record.log;
+        let stored = self.stored_seq.min(log.seq());
+        if let Some(through) = self.engine.emission.delivered_through(name, stored) {
+            log.note_delivered_through(through);
         }
-        self.record.log.drop_overflow();
-        Ok(())
+        let new = log.events().iter().filter(|event| event.seq > stored);
+        let new: Vec<Event> = new.cloned().collect();
+        self.engine.move_overflow(&self.mount, name, log).await?;
+        self.engine.point_to_events(&self.mount, name, &new).await?;
+        Ok(new)
     }
 
     /// Goes back to what storage holds.
@@ -385,7 +399,9 @@ impl LockedTenant {
             .engine
             .decode_or_new(&self.name, self.stored.as_deref())?;
         self.pointers = pointer::pointers(&self.record)?;
+        self.stored_seq = self.record.log.seq();
         self.accounts.clear();
+        self.suspicion.forget();
         Ok(())
     }
 }

@@ -206,7 +206,7 @@ impl Engine {
         api_token: Sensitive<String>,
         purpose: Purpose,
     ) -> Result<Mail, Error> {
-        let policy = self.network_policy(config)?;
+        let policy = self.network_policy(mount, config).await?;
         // Syntax only: the connector checks the address rules, which may have changed since.
         let url = EndpointUrl::parse_stored(&server.mailu_url)
             .map_err(|_checked| Error::Defect("a stored mailu_url does not parse"))?;

@@ -10,7 +10,7 @@ use crate::audit::Event;
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::mount_log::{self, MountLog};
-use crate::engine::storage::{self, MOUNT_LOG, TrailEntry};
+use crate::engine::storage::{self, TrailEntry};
 use crate::engine::tenant::TenantName;
 use crate::logical::Mount;
 
@@ -79,13 +79,10 @@ impl Engine {
 
     async fn believe_mount(&self, mount: &Mount, entry: &Entry) -> Result<Belief, Error> {
         let event = &entry.event;
-        let Some(guard) = self.mount_lock.try_lock("mountlog") else {
+        let Some(guard) = self.mount_lock.try_lock(mount_log::LOCK) else {
             return Ok(Belief::Open);
         };
-        let log = mount.storage.get(MOUNT_LOG).await?;
-        let log = log
-            .map(|entry| MountLog::decode(&entry.value))
-            .transpose()?;
+        let log = mount_log::load(mount).await?;
         let has = |log: MountLog| log.events().iter().any(|stored| stored == event);
         if log.is_some_and(has) || is_in_trail(mount, event).await? {
             return Ok(Belief::True);

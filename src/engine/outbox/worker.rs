@@ -100,7 +100,7 @@ impl Engine {
         channel: &Channel,
     ) -> Result<Arc<dyn notify::Channel>, Error> {
         let config = self.config(mount).await?;
-        let policy = self.network_policy(&config)?;
+        let policy = self.network_policy(mount, &config).await?;
         let keyring = self.keyring(mount).await?;
         let usable = channel.usable(&keyring, &policy)?;
         (self.parts.notifier)(&usable, &policy)

@@ -88,6 +88,11 @@ const FIELDS: &[Field] = &[
         "How long a deleted credential is kept; 1 day to 10 years.",
     )
     .default("30d"),
+    Field::duration(
+        "trail_retention",
+        "How long delivered events are kept; 30 days to 10 years. Others are kept for ever.",
+    )
+    .default("400d"),
     Field::texts(
         "allowed_hosts",
         "Host patterns and CIDRs the engine may connect to; empty: public addresses.",
@@ -170,6 +175,10 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
     if config.paused_until != before.paused_until {
         config.check_pause(engine.clock().now())?;
     }
+    let requires = config.audit_mode == AuditMode::Required;
+    if requires && before.audit_mode != AuditMode::Required {
+        require_proof(engine)?;
+    }
     let keyring = engine.keyring_for_writing(mount).await?;
     let actor = super::actor(&call.request);
     let mut entry = engine.mount_event(EventName::ConfigChanged, actor, &call.request);
@@ -191,6 +200,18 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
     told.map(drop)
 }
 
+/// Refuses to make changes wait for devices that nothing is known to reach.
+fn require_proof(engine: &Engine) -> Result<(), Error> {
+    if engine.emission.is_proven(engine.clock().now()) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "audit_unproven",
+        "`audit_mode=required` is accepted only within an hour after an event was delivered to an \
+         audit device. Write config/audit, which sends a probe, and read `audit` in status.",
+    ))
+}
+
 /// Puts what the request names into `config`; ranges are checked afterwards.
 fn apply(call: &Call, config: &mut MountConfig) -> Result<(), Error> {
     let default = MountConfig::default();
@@ -207,6 +228,7 @@ fn apply(call: &Call, config: &mut MountConfig) -> Result<(), Error> {
     seconds("wait").apply(&mut config.wait, default.wait);
     seconds("reveal_ttl").apply(&mut config.reveal_ttl, default.reveal_ttl);
     seconds("deleted_retention").apply(&mut config.deleted_retention, default.deleted_retention);
+    seconds("trail_retention").apply(&mut config.trail_retention, default.trail_retention);
     // A negative count is out of every range: 0 lets the check say so.
     let count = |name: &str| {
         fields
@@ -269,12 +291,7 @@ fn encoding(text: &str) -> Result<PasswordEncoding, Error> {
 fn audit_mode(text: &str) -> Result<AuditMode, Error> {
     match text {
         "best_effort" => Ok(AuditMode::BestEffort),
-        // Nothing can have proven delivery: this build has no emitter yet.
-        "required" => Err(Error::invalid(
-            "audit_unproven",
-            "`audit_mode=required` is accepted only within an hour after a delivered audit probe, \
-             and none was delivered. Keep best_effort.",
-        )),
+        "required" => Ok(AuditMode::Required),
         _ => Err(Error::invalid(
             "invalid_config",
             "`audit_mode` must be best_effort or required.",

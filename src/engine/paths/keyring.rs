@@ -49,6 +49,11 @@ const READ_ANSWERS: &[Field] = &[
                 "How many notification channels need this key; counted with the last tenants.",
             )
             .example("1"),
+            Field::boolean(
+                "audit",
+                "Whether the login of config/audit needs this key; told with the last tenants.",
+            )
+            .example("true"),
         ]
     }),
     Field::integer("scanned", "How many tenants were looked at.").example("12"),
@@ -184,6 +189,8 @@ struct VersionOutput {
     tenants: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     channels: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -241,6 +248,7 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let versions = keyring.versions().map(|it| VersionOutput {
         tenants: Some(usage.tenants.get(&it.version).copied().unwrap_or(0)),
         channels: Some(usage.channels.get(&it.version).copied().unwrap_or(0)),
+        audit: Some(usage.audit.contains(&it.version)),
         ..VersionOutput::from(it)
     });
     let output = Read {
@@ -329,6 +337,7 @@ impl From<KeyringVersion> for VersionOutput {
             created_at: version.created_at,
             tenants: None,
             channels: None,
+            audit: None,
         }
     }
 }

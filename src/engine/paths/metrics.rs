@@ -10,8 +10,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::engine::Engine;
-use crate::engine::census::Census;
+use crate::engine::census::{AuditWord, Census};
 use crate::engine::counters::{BATCH_ENDS, Counters, OUTCOMES, TYPES};
+use crate::engine::watch::Rule;
 use crate::logical::{Call, Endpoint, Mount, Operation, RawResponse, Reply, Response, Route};
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -46,6 +47,7 @@ async fn read(engine: Arc<Engine>, mount: Mount, _call: Call) -> Reply {
     of_work(&mut text, &census, &engine.counters);
     of_background(&mut text, &census);
     of_notifications(&mut text, &census);
+    of_audit(&mut text, &census);
     let body = RawResponse::new(200, CONTENT_TYPE, text.0);
     Ok(Some(Response::raw(body)))
 }
@@ -188,6 +190,23 @@ fn of_work(text: &mut Text, census: &Census, counters: &Counters) {
         "Notices of coming changes.",
         counters.notices(),
     );
+    let name = "smtp_suspicious_activity_total";
+    text.begin(
+        name,
+        "counter",
+        "Alerts about suspicious activity, by rule.",
+    );
+    for rule in Rule::ALL {
+        text.sample(
+            name,
+            &format!("rule=\"{}\"", rule.code()),
+            counters.alerts(rule),
+        );
+    }
+    of_batches(text, census, counters);
+}
+
+fn of_batches(text: &mut Text, census: &Census, counters: &Counters) {
     let batch = census.batch.as_ref();
     text.gauge(
         "smtp_batch_running",
@@ -275,6 +294,50 @@ fn of_notifications(text: &mut Text, census: &Census) {
         name,
         "gauge",
         "Seconds since the event of the oldest delivery still tried.",
+    );
+    let age = waiting
+        .oldest
+        .map_or(0, |at| (census.now - at).num_seconds());
+    let _ = writeln!(text.0, "{name} {}", age.max(0));
+}
+
+fn of_audit(text: &mut Text, census: &Census) {
+    let waiting = census.audit.waiting.unwrap_or_default();
+    let failing = matches!(census.audit.word(census.now), AuditWord::Failing(..));
+    for (name, help, value) in [
+        (
+            "smtp_audit_failing",
+            "Whether events do not reach the audit devices.",
+            failing.into(),
+        ),
+        (
+            "smtp_audit_undelivered_events",
+            "Events that no audit device is known to have.",
+            waiting.events,
+        ),
+        (
+            "smtp_audit_parked_events",
+            "Events that the server refused ten times.",
+            waiting.parked,
+        ),
+        (
+            "smtp_audit_held_back_changes",
+            "Automatic changes that wait for the audit devices.",
+            census.audit.held_back,
+        ),
+    ] {
+        text.gauge(name, help, value);
+    }
+    text.counter(
+        "smtp_audit_delivered_events_total",
+        "Events that this process delivered to the audit devices.",
+        census.audit.delivery.total,
+    );
+    let name = "smtp_audit_oldest_undelivered_age_seconds";
+    text.begin(
+        name,
+        "gauge",
+        "Seconds since the oldest event that no audit device is known to have.",
     );
     let age = waiting
         .oldest

@@ -1,6 +1,8 @@
 //! What clients see: one file per endpoint, one line per route.
 
 mod admin;
+mod alerts;
+mod audit_config;
 mod batches;
 mod config;
 mod deletion;
@@ -48,7 +50,7 @@ Examples, for a mount at smtp/ and a tenant acme:
 
 /// Every path of the engine. The README's table is checked against it.
 pub(super) fn router() -> Router<Engine> {
-    let mut routes = vec![config::route()];
+    let mut routes = vec![config::route(), audit_config::route(), alerts::route()];
     routes.extend(keyring::routes());
     routes.extend(notify::routes());
     routes.extend(tenants::routes());
@@ -63,8 +65,8 @@ pub(super) fn router() -> Router<Engine> {
         reveal::route(),
         verify::route(),
         status::route(),
-        events::route(),
     ]);
+    routes.extend(events::routes());
     routes.extend(versions::routes());
     routes.extend(reset::routes());
     routes.extend(deletion::routes());

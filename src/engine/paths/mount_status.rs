@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::ops::{REINDEX, ReindexOutput, SWEEP, SweepOutput};
 use crate::engine::Engine;
 use crate::engine::batch::State;
-use crate::engine::census::Census;
+use crate::engine::census::{Audit, AuditWord, Census};
+use crate::engine::emission::ExemptKeys;
 use crate::engine::hint;
 use crate::engine::runner::RewrapProgress;
 use crate::logical::{
@@ -65,10 +66,49 @@ const ANSWERS: &[Field] = &[
     }),
     Field::text(
         "audit",
-        "Whether events are known to reach the audit devices. unproven: this version does not \
-         deliver them by itself.",
+        "Whether events are known to reach the audit devices. unproven: this process has delivered \
+         none by the way that config/audit names.",
     )
-    .one_of(&["unproven"]),
+    .one_of(&["unproven", "delivering", "failing"]),
+    Field::object("audit_delivery", "How that goes.").of(const {
+        &[
+            Field::text("error_code", "What fails; null if nothing does.")
+                .example("audit_unreachable")
+                .nullable(),
+            Field::text("hint", "What to do about it; null if nothing fails.").nullable(),
+            Field::instant("failing_since", "Since when.").nullable(),
+            Field::instant(
+                "last_delivered",
+                "When this process last delivered an event.",
+            )
+            .nullable(),
+            Field::integer(
+                "undelivered",
+                "Events that no device is known to have; null before the first tick. Tenants \
+                 that were not looked at since the start count as one event each.",
+            )
+            .example("0")
+            .nullable(),
+            Field::instant("oldest", "Since when the oldest of them waits, if known.").nullable(),
+            Field::integer(
+                "parked",
+                "Of them, those that the server refused ten times.",
+            )
+            .example("0"),
+            Field::integer(
+                "held_back",
+                "Automatic changes that wait for the devices, with audit_mode=required.",
+            )
+            .example("0"),
+            Field::text(
+                "exempt_keys",
+                "Whether the mount shows the events' fields in clear; unknown: the emitter may \
+                 not read the mount's tuning.",
+            )
+            .one_of(&["complete", "missing", "unknown"]),
+            Field::texts("missing_keys", "Those that the mount does not show."),
+        ]
+    }),
     Field::object(
         "notifications",
         "What waits in the outbox; null before the first tick.",
@@ -168,6 +208,7 @@ struct Output<'a> {
     tick_age: Option<u64>,
     plan: Vec<DayOutput>,
     audit: &'static str,
+    audit_delivery: AuditOutput,
     notifications: Option<NotificationsOutput>,
     batch: Option<BatchOutput<'a>>,
     sweep: SweepOutput,
@@ -175,6 +216,23 @@ struct Output<'a> {
     rewrap: Option<RewrapOutput>,
     attention: Vec<AttentionOutput<'a>>,
     attention_total: u64,
+}
+
+#[derive(Serialize)]
+struct AuditOutput {
+    error_code: Option<&'static str>,
+    hint: Option<&'static str>,
+    #[serde(serialize_with = "instant::serialize")]
+    failing_since: Option<DateTime<Utc>>,
+    #[serde(serialize_with = "instant::serialize")]
+    last_delivered: Option<DateTime<Utc>>,
+    undelivered: Option<u64>,
+    #[serde(serialize_with = "instant::serialize")]
+    oldest: Option<DateTime<Utc>>,
+    parked: u64,
+    held_back: u64,
+    exempt_keys: &'static str,
+    missing_keys: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -241,6 +299,7 @@ async fn read(engine: Arc<Engine>, mount: Mount, _call: Call) -> Reply {
 
 fn output(census: &Census) -> Output<'_> {
     let counts = census.counts;
+    let word = census.audit.word(census.now);
     let attention = census.attention.iter().map(|it| AttentionOutput {
         tenant: &it.tenant,
         code: &it.code,
@@ -261,7 +320,12 @@ fn output(census: &Census) -> Output<'_> {
         last_tick: census.last_tick.map(|(at, _)| at),
         tick_age: census.last_tick.map(|(_, age)| age.as_secs()),
         plan: Vec::new(),
-        audit: "unproven",
+        audit: match word {
+            AuditWord::Unproven => "unproven",
+            AuditWord::Delivering => "delivering",
+            AuditWord::Failing(..) => "failing",
+        },
+        audit_delivery: audit_output(&census.audit, word),
         notifications: census.notifications.map(|waiting| NotificationsOutput {
             pending: waiting.pending,
             dead: waiting.dead,
@@ -281,6 +345,30 @@ fn output(census: &Census) -> Output<'_> {
         rewrap: None,
         attention: attention.collect(),
         attention_total: census.attention_total,
+    }
+}
+
+fn audit_output(audit: &Audit, word: AuditWord) -> AuditOutput {
+    let failing = match word {
+        AuditWord::Failing(code, since) => Some((code, since)),
+        AuditWord::Unproven | AuditWord::Delivering => None,
+    };
+    let (exempt_keys, missing_keys) = match &audit.delivery.exempt_keys {
+        ExemptKeys::Unknown => ("unknown", Vec::new()),
+        ExemptKeys::Complete => ("complete", Vec::new()),
+        ExemptKeys::Missing(keys) => ("missing", keys.clone()),
+    };
+    AuditOutput {
+        error_code: failing.map(|(code, _)| code),
+        hint: failing.map(|(code, _)| hint::explain(code).1),
+        failing_since: failing.map(|(_, since)| since),
+        last_delivered: audit.delivery.last,
+        undelivered: audit.waiting.map(|waiting| waiting.events),
+        oldest: audit.waiting.and_then(|waiting| waiting.oldest),
+        parked: audit.waiting.map_or(0, |waiting| waiting.parked),
+        held_back: audit.held_back,
+        exempt_keys,
+        missing_keys,
     }
 }
 

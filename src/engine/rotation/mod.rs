@@ -5,6 +5,7 @@
 mod app_tokens;
 mod change;
 mod confirm;
+mod held;
 mod notes;
 mod preflight;
 mod reset;
@@ -27,13 +28,14 @@ use crate::provider::{Account, EmailAddress};
 pub(super) use app_tokens::revoke_if_due as revoke_app_tokens_if_due;
 pub(super) use change::Change;
 pub(super) use confirm::confirm;
+pub(super) use held::go_on as go_on_with_held;
 pub(super) use notes::note_live;
 pub(super) use preflight::preflight;
 pub(super) use reset::{Done, Outcome as ResetOutcome, Queued, Reset, release, reset};
 pub(super) use settle::{InDrift, Settled, settle};
 use steps::Announced;
 pub(super) use steps::Committed;
-pub(super) use strangers::{mark_of_stranger, take_over};
+pub(super) use strangers::{STALE_STORAGE, mark_of_stranger, take_over};
 pub(super) use unfinished::abandon;
 pub(super) use verify::{Verified, live_password, verify};
 
@@ -76,7 +78,8 @@ pub(super) async fn rotate(tenant: LockedTenant, change: Change) -> Result<Chang
 ///
 /// # Errors
 ///
-/// Whatever the change itself meets; the next try is in the record.
+/// [`Error::HeldBack`] if it has to wait for the audit devices, and whatever the change itself
+/// meets; the next try is in the record.
 pub(super) async fn rotate_automatically(
     mut tenant: LockedTenant,
     rotation_type: RotationType,
@@ -96,6 +99,7 @@ pub(super) async fn rotate_automatically(
         }
     };
     let announced = Announced::prepare(tenant, &change, &password).await?;
+    let announced = held::await_audit(announced).await?;
     settle::drive(announced).await.map(|_committed| ())
 }
 

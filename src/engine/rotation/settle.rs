@@ -5,9 +5,9 @@
 
 use super::steps::{Announced, Committed, SENDS_PER_OPERATION, Verdict};
 use super::unfinished::{
-    drop_candidate, drop_intent, give_up, is_exhausted, leave_open, refused, stop_in_drift,
+    drop_candidate, give_up, is_exhausted, leave_open, refused, stop_in_drift,
 };
-use super::{notes, strangers};
+use super::{held, notes, strangers};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::provider::{Refusal, Trouble};
@@ -34,9 +34,10 @@ pub(in crate::engine) enum InDrift {
 ///
 /// # Errors
 ///
-/// [`Error::Unsettled`] if it is still open, a 409 `drift` if no stored value is live.
+/// [`Error::Unsettled`] if it is still open, [`Error::HeldBack`] if it waits for the audit devices,
+/// a 409 `drift` if no stored value is live.
 pub(in crate::engine) async fn settle(
-    mut tenant: LockedTenant,
+    tenant: LockedTenant,
     in_drift: InDrift,
 ) -> Result<Settled, Error> {
     let Some(intent) = &tenant.record.intent else {
@@ -44,9 +45,7 @@ pub(in crate::engine) async fn settle(
     };
     if intent.sends == 0 && !intent.is_emergency() {
         // Announced only: Mailu never heard of it.
-        drop_intent(&mut tenant);
-        tenant.store().await?;
-        return Ok(Settled::Free(Box::new(tenant)));
+        return held::make_way(tenant).await;
     }
     let was_drifting = tenant
         .record

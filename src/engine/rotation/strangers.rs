@@ -13,7 +13,7 @@ use crate::engine::storage::record::{Drift, TenantRecord};
 use crate::provider::{Account, Marker, marker};
 
 /// The drift code of a record that a stranger was noticed behind.
-pub(super) const STALE_STORAGE: &str = "stale_storage";
+pub(in crate::engine) const STALE_STORAGE: &str = "stale_storage";
 
 /// Returns the account's mark if this record cannot have left it.
 pub(in crate::engine) fn mark_of_stranger(

@@ -10,7 +10,7 @@ use crate::audit::{NewEvent, RotationType, Severity};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::Purpose;
-use crate::engine::storage::record::{ATTENTION_AFTER, Credential, Intent, Version};
+use crate::engine::storage::record::{ATTENTION_AFTER, Credential, HELD_BACK, Intent, Version};
 use crate::provider::{Refusal, Trouble};
 
 /// After this many sends the candidate is not sent again.
@@ -61,6 +61,19 @@ pub(super) async fn drop_candidate(mut tenant: LockedTenant, error: Error) -> Er
         Ok(()) => error,
         Err(storage) => storage,
     }
+}
+
+/// Removes a change that was announced and never sent, in memory, and records that it ended so.
+pub(super) fn drop_held(tenant: &mut LockedTenant, code: &'static str) -> Result<(), Error> {
+    let now = tenant.engine.clock().now();
+    let error = tenant.record.last_error.take();
+    tenant.record.last_error = error.filter(|error| error.code != HELD_BACK);
+    let Some(intent) = drop_intent(tenant) else {
+        return Ok(());
+    };
+    let mut event = failure(&intent, code, now);
+    event.severity = Severity::Info;
+    tenant.record_event(event).map(|_event| ())
 }
 
 /// Removes the intent; with it the credential, if this would have been its first password.

@@ -138,6 +138,7 @@ impl Engine {
             }
         }
         self.begin_delivery(mount);
+        self.begin_emission(mount);
         if std::mem::replace(&mut self.runner.state().listing, true) {
             // The run of the last tick still waits for storage.
             return;
@@ -160,6 +161,9 @@ impl Engine {
         self.begin_due_work(mount, &config, &calendar).await?;
         if let Err(error) = self.go_on_placing(mount, &config).await {
             tracing::warn!(%error, "placing the tenants anew goes on with the next tick");
+        }
+        if let Err(error) = self.tell_of_stall(mount).await {
+            tracing::warn!(%error, "that changes wait for the audit devices is told later");
         }
         // After what cannot wait has taken its places.
         self.begin_batches(mount);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::audit::RotationType;
 use crate::engine::Engine;
+use crate::engine::config::AuditMode;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::Purpose;
@@ -19,6 +20,9 @@ impl Engine {
         mount: &Mount,
         name: &TenantName,
     ) -> Result<(), Error> {
+        if self.is_held_back(mount, name).await? {
+            return Ok(());
+        }
         // Whoever has the tenant settles it, or the next tick does: this place is for others.
         let Some(mut tenant) = self.try_lock_tenant(mount, name).await? else {
             return Ok(());
@@ -41,7 +45,8 @@ impl Engine {
             let at = tenant.record.settles_at(intent, now);
             at.is_some_and(|at| at <= now)
         });
-        if settles {
+        tenant = rotation::go_on_with_held(tenant).await?;
+        if settles && tenant.record.intent.is_some() {
             tenant = match rotation::settle(tenant, InDrift::Stop).await? {
                 Settled::Free(tenant) => *tenant,
                 Settled::Committed(committed) => committed.tenant,
@@ -54,6 +59,28 @@ impl Engine {
         // The emergency is over: what follows is the engine's own work again.
         tenant.purpose = Purpose::Automatic;
         self.look_again(tenant).await
+    }
+
+    /// Reports whether the tenant's change waits for the audit devices and nothing has changed
+    /// about that, as far as memory knows: then a tick takes no lock for it.
+    async fn is_held_back(&self, mount: &Mount, name: &TenantName) -> Result<bool, Error> {
+        let config = self.config(mount).await?;
+        let Some(record) = self.read_tenant(mount, name).await? else {
+            return Ok(false);
+        };
+        let Some(intent) = record.intent.as_ref().filter(|it| it.may_be_held()) else {
+            return Ok(false);
+        };
+        let now = self.clock().now();
+        let rests = config.paused_until.is_some_and(|until| until > now)
+            || record.pause.is_some()
+            || record
+                .live_credential()
+                .is_none_or(|kept| kept.drift.is_some());
+        let told = self
+            .emission
+            .is_delivered(name.as_str(), intent.started_seq);
+        Ok(config.audit_mode == AuditMode::Required && !rests && told == Some(false))
     }
 
     /// Confirms what was settled, or changes what somebody saw.

@@ -322,11 +322,16 @@ impl Engine {
         let Some(record) = self.load_tenant(mount, name).await? else {
             return Ok(0);
         };
-        if !self.lacks_pointers(mount, &record, oldest).await? {
+        let untold = self.lacks_event_pointer(mount, &record).await?;
+        if !untold && !self.lacks_pointers(mount, &record, oldest).await? {
             return Ok(0);
         }
         let mut tenant = self.lock_tenant(mount, name).await?;
-        tenant.repair_pointers(oldest).await
+        if untold {
+            tenant.restore_event_pointer().await?;
+        }
+        let repaired = tenant.repair_pointers(oldest).await?;
+        Ok(repaired + u64::from(untold))
     }
 
     async fn store_reindex(&self, mount: &Mount, progress: &ReindexProgress) -> Result<(), Error> {

@@ -7,7 +7,7 @@
 //! - Records written behind the pass's place are sealed by the newest key, because a change takes
 //!   the keyring when it has the tenant's lock, and memory has the new one since before the pass
 //!   began.
-//! - The notification channels, of which there are few, come last and all at once, under the lock
+//! - `config/audit` and the notification channels, of which there are few, come last and all at once, under the lock
 //!   that their writers have.
 //! - Changes under way at that time may hold the older one: their tenants, told by the locks, come
 //!   first and are waited for. The changes of an earlier process ended with it.
@@ -244,6 +244,9 @@ impl Engine {
         if names.len() < SLICE {
             for key in self.rewrap_channels(mount).await? {
                 progress.note_unreadable(&key);
+            }
+            if let Some(key) = self.rewrap_audit_access(mount).await? {
+                progress.note_unreadable(key);
             }
             progress.finished_at = Some(self.clock().now());
             tracing::info!(

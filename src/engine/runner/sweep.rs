@@ -202,6 +202,10 @@ impl Engine {
                 _ => break,
             }
         }
+        let config = self.config(mount).await?;
+        if let Err(error) = self.expire_events(mount, &config).await {
+            tracing::warn!(%error, "old events stay until the next sweep");
+        }
         let now = self.clock().now();
         let mut state = self.runner.state();
         state.sweeps.progress.finished_at = Some(now);
@@ -264,6 +268,9 @@ impl Engine {
         if let Some(intent) = &record.intent {
             // Whoever settles it looks. A change that was stopped waits for a person, but what it
             // sent may have landed since; one that is overdue has lost its pointer.
+            if intent.may_be_held() {
+                return Ok(false);
+            }
             let now = self.clock().now();
             let at = record.settles_at(intent, now);
             return Ok(at.is_none_or(|at| now - at > OVERDUE));

@@ -74,6 +74,14 @@ pub(in crate::engine) const BATCH_V1: &[u8] =
 pub(in crate::engine) const REINDEX_V1: &[u8] =
     include_bytes!("../../../tests/it/fixtures/reindex-v1.json");
 
+/// Exactly the bytes of how the host's own API is reached, every field filled.
+pub(in crate::engine) const AUDIT_ACCESS_V1: &[u8] =
+    include_bytes!("../../../tests/it/fixtures/audit-access-v1.json");
+
 /// Exactly the bytes of the third, every field filled.
 pub(in crate::engine) const TENANT_V3: &[u8] =
     include_bytes!("../../../tests/it/fixtures/tenant-v3.json");
+
+/// Exactly the bytes of what the rules of alerts remember, every field filled.
+pub(in crate::engine) const WATCH_V1: &[u8] =
+    include_bytes!("../../../tests/it/fixtures/watch-v1.json");

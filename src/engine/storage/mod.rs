@@ -7,8 +7,12 @@
 //! | `due/<yyyymmdd>/<tenant>` | pointer: the UTC day of the next rotation or notice |
 //! | `account/<hash>` | pointer: which tenant owns a mail account |
 //! | `trail/<tenant>/<seq>` | events that left the record |
+//! | `undelivered/<tenant>` | pointer: the tenant has events that no audit device has taken |
+//! | `journal/<yyyymmdd>/<event_id>` | index of all events by time: whose it is, and its number |
 //! | `server/<hash>` | a mail server: accepted and refused tokens, limiter, breaker |
 //! | `config` | the mount's settings |
+//! | `config/alerts` | what is suspicious |
+//! | `watch` | what people did within the last hour, over all tenants |
 //! | `mountlog` | the mount's own events |
 //! | `keyring`, `keyring-copy` | the keys, seal-wrapped |
 //! | `schedule` | from where on the folders of `due/` are looked at, when a tick was last seen |
@@ -16,6 +20,7 @@
 //! | `reindex` | how far rebuilding the pointers from the records has come |
 //! | `batch/<id>` | a batch and how far it is |
 //! | `config/notify/<name>` | a notification channel |
+//! | `config/audit` | how the host's own API is reached |
 //! | `outbox/<event_id>` | an event that somebody is still to be told of |
 //! | `notified/<name>` | how a notification channel fares |
 //!
@@ -40,6 +45,12 @@ pub(crate) use sealed::sealed_by;
 
 /// The mount's settings.
 pub(crate) const CONFIG: &str = "config";
+/// How the host's own API is reached.
+pub(crate) const AUDIT_ACCESS: &str = "config/audit";
+/// What is suspicious.
+pub(crate) const ALERTS: &str = "config/alerts";
+/// What people did within the last hour, over all tenants.
+pub(crate) const WATCH: &str = "watch";
 /// The mount's own events.
 pub(crate) const MOUNT_LOG: &str = "mountlog";
 /// The keyring.
@@ -66,6 +77,10 @@ pub(crate) const DUE: &str = "due/";
 pub(crate) const CHANNELS: &str = "config/notify/";
 /// The folder of all events that somebody is still to be told of.
 pub(crate) const OUTBOX: &str = "outbox/";
+/// The folder of all logs with events that no audit device has taken.
+pub(crate) const UNDELIVERED: &str = "undelivered/";
+/// The folder of the days' folders of all events.
+pub(crate) const JOURNAL: &str = "journal/";
 /// Prefixes the host shall wrap with its seal as well.
 pub(crate) const SEAL_WRAPPED: [&str; 2] = [KEYRING, KEYRING_COPY];
 /// A record longer than this is refused before Mailu hears anything.
@@ -138,15 +153,62 @@ pub(crate) fn trail_key(tenant: &str, seq: u64) -> String {
     format!("trail/{tenant}/{seq:020}")
 }
 
-/// One event that left its record.
+/// The key of the pointer to a log with events that no audit device has taken.
+pub(crate) fn undelivered_key(tenant: &str) -> String {
+    format!("{UNDELIVERED}{tenant}")
+}
+
+/// The folder of a day's events.
+pub(crate) fn journal_folder(day: NaiveDate) -> String {
+    format!("{JOURNAL}{}/", day.format("%Y%m%d"))
+}
+
+/// The key of an event in the index by time.
+pub(crate) fn journal_key(day: NaiveDate, event_id: &str) -> String {
+    format!("{}{event_id}", journal_folder(day))
+}
+
+/// Where the event of an index entry lies.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct JournalEntry {
+    schema: u32,
+    /// The tenant, `-` for the mount.
+    pub(crate) tenant: String,
+    /// The event's number there.
+    pub(crate) seq: u64,
+}
+
+impl JournalEntry {
+    const SCHEMA: u32 = 1;
+
+    /// Says where an event lies.
+    pub(crate) fn of(event: &Event) -> Self {
+        Self {
+            schema: Self::SCHEMA,
+            tenant: event.tenant_id.clone(),
+            seq: event.seq,
+        }
+    }
+
+    /// Reads an entry of the index.
+    pub(crate) fn decode(key: &str, bytes: &[u8]) -> Result<Self, Error> {
+        check_schema(key, bytes, Self::SCHEMA)?;
+        let entry: Self = decode(key, bytes)?;
+        check_counts(key, &[entry.seq])?;
+        Ok(entry)
+    }
+}
+
+/// One event that left its record, or that an audit device took.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TrailEntry {
     schema: u32,
     /// Whether an audit device took it.
-    delivered: bool,
+    pub(crate) delivered: bool,
     /// How often the host refused to take it.
-    refusals: u32,
+    pub(crate) refusals: u32,
     pub(crate) event: Event,
 }
 
@@ -163,10 +225,33 @@ impl TrailEntry {
         }
     }
 
+    /// Keeps an event that an audit device took.
+    pub(crate) fn delivered(event: Event) -> Self {
+        Self {
+            delivered: true,
+            ..Self::undelivered(event)
+        }
+    }
+
+    /// Keeps an event that the host refused to take so often.
+    pub(crate) fn refused(event: Event, refusals: u32) -> Self {
+        Self {
+            refusals,
+            ..Self::undelivered(event)
+        }
+    }
+
     /// Reads an entry of the trail.
     pub(crate) fn decode(key: &str, bytes: &[u8]) -> Result<Self, Error> {
         check_schema(key, bytes, Self::SCHEMA)?;
-        decode(key, bytes)
+        let entry: Self = decode(key, bytes)?;
+        if trail_key(&entry.event.tenant_id, entry.event.seq) != key {
+            return Err(Error::Entry {
+                key: key.to_owned(),
+                why: "the stored event belongs elsewhere: it was moved",
+            });
+        }
+        Ok(entry)
     }
 }
 

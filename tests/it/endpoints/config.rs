@@ -14,7 +14,7 @@ async fn the_defaults_and_a_partial_change() {
         "refresh_interval": 300, "wait": 8, "password_bytes": 32,
         "emergency_password_bytes": 48, "password_encoding": "base64", "password_policy": null,
         "max_versions": 10, "reveal_ttl": 900, "rotate_after_reveal": false,
-        "deleted_retention": 2_592_000, "allowed_hosts": [], "mailu_marker": true,
+        "deleted_retention": 2_592_000, "trail_retention": 34_560_000, "allowed_hosts": [], "mailu_marker": true,
         "audit_mode": "best_effort", "paused_until": null,
     });
     assert_eq!(defaults.data, expected);

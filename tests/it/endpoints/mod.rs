@@ -2,6 +2,8 @@
 //! `cache`, `crowds`, `nodes`, `secrets` and `waiting` about what holds on every path.
 
 mod admin;
+mod alerts;
+mod audit_config;
 mod cache;
 mod config;
 mod crowds;

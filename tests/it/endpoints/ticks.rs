@@ -253,7 +253,9 @@ async fn a_storage_that_went_back_is_noticed_and_nothing_is_changed_by_itself() 
     assert_eq!(rig.password_writes(), writes);
     assert!(rig.fits(&newer));
     let story = rig.story("acme").await;
-    let told = story.iter().filter(|it| it.contains("stale_storage"));
+    let told = story
+        .iter()
+        .filter(|it| *it == "drift_detected(stale_storage)");
     assert_eq!(told.count(), 1, "{story:?}");
     rig.write("acme/rotate", json!({})).await.ok();
     rig.settled().await;

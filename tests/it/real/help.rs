@@ -5,18 +5,24 @@ use std::collections::BTreeSet;
 use super::rig::Rig;
 
 /// Every path of the engine, as OpenAPI writes it.
-const PATHS: [&str; 32] = [
+const PATHS: [&str; 38] = [
     "",
     "batches",
     "batches/{id}",
     "batches/{id}/cancel",
     "config",
+    "config/alerts",
+    "config/audit",
     "config/keyring",
     "config/keyring/rotate",
     "config/keyring/trim",
     "config/notify",
     "config/notify/{name}",
     "config/notify/{name}/test",
+    "events",
+    "events/ack",
+    "events/emit/{tenant}/{seq}",
+    "events/flush",
     "metrics",
     "ops/reindex",
     "ops/sweep",

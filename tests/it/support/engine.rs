@@ -127,6 +127,8 @@ pub(crate) struct Host {
     pub(crate) mount: Mount,
     /// What the host calls the caller.
     pub(crate) caller: String,
+    /// What the host calls the mount.
+    pub(crate) mount_point: String,
     /// `Debug` of every request and reply so far.
     pub(crate) debugged: Arc<Mutex<String>>,
 }
@@ -141,6 +143,7 @@ impl Host {
                 system: Arc::new(system),
             },
             caller: String::from("userpass-alice"),
+            mount_point: String::from("smtp/"),
             debugged: Arc::default(),
         }
     }
@@ -154,7 +157,7 @@ impl Host {
         request.id = RequestId::new(format!("request-{number}"));
         request.display_name.clone_from(&self.caller);
         request.entity_id = format!("entity-of-{}", self.caller);
-        request.mount_point = String::from("smtp/");
+        request.mount_point.clone_from(&self.mount_point);
         request
     }
 

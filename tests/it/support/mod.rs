@@ -1,5 +1,6 @@
 //! What several tests share.
 
+pub(crate) mod devices;
 pub(crate) mod engine;
 pub(crate) mod faults;
 pub(crate) mod host;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
+use super::devices::Devices;
 use super::engine::{Host, pointers, record};
 use super::faults::Plan;
 use super::mailbox::{MailServers, Mailbox, State};
@@ -20,8 +21,9 @@ use vault_plugin_secrets_smtp::clock::Clock;
 use vault_plugin_secrets_smtp::crypto::{Binding, Keyring, Sealed};
 use vault_plugin_secrets_smtp::engine::Parts;
 use vault_plugin_secrets_smtp::engine::storage::record::TenantRecord;
-use vault_plugin_secrets_smtp::host_api;
-use vault_plugin_secrets_smtp::logical::{MemoryStorage, Snapshot, StaticSystemView, Storage as _};
+use vault_plugin_secrets_smtp::logical::{
+    MemoryStorage, ReplicationState, Snapshot, StaticSystemView, Storage as _,
+};
 use vault_plugin_secrets_smtp::provider::HashPool;
 
 /// The mail server of every tenant that is not given another.
@@ -86,6 +88,7 @@ pub(crate) struct World {
     pub(crate) storage: Arc<MemoryStorage>,
     pub(crate) mail: MailServers,
     pub(crate) notices: Notices,
+    pub(crate) devices: Devices,
     pub(crate) clock: Arc<SimulatedClock>,
 }
 
@@ -99,6 +102,7 @@ impl World {
             storage: Arc::new(MemoryStorage::new()),
             mail,
             notices: Notices::default(),
+            devices: Devices::default(),
             clock: Arc::new(SimulatedClock::starting_at(start)),
         }
     }
@@ -110,6 +114,7 @@ impl World {
             storage: Arc::new(storage),
             mail: MailServers::with(&left.mail),
             notices: Notices::default(),
+            devices: Devices::default(),
             clock: Arc::new(SimulatedClock::starting_at(left.now)),
         }
     }
@@ -128,16 +133,28 @@ impl World {
             clock: Arc::clone(&self.clock) as _,
             connector: self.mail.connector(plan),
             notifier: self.notices.notifier(plan),
-            host_api: host_api::opener(),
+            host_api: self.devices.opener(plan),
             hash_pool: HashPool::with_places(2),
             dev_loopback: false,
         };
-        Host::new(parts, plan.over(&self.storage), StaticSystemView::default())
+        let host = Host::new(parts, plan.over(&self.storage), StaticSystemView::default());
+        self.devices.serve(&host);
+        host
     }
 
     /// A process that nothing happens to.
     pub(crate) fn sound_process(&self) -> Host {
         self.process(&Plan::simulated())
+    }
+
+    /// A process on a node that may not write.
+    pub(crate) fn standby(&self) -> Host {
+        let mut host = self.sound_process();
+        host.mount.system = Arc::new(StaticSystemView {
+            replication_state: ReplicationState(0x6000),
+            ..StaticSystemView::default()
+        });
+        host
     }
 
     pub(crate) async fn later(&self, seconds: u64) {

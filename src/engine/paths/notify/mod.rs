@@ -263,7 +263,8 @@ async fn store(engine: &Engine, mount: &Mount, name: String, call: &Call) -> Res
             "a mount has at most 20 notification channels. Delete one first.",
         ));
     }
-    let policy = engine.network_policy(&*engine.config(mount).await?)?;
+    let config = engine.config(mount).await?;
+    let policy = engine.network_policy(mount, &config).await?;
     let keyring = engine.keyring_for_writing(mount).await?;
     let Wanted {
         mut target,

@@ -177,7 +177,7 @@ async fn store(
     if call.request.operation == Operation::Patch && locked.record.server.is_none() {
         return Err(Error::UnknownTenant);
     }
-    let policy = engine.network_policy(&locked.config)?;
+    let policy = engine.network_policy(mount, &locked.config).await?;
     let mut wanted = wanted(&locked, call, &policy)?;
     let old_token = match &locked.record.server {
         Some(server) => match locked.open_token(&server.api_token) {

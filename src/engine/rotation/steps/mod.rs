@@ -116,6 +116,15 @@ impl Announced {
         &self.tenant
     }
 
+    /// Stores the change as announced: it waits before it is sent.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was stored, and nothing will be sent.
+    pub(super) async fn store(&mut self) -> Result<(), Error> {
+        self.tenant.store().await
+    }
+
     /// Stores that the candidate is about to be sent. From here on reads say `uncertain`.
     ///
     /// # Errors

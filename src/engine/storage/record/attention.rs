@@ -7,6 +7,9 @@ use super::TenantRecord;
 /// After so many failures in a row a person has to look.
 pub const ATTENTION_AFTER: u32 = 3;
 
+/// The code of a change that waits for the audit devices.
+pub const HELD_BACK: &str = "audit_held_back";
+
 /// Something that does not pass by itself, or has not for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attention<'a> {
@@ -29,6 +32,12 @@ impl TenantRecord {
         }
         let failed = self.last_error.as_ref();
         if let Some(intent) = &self.intent {
+            if intent.may_be_held() && failed.is_some_and(|failed| failed.code == HELD_BACK) {
+                return Some(Attention {
+                    code: HELD_BACK,
+                    since: intent.announced_at,
+                });
+            }
             let stopped = intent.sends > 0 && self.open.settle_at.is_none();
             if stopped || self.open.settle_failures >= ATTENTION_AFTER {
                 return Some(Attention {

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::{Actor, EventLog};
 use crate::crypto::Sealed;
 
-pub use attention::{ATTENTION_AFTER, Attention};
+pub use attention::{ATTENTION_AFTER, Attention, HELD_BACK};
 pub use credential::{
     AppTokenWork, Compromise, Credential, Deletion, Drift, Finding, Hold, Preflight, Proof,
     RotationPolicy, Version,

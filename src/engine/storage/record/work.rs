@@ -66,6 +66,17 @@ impl Intent {
         self.rotation_type == Some(RotationType::Emergency)
     }
 
+    /// Reports whether this is a change that nobody asked for and that was not sent yet: it is
+    /// stored so only while it waits for the audit devices.
+    #[must_use]
+    pub fn may_be_held(&self) -> bool {
+        let automatic = matches!(
+            self.rotation_type,
+            Some(RotationType::Automated | RotationType::Reveal)
+        );
+        automatic && self.sends == 0
+    }
+
     /// Reports whether a send ended without a definite answer (or its answer was not stored):
     /// the candidate may become live at any time.
     #[must_use]

@@ -1,0 +1,91 @@
+//! What a collector outside is answered, and what its receipt does.
+
+use std::sync::Arc;
+
+use super::Receipt;
+use crate::audit::Event;
+use crate::engine::Engine;
+use crate::engine::error::Error;
+use crate::logical::Mount;
+
+/// Events of one flush.
+const MOST: usize = 100;
+
+impl Engine {
+    /// Returns undelivered events, logs in the order in which they came, each by number.
+    pub(in crate::engine) async fn undelivered_events(
+        self: &Arc<Self>,
+        mount: &Mount,
+    ) -> Result<Vec<Event>, Error> {
+        self.read_undelivered(mount).await?;
+        let mut events = Vec::new();
+        for name in self.emission.logs() {
+            match self.undelivered_of(mount, &name, &mut events).await {
+                Ok(()) => {}
+                Err(error @ Error::Entry { .. }) => {
+                    tracing::warn!(log = name, %error, "its events wait");
+                }
+                Err(error) => return Err(error),
+            }
+            if events.len() == MOST {
+                break;
+            }
+        }
+        Ok(events)
+    }
+
+    async fn undelivered_of(
+        self: &Arc<Self>,
+        mount: &Mount,
+        name: &str,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Error> {
+        let Some(log) = self.read_log(mount, name).await? else {
+            self.emission.note_read(name, (0, 0));
+            return Ok(());
+        };
+        let (through, last) = (log.events().delivered_through(), log.events().seq());
+        let (before, first) = (
+            events.len(),
+            self.emission.first_undelivered(name, (through, last)),
+        );
+        for seq in first..=last {
+            match self.find_event(mount, &log, seq).await? {
+                Some(found) if !found.delivered => {
+                    events.push(found.event);
+                    if events.len() == MOST {
+                        break;
+                    }
+                }
+                Some(_) | None => self.emission.note_delivered(name, seq, None),
+            }
+        }
+        if events.len() == before {
+            self.finish_log(mount, name).await;
+        }
+        Ok(())
+    }
+
+    /// Acknowledges one event of a receipt; reports whether it was undelivered until now.
+    pub(in crate::engine) async fn take_receipt(
+        self: &Arc<Self>,
+        mount: &Mount,
+        receipt: &Receipt,
+        (name, seq): (&str, u64),
+    ) -> Result<bool, Error> {
+        let Some(log) = self.read_log(mount, name).await? else {
+            return Ok(false);
+        };
+        let Some(found) = self.find_event(mount, &log, seq).await? else {
+            return Ok(false);
+        };
+        if found.delivered || !receipt.names(&found.event) {
+            return Ok(false);
+        }
+        self.acknowledge(mount, &found.event).await?;
+        self.emission.note_works(self.clock().now());
+        self.emission.note_delivered(name, seq, None);
+        self.finish_log(mount, name).await;
+        Ok(true)
+    }
+}

@@ -1,0 +1,75 @@
+//! `events/emit/<tenant>/<seq>`: answers a stored event, so that the audit devices record it.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::EVENT;
+use crate::audit::Event;
+use crate::engine::Engine;
+use crate::logical::{
+    Call, Data, Endpoint, Error, Field, Mount, Operation, Reply, Response, Route,
+};
+
+const FIELDS: &[Field] = &[
+    Field::text(
+        "tenant",
+        "Name of the tenant; `-` for the mount's own events.",
+    )
+    .max_bytes(64)
+    .required()
+    .example("acme"),
+    super::super::SEQ.required(),
+];
+
+pub(super) fn route() -> Route<Engine> {
+    Route {
+        pattern: "events/emit/{tenant}/{seq}",
+        synopsis: "Answer a stored event, so that the audit devices record it.",
+        description: "Answers the event of this number as it is stored: the server writes it to \
+                      its audit devices. What the request carries is ignored, nothing is changed \
+                      and nothing counts as delivered by it. The engine's own emitter calls this; \
+                      its token needs nothing else.
+
+    bao write -f smtp/events/emit/acme/7",
+        fields: FIELDS,
+        endpoints: vec![Endpoint {
+            operations: &[Operation::Create, Operation::Update],
+            summary: "Answer a stored event.",
+            answers: EVENT,
+            handler: |engine, mount, call| Box::pin(emit(engine, mount, call)),
+        }],
+        existence: None,
+    }
+}
+
+#[derive(Serialize)]
+struct Output {
+    #[serde(flatten)]
+    event: Event,
+    /// A device is known to have taken it before.
+    replayed: bool,
+}
+
+async fn emit(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    let unknown = || {
+        Error::status(
+            404,
+            "unknown_event",
+            "no event of this number is stored for this tenant.",
+        )
+    };
+    let seq = call.capture("seq").parse::<u64>();
+    let seq = seq.map_err(|_no_number| Error::user("invalid_field", "`seq` must be a number."))?;
+    // A standby's device is not where its line belongs, and its storage may lag.
+    engine.require_active_node(&mount).await?;
+    let log = engine.read_log(&mount, call.capture("tenant")).await?;
+    let log = log.ok_or_else(unknown)?;
+    let found = engine.find_event(&mount, &log, seq).await?;
+    let found = found.ok_or_else(unknown)?;
+    let output = Output {
+        event: found.event,
+        replayed: found.delivered,
+    };
+    Ok(Some(Response::data(Data::from_serialize(&output)?)))
+}

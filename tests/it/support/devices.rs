@@ -1,0 +1,234 @@
+//! The host's own API and its audit devices, as the emitter meets them: a request goes through the
+//! engine's real handler, and what that answers becomes a line before it is answered.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use vault_plugin_secrets_smtp::host_api::{Error, HostApi, HostApiConfig, HostApiOpener, Taken};
+use vault_plugin_secrets_smtp::network::Fault;
+
+use super::engine::Host;
+use super::faults::{Kind, Plan};
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Does {
+    /// Nothing is written, and the answer is this.
+    Fails(Error),
+    /// A device takes it, and the answer does not arrive.
+    LosesAnswer,
+    /// It is taken and never answered.
+    Hangs,
+    /// Another server answers.
+    LiesAbout(&'static str),
+}
+
+/// The devices of one world; clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Devices(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Whose handler answers; the process of the moment.
+    host: Option<Host>,
+    lines: Vec<Value>,
+    /// For every call from now on.
+    always: Option<Does>,
+    /// For the next calls.
+    next: VecDeque<Does>,
+    /// For this event only, `tenant/seq`.
+    never: Vec<(String, Does)>,
+    calls: Vec<String>,
+    mount_points: Vec<String>,
+    configs: Vec<HostApiConfig>,
+    exempt: Option<Vec<String>>,
+}
+
+impl Devices {
+    /// Makes clients for a process that `plan` may kill.
+    pub(crate) fn opener(&self, plan: &Plan) -> HostApiOpener {
+        let (devices, plan) = (self.clone(), plan.clone());
+        Arc::new(move |config: &HostApiConfig, _clock| {
+            devices.0.lock().unwrap().configs.push(config.clone());
+            Ok(Arc::new(Client {
+                devices: devices.clone(),
+                plan: plan.clone(),
+            }) as Arc<dyn HostApi>)
+        })
+    }
+
+    /// The process that answers requests from now on.
+    pub(crate) fn serve(&self, host: &Host) {
+        let mut host = host.clone();
+        host.caller = String::from("approle");
+        self.0.lock().unwrap().host = Some(host);
+    }
+
+    /// Lets every call do this, or none.
+    pub(crate) fn always(&self, does: Option<Does>) {
+        self.0.lock().unwrap().always = does;
+    }
+
+    /// Lets the next calls do this.
+    pub(crate) fn next(&self, does: impl IntoIterator<Item = Does>) {
+        self.0.lock().unwrap().next = does.into_iter().collect();
+    }
+
+    /// Lets every call for one event do this, `None`: no more.
+    pub(crate) fn never(&self, event: &str, does: Option<Does>) {
+        let mut state = self.0.lock().unwrap();
+        state.never.retain(|(one, _)| one != event);
+        state
+            .never
+            .extend(does.map(|does| (event.to_owned(), does)));
+    }
+
+    /// What the mount's tuning says; `None` if the emitter may not read it.
+    pub(crate) fn exempt(&self, keys: Option<&[&str]>) {
+        let keys = keys.map(|keys| keys.iter().map(|&key| key.to_owned()).collect());
+        self.0.lock().unwrap().exempt = keys;
+    }
+
+    /// Every line, in order: what `response.data` of the log has.
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        self.0.lock().unwrap().lines.clone()
+    }
+
+    /// The lines as `tenant/seq event`, without the common prefix.
+    pub(crate) fn story(&self) -> Vec<String> {
+        let lines = self.lines();
+        let line = |line: &Value| {
+            let name = line["event"].as_str().unwrap();
+            let name = name.strip_prefix("smtp_credentials_").unwrap_or(name);
+            let tenant = line["tenant_id"].as_str().unwrap();
+            format!("{tenant}/{} {name}", line["seq"])
+        };
+        lines.iter().map(line).collect()
+    }
+
+    /// Every call, as `tenant/seq`.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.0.lock().unwrap().calls.clone()
+    }
+
+    /// Where every call went.
+    pub(crate) fn mount_points(&self) -> Vec<String> {
+        self.0.lock().unwrap().mount_points.clone()
+    }
+
+    /// What clients were opened with.
+    pub(crate) fn configs(&self) -> Vec<HostApiConfig> {
+        self.0.lock().unwrap().configs.clone()
+    }
+
+    /// Asserts that the lines are a chain without gap for each log, whatever was told twice.
+    pub(crate) fn check_chains(&self, what: &str) {
+        let mut seen: std::collections::BTreeMap<(String, u64), Value> = Default::default();
+        for line in self.lines() {
+            let tenant = line["tenant_id"].as_str().unwrap().to_owned();
+            let key = (tenant, line["seq"].as_u64().unwrap());
+            let mut line = line;
+            line.as_object_mut().unwrap().remove("replayed");
+            if let Some(earlier) = seen.insert(key.clone(), line.clone()) {
+                assert_eq!(earlier, line, "{what}: told differently: {key:?}");
+            }
+        }
+        for ((tenant, seq), line) in &seen {
+            let before = match seq {
+                1 => "0".repeat(64),
+                _ => {
+                    let before = seen.get(&(tenant.clone(), seq - 1));
+                    let before = before.unwrap_or_else(|| panic!("{what}: gap at {tenant}/{seq}"));
+                    before["hash"].as_str().unwrap().to_owned()
+                }
+            };
+            assert_eq!(line["prev_hash"], before, "{what}: {tenant}/{seq}");
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Client {
+    devices: Devices,
+    plan: Plan,
+}
+
+impl Client {
+    async fn request(&self, tenant: &str, seq: u64) -> Result<Taken, Error> {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let host = self.devices.0.lock().unwrap().host.clone();
+        let host = host.expect("no process serves");
+        let path = format!("events/emit/{tenant}/{seq}");
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let id = format!("emit-{number}");
+        let answer = host.write_as(&id, &path, json!({})).await;
+        match answer.status {
+            200 => {}
+            0 | 500..=599 => return Err(Error::Failing),
+            403 => return Err(Error::Denied),
+            _ => return Err(Error::Refused),
+        }
+        self.devices
+            .0
+            .lock()
+            .unwrap()
+            .lines
+            .push(answer.data.clone());
+        Ok(Taken {
+            event_id: answer.text_of("event_id").to_owned(),
+            hash: answer.text_of("hash").to_owned(),
+        })
+    }
+}
+
+#[async_trait]
+impl HostApi for Client {
+    async fn emit(&self, mount_point: &str, tenant: &str, seq: u64) -> Result<Taken, Error> {
+        self.plan.alive().await;
+        let does = {
+            let mut state = self.devices.0.lock().unwrap();
+            let event = format!("{tenant}/{seq}");
+            let never = state.never.iter().find(|(one, _)| *one == event);
+            let never = never.map(|(_, does)| *does);
+            state.calls.push(event);
+            state.mount_points.push(mount_point.to_owned());
+            never.or(state.always).or_else(|| state.next.pop_front())
+        };
+        match does {
+            Some(Does::Fails(error)) => return Err(error),
+            Some(Does::Hangs) => {
+                self.request(tenant, seq).await?;
+                tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+                return Err(Error::Unreachable(Fault::Timeout));
+            }
+            Some(Does::LosesAnswer) => {
+                self.request(tenant, seq).await?;
+                return Err(Error::Unreachable(Fault::Broken));
+            }
+            Some(Does::LiesAbout(event_id)) => {
+                let mut taken = self.request(tenant, seq).await?;
+                event_id.clone_into(&mut taken.event_id);
+                return Ok(taken);
+            }
+            None => {}
+        }
+        let Some(fault) = self.plan.enter(String::from("device emit")) else {
+            return self.request(tenant, seq).await;
+        };
+        if fault.after {
+            self.request(tenant, seq).await?;
+        }
+        if fault.kind == Kind::Crash {
+            self.plan.die().await;
+        }
+        Err(Error::Unreachable(Fault::Broken))
+    }
+
+    async fn exempt_keys(&self, _mount_point: &str) -> Result<Option<Vec<String>>, Error> {
+        self.plan.alive().await;
+        Ok(self.devices.0.lock().unwrap().exempt.clone())
+    }
+}
