@@ -1,0 +1,8 @@
+//! What the engine does by itself, in the audit devices of a real server: nobody asks for it, and
+//! nothing but a request reaches a device.
+
+mod automatic;
+mod emitter;
+mod killed;
+mod verifier;
+mod wire;
