@@ -17,7 +17,7 @@ const TENANTS: usize = 20;
 const SERVERS: usize = 4;
 const FOREIGN: &str = "set-by-somebody-else-4be1c2";
 
-fn account(number: usize) -> String {
+pub(super) fn account(number: usize) -> String {
     format!("smtp-{number}@example.test")
 }
 
@@ -64,7 +64,7 @@ async fn overdue(rig: &Rig) -> Vec<MailuStandin> {
     servers
 }
 
-async fn import(rig: &Rig, tenant: &str, username: &str, mailu: &MailuStandin) {
+pub(super) async fn import(rig: &Rig, tenant: &str, username: &str, mailu: &MailuStandin) {
     let server = json!({
         "mailu_url": mailu.url(),
         "ca_cert": mailu.ca_pem(),
@@ -79,6 +79,11 @@ async fn import(rig: &Rig, tenant: &str, username: &str, mailu: &MailuStandin) {
     });
     let path = format!("{tenant}/admin");
     rig.write(&path, credential).await.data();
+}
+
+pub(super) fn in_an_hour() -> String {
+    let then = chrono::Utc::now() + chrono::TimeDelta::hours(1);
+    then.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
 }
 
 fn count(events: &[Value], name: &str) -> usize {
@@ -164,6 +169,11 @@ async fn what_nobody_asked_for_is_in_the_audit_file() {
     let emitter = Emitter::enable(rig.server.api(), &["127.0.0.1/32"]).await;
     emitter.deliver_at(&rig, &address, Some(&ca)).await;
 
+    // Nothing begins before all of it is there.
+    let settings = json!({
+        "check_schedule": "* * * * *", "spread": "0s", "paused_until": in_an_hour(),
+    });
+    rig.write("config", settings).await.no_content();
     let servers = overdue(&rig).await;
     let failing = Config::default().user(EMAIL, FIRST);
     let failing = MailuStandin::start(failing).await.unwrap();
@@ -173,25 +183,20 @@ async fn what_nobody_asked_for_is_in_the_audit_file() {
     rig.mailu.set_password_directly(EMAIL, FOREIGN);
     let delivery = all_delivered(&rig).await;
     assert_eq!(delivery["exempt_keys"], "complete", "{delivery}");
-    let settings = json!({"check_schedule": "* * * * *", "spread": "0s"});
-    rig.write("config", settings).await.no_content();
+    rig.write("config", json!({"paused_until": null}))
+        .await
+        .no_content();
     // A new process looks at every mail server with its first tick.
     rig.server.kill_plugin().await;
 
     let log = audit_file(&rig.server);
     let since = rig.server.audit_records().len();
-    let begun = std::time::Instant::now();
     within_ticks("all of it is in the file", async || {
         let events = events(&log);
         let all = count(&events, "smtp_credentials_rotated") == TENANTS
             && count(&events, "smtp_credentials_rotation_notice") >= TENANTS
             && count(&events, "smtp_credentials_drift_detected") == 1
             && count(&events, "smtp_credentials_rotation_failed") == 1;
-        let mut names = std::collections::BTreeMap::new();
-        for e in &events { *names.entry(e["event"].to_string()).or_insert(0) += 1; }
-        eprintln!("DBG {:?} {names:?}", begun.elapsed());
-        fs::copy(&log, "/tmp/verify-audit.log").unwrap();
-        fs::write("/tmp/verify-server.log", rig.server.log()).unwrap();
         all.then_some(())
     })
     .await;

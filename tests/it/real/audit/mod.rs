@@ -2,7 +2,11 @@
 //! nothing but a request reaches a device.
 
 mod automatic;
+mod device;
 mod emitter;
+mod forged;
+mod handover;
 mod killed;
+mod refused;
 mod verifier;
 mod wire;

@@ -28,7 +28,15 @@ pub(super) struct Auditor {
 
 impl Auditor {
     pub(super) async fn appointed(operator: &Api) -> Self {
-        let policy = serde_json::json!({ "policy": POLICY });
+        Self::of(operator, &["smtp"]).await
+    }
+
+    /// One for these mounts.
+    pub(super) async fn of(operator: &Api, mounts: &[&str]) -> Self {
+        let policies = mounts
+            .iter()
+            .map(|mount| POLICY.replace("smtp/", &format!("{mount}/")));
+        let policy = serde_json::json!({ "policy": policies.collect::<String>() });
         let written = operator.write("sys/policies/acl/auditor", policy).await;
         written.no_content();
         let wanted = serde_json::json!({"policies": ["auditor"], "no_default_policy": true});
