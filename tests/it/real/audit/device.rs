@@ -103,6 +103,7 @@ async fn nothing_automatic_is_sent_while_the_only_device_is_away() {
     let auditor = Auditor::appointed(&server.api()).await;
     let emitter = Emitter::enable(server.api(), &["127.0.0.1/32"]).await;
     emitter.deliver_at(&rig, server.address(), None).await;
+    all_delivered(&rig).await;
     let settings = json!({
         "audit_mode": "required", "check_schedule": "* * * * *", "spread": "0s",
         "notify_before": "0s", "paused_until": in_an_hour(),
