@@ -109,8 +109,10 @@ impl Engine {
             let emitted = engine.emit(&mount).await;
             drop(running);
             match emitted {
-                // What was stored while this run came to its end found it still running.
-                Ok(()) => engine.wake_emission(&mount),
+                // What was stored while this run came to its end found it still running, and so
+                // did who wrote another way.
+                Ok(()) if engine.role.is_active() => engine.go_on_emitting(&mount),
+                Ok(()) => {}
                 Err(error) => {
                     tracing::warn!(%error, "events for the audit devices wait for the next tick");
                 }
@@ -129,11 +131,11 @@ impl Engine {
 
     async fn emit(self: &Arc<Self>, mount: &Mount) -> Result<(), Error> {
         self.read_undelivered(mount).await?;
-        let Some(api) = self.way(mount).await? else {
+        let Some(mut api) = self.way(mount).await? else {
             return Ok(());
         };
         self.read_tuning(&*api).await;
-        while let Some(log) = self.emission.next_log(self.clock()) {
+        while let Some(log) = self.next_log().await {
             match self.emit_log(mount, &*api, &log).await {
                 Ok(()) => self.finish_log(mount, &log).await,
                 Err(Stop::Ending) => return Ok(()),
@@ -144,6 +146,14 @@ impl Engine {
                 Err(Stop::Event(event, error)) => {
                     self.refused(mount, &log, event, error).await;
                 }
+                Err(Stop::Host(_)) if !self.emission.goes_by(&api) => {
+                    // Another way was written meanwhile, of which this says nothing.
+                    self.emission.postpone(&log, Duration::ZERO, self.clock());
+                    let Some(present) = self.way(mount).await? else {
+                        return Ok(());
+                    };
+                    api = present;
+                }
                 Err(Stop::Host(error)) => {
                     if !self.rest_after(&log, error).await {
                         return Ok(());
@@ -152,6 +162,22 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Returns the log whose turn it is; waits for one that rests because it was just written.
+    async fn next_log(&self) -> Option<String> {
+        loop {
+            if let Some(log) = self.emission.next_log(self.clock()) {
+                return Some(log);
+            }
+            let rest = self.emission.shortest_rest(self.clock());
+            let rest = rest.filter(|rest| *rest <= OUTDATED)?;
+            let cancelled = self.tasks.cancelled();
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                () = cancelled.cancelled() => return None,
+            }
+        }
     }
 
     /// Delivers what a log has.
