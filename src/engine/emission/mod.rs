@@ -58,6 +58,12 @@ const UNREADABLE: Duration = Duration::from_secs(600);
 const OUTDATED: Duration = Duration::from_secs(1);
 /// The emitter waits so long by itself; for longer rests the next tick wakes it.
 const OWN_REST: Duration = Duration::from_secs(10);
+/// After this many refused logins the next one waits for [`LOCKOUT`].
+const FREE_LOGINS: u32 = 2;
+/// Longer than the host counts refused logins. At the fifth within that time it locks the role,
+/// and then refuses a good secret as well. Source: Vault's and `OpenBao`'s "User lockout", 5 and
+/// 15 minutes by default; seen with an `AppRole` in `OpenBao` 2.7.2.
+const LOCKOUT: Duration = Duration::from_secs(16 * 60);
 /// How often the mount's tuning is read.
 const TUNING: Duration = Duration::from_secs(3600);
 
@@ -265,6 +271,9 @@ impl Engine {
     async fn rest_after(&self, log: &str, error: host_api::Error) -> bool {
         let asked = match error {
             host_api::Error::Limited { retry_after } => retry_after,
+            host_api::Error::LoginRefused if self.emission.state().failures >= FREE_LOGINS => {
+                Some(LOCKOUT)
+            }
             _ => None,
         };
         let rest = self

@@ -214,7 +214,9 @@ async fn what_nobody_asked_for_is_in_the_audit_file() {
         assert_eq!(event["user_id"], "system", "{event:#}");
     }
     all_delivered(&rig).await;
-    auditor.proves(std::slice::from_ref(&log), &["--complete"]).await;
+    auditor
+        .proves(std::slice::from_ref(&log), &["--complete"])
+        .await;
     assert_in_clear(&log);
     assert_tampering_shows(&auditor, &log).await;
     rig.api.seen().secrets.insert(FOREIGN.to_owned());

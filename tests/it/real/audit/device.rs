@@ -64,7 +64,11 @@ impl Collector {
 }
 
 async fn keep(mut stream: TcpStream, file: &Path) {
-    let mut file = OpenOptions::new().create(true).append(true).open(file).unwrap();
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file)
+        .unwrap();
     let mut bytes = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = stream.read(&mut bytes).await {
         file.write_all(&bytes[..count]).unwrap();
@@ -145,7 +149,10 @@ async fn nothing_automatic_is_sent_while_the_only_device_is_away() {
     for number in 0..3 {
         let tenant = format!("tenant-{number}");
         let admin = rig.admin(&tenant).await;
-        assert_eq!((&admin["version"], &admin["state"]), (&json!(2), &json!("settled")));
+        assert_eq!(
+            (&admin["version"], &admin["state"]),
+            (&json!(2), &json!("settled"))
+        );
         assert_in_order(&events(&collector.file()), &tenant);
     }
     auditor.proves(&[collector.file()], &["--complete"]).await;

@@ -77,7 +77,9 @@ impl Emitter {
     /// Makes a `secret_id` worthless.
     pub(super) async fn destroy(&self, secret_id: &str) {
         let path = format!("{ROLE}/secret-id/destroy");
-        let destroyed = self.operator.write(&path, json!({ "secret_id": secret_id }));
+        let destroyed = self
+            .operator
+            .write(&path, json!({ "secret_id": secret_id }));
         destroyed.await.no_content();
     }
 
@@ -129,13 +131,10 @@ pub(super) fn text(value: &Value) -> String {
 
 /// Waits until every stored event is in the devices.
 pub(super) async fn all_delivered(rig: &Rig) -> Value {
-    let begun = std::time::Instant::now();
     for _ in 0..300 {
         let status = rig.read("status").await;
         let status = &status.body["data"];
         if status["audit"] == "delivering" && status["audit_delivery"]["undelivered"] == 0 {
-            eprintln!("DELIVERED after {:?}", begun.elapsed());
-            if begun.elapsed().as_secs() > 5 { std::fs::write("/tmp/verify-slow.log", rig.server.log()).unwrap(); }
             return status["audit_delivery"].clone();
         }
         tokio::time::sleep(Duration::from_millis(250)).await;

@@ -18,7 +18,10 @@ async fn storage(rig: &Rig) -> BTreeMap<String, Value> {
     // Its answers are no answers of the plugin's.
     let api = rig.server.api();
     let mount = api.read(&format!("sys/mounts/{}", rig.mount)).await;
-    let root = format!("sys/raw/logical/{}/", mount.data()["uuid"].as_str().unwrap());
+    let root = format!(
+        "sys/raw/logical/{}/",
+        mount.data()["uuid"].as_str().unwrap()
+    );
     let (mut folders, mut entries) = (vec![root], BTreeMap::new());
     while let Some(folder) = folders.pop() {
         let listed = api.list(&folder).await;
@@ -63,7 +66,11 @@ async fn emits_what_is_stored(rig: &Rig, api: &Api) {
     for path in ["acme/0", "acme/99", "globex/1", "acme/18446744073709551615"] {
         let path = rig.path(&format!("events/emit/{path}"));
         let answer = api.write(&path, forged.clone()).await;
-        assert_eq!((answer.status, answer.code()), (404, "unknown_event"), "{path}");
+        assert_eq!(
+            (answer.status, answer.code()),
+            (404, "unknown_event"),
+            "{path}"
+        );
     }
 }
 
@@ -113,7 +120,13 @@ async fn what_is_made_up_changes_nothing() {
     emits_what_is_stored(&rig, &rig.api).await;
     emits_what_is_stored(&rig, &token).await;
     refuses_receipts(&rig, &rig.api, &foreign).await;
-    for path in ["acme/admin", "acme/events", "events", "status", "config/audit"] {
+    for path in [
+        "acme/admin",
+        "acme/events",
+        "events",
+        "status",
+        "config/audit",
+    ] {
         assert_eq!(token.read(&rig.path(path)).await.status, 403, "{path}");
     }
     for path in ["events/flush", "events/ack", "acme/rotate"] {

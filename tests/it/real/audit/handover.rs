@@ -24,10 +24,7 @@ async fn step_down(cluster: &Cluster, mount: &str) -> (Duration, Roles) {
     let before = cluster.roles().await;
     let (leaves, comes) = (before.active.api(), before.standby.api());
     let begun = Instant::now();
-    leaves
-        .write("sys/step-down", json!({}))
-        .await
-        .no_content();
+    leaves.write("sys/step-down", json!({})).await.no_content();
     until("the other node serves", async || {
         let active = before.standby.role().await? == Role::Active;
         let served = comes.read(&format!("{mount}/acme/admin")).await.status == 200;
@@ -91,7 +88,11 @@ async fn a_step_down_does_not_wait_for_the_emitter_and_loses_nothing() {
         "step-down: idle {idle:?}, busy {worked:?}, ratio {:.2}",
         worked.as_secs_f64() / idle.as_secs_f64()
     );
-    let logs: Vec<_> = cluster.nodes().iter().map(|node| audit_file(node)).collect();
+    let logs: Vec<_> = cluster
+        .nodes()
+        .iter()
+        .map(|node| audit_file(node))
+        .collect();
     auditor.proves(&logs, &["--complete"]).await;
     for node in cluster.nodes() {
         rig.through(node).assert_nothing_leaked();

@@ -30,7 +30,9 @@ async fn a_killed_emitter_tells_the_same_event_again() {
     let stored = async || {
         let answer = rig.read("acme/events").await;
         let events = answer.data()["events"].as_array().unwrap().clone();
-        let found = events.into_iter().find(|it| it["event_id"] == event["event_id"]);
+        let found = events
+            .into_iter()
+            .find(|it| it["event_id"] == event["event_id"]);
         found.unwrap()
     };
     assert_eq!(stored().await["delivered"], false);
@@ -40,7 +42,9 @@ async fn a_killed_emitter_tells_the_same_event_again() {
     all_delivered(&rig).await;
     assert_eq!(stored().await["delivered"], true);
     let again = events(&log).into_iter();
-    let again: Vec<_> = again.filter(|it| it["event_id"] == event["event_id"]).collect();
+    let again: Vec<_> = again
+        .filter(|it| it["event_id"] == event["event_id"])
+        .collect();
     assert_eq!(again.len(), 2, "{again:#?}");
     assert_eq!(again[0], again[1]);
     assert_eq!(again[1]["replayed"], false);

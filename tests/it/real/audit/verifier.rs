@@ -43,7 +43,10 @@ impl Auditor {
         let made = operator.write("auth/token/create", wanted).await;
         Self {
             address: operator.address().to_owned(),
-            token: made.body["auth"]["client_token"].as_str().unwrap().to_owned(),
+            token: made.body["auth"]["client_token"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
         }
     }
 
