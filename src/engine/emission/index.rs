@@ -192,6 +192,11 @@ impl Emission {
         };
     }
 
+    /// How often in a row the host could not be told.
+    pub(super) fn failures(&self) -> u32 {
+        self.state().failures
+    }
+
     /// Reports whether events go this way still.
     pub(super) fn goes_by(&self, api: &Arc<dyn HostApi>) -> bool {
         let state = self.state();

@@ -271,7 +271,7 @@ impl Engine {
     async fn rest_after(&self, log: &str, error: host_api::Error) -> bool {
         let asked = match error {
             host_api::Error::Limited { retry_after } => retry_after,
-            host_api::Error::LoginRefused if self.emission.state().failures >= FREE_LOGINS => {
+            host_api::Error::LoginRefused if self.emission.failures() >= FREE_LOGINS => {
                 Some(LOCKOUT)
             }
             _ => None,
