@@ -226,7 +226,7 @@ fn while_the_host_fails_events_wait_and_status_says_why() {
             // 1, 2, 4, … seconds: not more than a few calls in five minutes. Logins are fewer, lest
             // the host lock the role: five within a quarter of an hour would do.
             let (few, rest) = match error {
-                Error::LoginRefused => (3..=3, 17),
+                Error::LoginRefused => (2..=2, 17),
                 _ => (4..=10, 6),
             };
             let calls = world.devices.calls().len() - calls;

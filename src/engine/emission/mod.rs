@@ -58,8 +58,9 @@ const UNREADABLE: Duration = Duration::from_secs(600);
 const OUTDATED: Duration = Duration::from_secs(1);
 /// The emitter waits so long by itself; for longer rests the next tick wakes it.
 const OWN_REST: Duration = Duration::from_secs(10);
-/// After this many refused logins the next one waits for [`LOCKOUT`].
-const FREE_LOGINS: u32 = 2;
+/// After so many failures a refused login is repeated after [`LOCKOUT`] only. Reading the mount's
+/// tuning may have been one more.
+const FREE_LOGINS: u32 = 1;
 /// Longer than the host counts refused logins. At the fifth within that time it locks the role,
 /// and then refuses a good secret as well. Source: Vault's and `OpenBao`'s "User lockout", 5 and
 /// 15 minutes by default; seen with an `AppRole` in `OpenBao` 2.7.2.
