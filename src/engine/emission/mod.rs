@@ -62,6 +62,13 @@ const UNREADABLE: Duration = Duration::from_secs(600);
 const OUTDATED: Duration = Duration::from_secs(1);
 /// The emitter waits so long by itself; for longer rests the next tick wakes it.
 const OWN_REST: Duration = Duration::from_secs(10);
+/// After so many failures a refused login is repeated after [`LOCKOUT`] only. Reading the mount's
+/// tuning may have been one more.
+const FREE_LOGINS: u32 = 1;
+/// Longer than the host counts refused logins. At the fifth within that time it locks the role,
+/// and then refuses a good secret as well. Source: Vault's and `OpenBao`'s "User lockout", 5 and
+/// 15 minutes by default; seen with an `AppRole` in `OpenBao` 2.7.2.
+const LOCKOUT: Duration = Duration::from_secs(16 * 60);
 /// How often the mount's tuning is read.
 const TUNING: Duration = Duration::from_secs(3600);
 
@@ -175,6 +182,14 @@ impl Engine {
                 }
                 Err(Stop::Event(event, error)) => {
                     self.refused(mount, &log, *event, error).await;
+                }
+                Err(Stop::Host(_)) if !self.emission.goes_by(&api) => {
+                    // Another way was written meanwhile, of which this says nothing.
+                    self.emission.postpone(&log, Duration::ZERO, self.clock());
+                    let Some(present) = self.way(mount).await? else {
+                        return Ok(());
+                    };
+                    api = present;
                 }
                 Err(Stop::Host(error)) => {
                     if !self.rest_after(&log, error, current).await {
@@ -306,6 +321,9 @@ impl Engine {
     ) -> bool {
         let asked = match error {
             host_api::Error::Limited { retry_after } => retry_after,
+            host_api::Error::LoginRefused if self.emission.failures() >= FREE_LOGINS => {
+                Some(LOCKOUT)
+            }
             _ => None,
         };
         let rest = self
