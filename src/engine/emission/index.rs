@@ -220,12 +220,6 @@ impl Emission {
         self.state().failures
     }
 
-    /// Reports whether events go this way still.
-    pub(super) fn goes_by(&self, api: &Arc<dyn HostApi>) -> bool {
-        let state = self.state();
-        matches!(&state.way, Way::Loopback(present) if Arc::ptr_eq(present, api))
-    }
-
     /// Somebody wrote how events reach the devices: nothing that was learnt by the old way counts.
     pub(in crate::engine) fn forget_way(&self) {
         let mut state = self.state();
@@ -549,17 +543,6 @@ impl Emission {
         Some(log)
     }
 
-    /// Returns how long it is until a log has its turn; `None` if none waits for one.
-    pub(super) fn shortest_rest(&self, clock: &dyn Clock) -> Option<Duration> {
-        let now = clock.monotonic();
-        let state = self.state();
-        let rests = state.queue.iter().map(|log| {
-            let pending = state.pending.get(log);
-            pending.map_or(Duration::ZERO, |it| it.rests_until.saturating_sub(now))
-        });
-        rests.min()
-    }
-
     /// Reports whether this process stored the event, so that nobody has tried it before.
     pub(super) fn is_fresh(&self, log: &str, seq: u64) -> bool {
         let state = self.state();
@@ -581,7 +564,8 @@ impl Emission {
             pending.is_none_or(|it| it.rests_until <= now)
         };
         let loopback = matches!(state.way, Way::Loopback(_));
-        if !unknown && !(loopback && state.queue.iter().any(ready)) {
+        let has_work = unknown || (loopback && state.queue.iter().any(ready));
+        if !has_work {
             return None;
         }
         state.running = true;
