@@ -192,6 +192,17 @@ impl Emission {
         };
     }
 
+    /// How often in a row the host could not be told.
+    pub(super) fn failures(&self) -> u32 {
+        self.state().failures
+    }
+
+    /// Reports whether events go this way still.
+    pub(super) fn goes_by(&self, api: &Arc<dyn HostApi>) -> bool {
+        let state = self.state();
+        matches!(&state.way, Way::Loopback(present) if Arc::ptr_eq(present, api))
+    }
+
     /// Somebody wrote how events reach the devices: nothing that was learnt by the old way counts.
     pub(in crate::engine) fn forget_way(&self) {
         let mut state = self.state();
@@ -462,6 +473,17 @@ impl Emission {
             pending.queued = false;
         }
         Some(log)
+    }
+
+    /// Returns how long it is until a log has its turn; `None` if none waits for one.
+    pub(super) fn shortest_rest(&self, clock: &dyn Clock) -> Option<Duration> {
+        let now = clock.monotonic();
+        let state = self.state();
+        let rests = state.queue.iter().map(|log| {
+            let pending = state.pending.get(log);
+            pending.map_or(Duration::ZERO, |it| it.rests_until.saturating_sub(now))
+        });
+        rests.min()
     }
 
     /// Reports whether this process stored the event, so that nobody has tried it before.

@@ -58,6 +58,13 @@ const UNREADABLE: Duration = Duration::from_secs(600);
 const OUTDATED: Duration = Duration::from_secs(1);
 /// The emitter waits so long by itself; for longer rests the next tick wakes it.
 const OWN_REST: Duration = Duration::from_secs(10);
+/// After so many failures a refused login is repeated after [`LOCKOUT`] only. Reading the mount's
+/// tuning may have been one more.
+const FREE_LOGINS: u32 = 1;
+/// Longer than the host counts refused logins. At the fifth within that time it locks the role,
+/// and then refuses a good secret as well. Source: Vault's and `OpenBao`'s "User lockout", 5 and
+/// 15 minutes by default; seen with an `AppRole` in `OpenBao` 2.7.2.
+const LOCKOUT: Duration = Duration::from_secs(16 * 60);
 /// How often the mount's tuning is read.
 const TUNING: Duration = Duration::from_secs(3600);
 
@@ -109,8 +116,10 @@ impl Engine {
             let emitted = engine.emit(&mount).await;
             drop(running);
             match emitted {
-                // What was stored while this run came to its end found it still running.
-                Ok(()) => engine.wake_emission(&mount),
+                // What was stored while this run came to its end found it still running, and so
+                // did who wrote another way.
+                Ok(()) if engine.role.is_active() => engine.go_on_emitting(&mount),
+                Ok(()) => {}
                 Err(error) => {
                     tracing::warn!(%error, "events for the audit devices wait for the next tick");
                 }
@@ -129,11 +138,11 @@ impl Engine {
 
     async fn emit(self: &Arc<Self>, mount: &Mount) -> Result<(), Error> {
         self.read_undelivered(mount).await?;
-        let Some(api) = self.way(mount).await? else {
+        let Some(mut api) = self.way(mount).await? else {
             return Ok(());
         };
         self.read_tuning(&*api).await;
-        while let Some(log) = self.emission.next_log(self.clock()) {
+        while let Some(log) = self.next_log().await {
             match self.emit_log(mount, &*api, &log).await {
                 Ok(()) => self.finish_log(mount, &log).await,
                 Err(Stop::Ending) => return Ok(()),
@@ -144,6 +153,14 @@ impl Engine {
                 Err(Stop::Event(event, error)) => {
                     self.refused(mount, &log, event, error).await;
                 }
+                Err(Stop::Host(_)) if !self.emission.goes_by(&api) => {
+                    // Another way was written meanwhile, of which this says nothing.
+                    self.emission.postpone(&log, Duration::ZERO, self.clock());
+                    let Some(present) = self.way(mount).await? else {
+                        return Ok(());
+                    };
+                    api = present;
+                }
                 Err(Stop::Host(error)) => {
                     if !self.rest_after(&log, error).await {
                         return Ok(());
@@ -152,6 +169,22 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Returns the log whose turn it is; waits for one that rests because it was just written.
+    async fn next_log(&self) -> Option<String> {
+        loop {
+            if let Some(log) = self.emission.next_log(self.clock()) {
+                return Some(log);
+            }
+            let rest = self.emission.shortest_rest(self.clock());
+            let rest = rest.filter(|rest| *rest <= OUTDATED)?;
+            let cancelled = self.tasks.cancelled();
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                () = cancelled.cancelled() => return None,
+            }
+        }
     }
 
     /// Delivers what a log has.
@@ -239,6 +272,9 @@ impl Engine {
     async fn rest_after(&self, log: &str, error: host_api::Error) -> bool {
         let asked = match error {
             host_api::Error::Limited { retry_after } => retry_after,
+            host_api::Error::LoginRefused if self.emission.failures() >= FREE_LOGINS => {
+                Some(LOCKOUT)
+            }
             _ => None,
         };
         let rest = self

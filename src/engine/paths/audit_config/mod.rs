@@ -94,8 +94,10 @@ pub(super) fn route() -> Route<Engine> {
                       tls_server_name, auth_path or role_id must carry the secret again. Every \
                       write is itself an event, which proves that the way works; see status.
 
-The role needs create and update on <mount>/events/emit/+ and nothing else, best with batch tokens \
-                      of some minutes, without the default policy, bound to 127.0.0.1/32.
+The role needs update on <mount>/events/emit/+/+ and nothing else, best with batch tokens of some \
+                      minutes, without the default policy, bound to 127.0.0.1/32. Over a unix \
+                      socket the server knows no address: neither the role nor the token may be \
+                      bound to one then.
 
     bao write smtp/config/audit address=https://127.0.0.1:8200 ca_cert=@ca.pem \\
       role_id=\"$ROLE_ID\" secret_id=-
