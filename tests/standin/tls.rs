@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
@@ -43,18 +43,31 @@ impl Authority {
         &self.pem
     }
 
+    /// Returns a certificate for `names` and its key, both in PEM.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a name cannot stand in a certificate.
+    pub fn certificate(&self, names: Vec<String>) -> io::Result<(String, String)> {
+        let (leaf, key) = self.leaf(names, 2100)?;
+        Ok((leaf.pem(), key.serialize_pem()))
+    }
+
+    fn leaf(&self, names: Vec<String>, end: i32) -> io::Result<(Certificate, KeyPair)> {
+        let mut params = CertificateParams::new(names).map_err(io::Error::other)?;
+        params.not_after = date_time_ymd(end, 1, 1);
+        let key = KeyPair::generate().map_err(io::Error::other)?;
+        let leaf = params.signed_by(&key, &self.issuer);
+        Ok((leaf.map_err(io::Error::other)?, key))
+    }
+
     /// Returns a TLS acceptor with a certificate for `names` that ends as that year begins.
     ///
     /// # Errors
     ///
     /// Fails when a name cannot stand in a certificate.
     pub fn acceptor(&self, names: Vec<String>, end: i32) -> io::Result<TlsAcceptor> {
-        let mut params = CertificateParams::new(names).map_err(io::Error::other)?;
-        params.not_after = date_time_ymd(end, 1, 1);
-        let key = KeyPair::generate().map_err(io::Error::other)?;
-        let leaf = params
-            .signed_by(&key, &self.issuer)
-            .map_err(io::Error::other)?;
+        let (leaf, key) = self.leaf(names, end)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use super::rig::Rig;
-use super::server::{Product, Role, Server, VERSION, until};
+use super::server::{Product, Role, Server, Special, VERSION, until};
 
 /// Two nodes of one cluster, each with a folder, a log, an audit file and plugin files of its own.
 ///
@@ -32,8 +32,13 @@ impl Cluster {
 
     /// Starts a cluster of its own for a test that breaks things.
     pub(super) async fn start() -> Arc<Self> {
-        let founder = Server::founder(Product::OpenBao).await;
-        let follower = Server::follower(&founder).await;
+        Self::special(&Special::default()).await
+    }
+
+    /// Like [`Cluster::start`], each node with a difference.
+    pub(super) async fn special(special: &Special) -> Arc<Self> {
+        let founder = Server::special_founder(Product::OpenBao, special).await;
+        let follower = Server::follower(&founder, special).await;
         let api = founder.api();
         // A leader without another voter would keep the lead for itself.
         until("both nodes vote", async || {

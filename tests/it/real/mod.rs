@@ -10,6 +10,7 @@
 
 mod acl;
 mod api;
+mod audit;
 mod batches;
 mod cluster;
 mod crash;

@@ -91,6 +91,17 @@ pub(super) enum Role {
     Standby,
 }
 
+/// What a server has beside, or instead of, what all have.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Special {
+    /// More of its configuration.
+    pub(super) configuration: String,
+    /// Its audit device, if not a file.
+    pub(super) audit: Option<String>,
+    /// Files in its folder, with their names.
+    pub(super) files: Vec<(&'static str, String)>,
+}
+
 /// A running, unsealed server.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -122,9 +133,21 @@ impl Server {
         server
     }
 
+    /// Like [`Server::start`], with a difference.
+    pub(super) async fn special(special: &Special) -> Arc<Self> {
+        let server = Arc::new(Self::special_founder(Product::OpenBao, special).await);
+        server.register(Some(VERSION)).await;
+        server
+    }
+
     /// Starts, initialises and unseals a server, its catalog empty.
     pub(super) async fn founder(product: Product) -> Self {
-        let mut server = Self::boot(product, "one").await;
+        Self::special_founder(product, &Special::default()).await
+    }
+
+    /// Like [`Server::founder`], with a difference.
+    pub(super) async fn special_founder(product: Product, special: &Special) -> Self {
+        let mut server = Self::boot(product, "one", special).await;
         server.keys = server.initialise().await;
         server.unseal_alone().await;
         if product == Product::Vault {
@@ -139,8 +162,8 @@ impl Server {
     }
 
     /// Starts a server that becomes a standby node beside `leader`.
-    pub(super) async fn follower(leader: &Self) -> Self {
-        let mut server = Self::boot(leader.product, "two").await;
+    pub(super) async fn follower(leader: &Self, special: &Special) -> Self {
+        let mut server = Self::boot(leader.product, "two", special).await;
         server.keys = leader.keys.clone();
         let leader = json!({"leader_api_addr": leader.address});
         let joined = server.api().write("sys/storage/raft/join", leader).await;
@@ -150,15 +173,18 @@ impl Server {
     }
 
     /// Starts a server with an empty storage.
-    async fn boot(product: Product, node: &str) -> Self {
+    async fn boot(product: Product, node: &str, special: &Special) -> Self {
         let folder = tempfile::tempdir().unwrap().keep();
         let [port, cluster_port] = free_ports();
         let address = format!("http://127.0.0.1:{port}");
         for name in ["data", "plugins", "tmp"] {
             fs::create_dir(folder.join(name)).unwrap();
         }
-        let configuration = configuration(product, node, &folder, &address, cluster_port);
+        let configuration = configuration(product, node, &folder, &address, cluster_port, special);
         fs::write(folder.join("server.hcl"), configuration).unwrap();
+        for (name, text) in &special.files {
+            fs::write(folder.join(name), text).unwrap();
+        }
         let process = Process::start(&product.program(), &folder);
         let server = Self {
             product,
@@ -342,7 +368,8 @@ impl Server {
         files.map(|file| file.unwrap().path()).collect()
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    /// A file in the server's folder.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
@@ -379,7 +406,7 @@ impl Drop for Server {
     }
 }
 
-fn free_ports() -> [u16; 2] {
+pub(super) fn free_ports() -> [u16; 2] {
     let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let listeners = [bind(), bind()];
     listeners.map(|listener| listener.local_addr().unwrap().port())
@@ -391,6 +418,7 @@ fn configuration(
     folder: &Path,
     address: &str,
     cluster_port: u16,
+    special: &Special,
 ) -> String {
     let folder = folder.display();
     let listen = address.trim_start_matches("http://");
@@ -415,13 +443,16 @@ log_level            = "trace"
 raw_storage_endpoint = true
 "#
     );
-    let special = match product {
+    let device = match product {
         // OpenBao takes audit devices from its configuration only, Vault from its API only. The path
         // is relative to the server's folder: a node whose devices are declared otherwise than the
         // cluster's does not become a standby.
-        Product::OpenBao => r#"audit "file" "file" { options = { file_path = "audit.log" } }"#,
+        Product::OpenBao => special
+            .audit
+            .as_deref()
+            .unwrap_or(r#"audit "file" "file" { options = { file_path = "audit.log" } }"#),
         Product::Vault => "disable_mlock = true",
     };
-    writeln!(text, "{special}").unwrap();
+    writeln!(text, "{device}\n{}", special.configuration).unwrap();
     text
 }

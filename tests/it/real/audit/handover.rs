@@ -1,0 +1,119 @@
+//! The leader steps down while it delivers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::emitter::{Emitter, all_delivered};
+use super::verifier::{Auditor, audit_file, emitted};
+use crate::real::cluster::{Cluster, Roles};
+use crate::real::rig::Rig;
+use crate::real::server::{Role, Server, Special, VERSION, until};
+
+/// The same on every node, and each node's own: its plugins run in its folder.
+const SOCKET: &str = "unix:///proc/self/cwd/api.sock";
+
+/// How many answered events a node's file has.
+fn count(node: &Server) -> usize {
+    emitted(&audit_file(node)).len()
+}
+
+/// Has the leader step down; returns how long it took until the other one served the mount.
+async fn step_down(cluster: &Cluster, mount: &str) -> (Duration, Roles) {
+    let before = cluster.roles().await;
+    let (leaves, comes) = (before.active.api(), before.standby.api());
+    let begun = Instant::now();
+    leaves.write("sys/step-down", json!({})).await.no_content();
+    until("the other node serves", async || {
+        let active = before.standby.role().await? == Role::Active;
+        let served = comes.read(&format!("{mount}/acme/admin")).await.status == 200;
+        (active && served).then_some(())
+    })
+    .await;
+    let took = begun.elapsed();
+    (took, cluster.roles().await)
+}
+
+/// Has events wait, and then begins to deliver them.
+async fn busy(rig: &Rig, emitter: &Emitter) {
+    let external = json!({
+        "mode": "external", "address": null, "role_id": null, "secret_id": null,
+    });
+    rig.write("config/audit", external).await.no_content();
+    for _ in 0..30 {
+        rig.rotate("acme").await.data();
+    }
+    let before = count(&rig.server);
+    emitter.deliver_at(rig, SOCKET, None).await;
+    until("the emitter is at work", async || {
+        (count(&rig.server) > before).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_step_down_does_not_wait_for_the_emitter_and_loses_nothing() {
+    let special = Special {
+        configuration: String::from(r#"listener "unix" { address = "api.sock" }"#),
+        ..Special::default()
+    };
+    let cluster = Cluster::special(&special).await;
+    let (active, _) = cluster.rigs("smtp", Some(VERSION)).await;
+    let auditor = Auditor::appointed(&active.server.api()).await;
+    let emitter = Emitter::enable(active.server.api(), &[]).await;
+    emitter.deliver_at(&active, SOCKET, None).await;
+    active.create("acme").await;
+    all_delivered(&active).await;
+
+    let (mut idle, mut worked) = (Duration::ZERO, Duration::ZERO);
+    let mut rig = active;
+    for _ in 0..2 {
+        let (took, roles) = step_down(&cluster, "smtp").await;
+        idle += took;
+        rig = rig.through(&roles.active);
+        emitter_follows(&rig, &roles).await;
+
+        busy(&rig, &emitter.through(&rig)).await;
+        let (took, roles) = step_down(&cluster, "smtp").await;
+        worked += took;
+        let waited = rig.through(&roles.active).read("status").await;
+        eprintln!("{}", waited.data()["audit_delivery"]);
+        let told = count(&roles.active);
+        rig = rig.through(&roles.active);
+        emitter_follows(&rig, &roles).await;
+        assert!(count(&roles.active) > told, "the new leader goes on");
+    }
+    eprintln!(
+        "step-down: idle {idle:?}, busy {worked:?}, ratio {:.2}",
+        worked.as_secs_f64() / idle.as_secs_f64()
+    );
+    let logs: Vec<_> = cluster
+        .nodes()
+        .iter()
+        .map(|node| audit_file(node))
+        .collect();
+    auditor.proves(&logs, &["--complete"]).await;
+    for node in cluster.nodes() {
+        rig.through(node).assert_nothing_leaked();
+    }
+}
+
+/// Requires that the active node delivers everything, and its standby nothing.
+async fn emitter_follows(rig: &Rig, roles: &Roles) {
+    let silent = count(&roles.standby);
+    let path = "smtp/events/emit/";
+    let asked = |node: &Arc<Server>| {
+        let records = node.audit_records().into_iter();
+        let asked = records.filter(|record| {
+            let asked = record["request"]["path"].as_str();
+            asked.is_some_and(|asked| asked.starts_with(path))
+        });
+        asked.count()
+    };
+    let before = asked(&roles.standby);
+    rig.rotate("acme").await.data();
+    all_delivered(rig).await;
+    assert_eq!(count(&roles.standby), silent);
+    assert_eq!(asked(&roles.standby), before, "a standby asks for nothing");
+}
