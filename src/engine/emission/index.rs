@@ -539,17 +539,6 @@ impl Emission {
         Some(log)
     }
 
-    /// Returns how long it is until a log has its turn; `None` if none waits for one.
-    pub(super) fn shortest_rest(&self, clock: &dyn Clock) -> Option<Duration> {
-        let now = clock.monotonic();
-        let state = self.state();
-        let rests = state.queue.iter().map(|log| {
-            let pending = state.pending.get(log);
-            pending.map_or(Duration::ZERO, |it| it.rests_until.saturating_sub(now))
-        });
-        rests.min()
-    }
-
     /// Reports whether this process stored the event, so that nobody has tried it before.
     pub(super) fn is_fresh(&self, log: &str, seq: u64) -> bool {
         let state = self.state();
@@ -587,6 +576,8 @@ fn rest(failures: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
     use crate::clock::ManualClock;
     use crate::engine::storage::fixture;

@@ -182,14 +182,6 @@ impl Engine {
                 Err(Stop::Event(event, error)) => {
                     self.refused(mount, &log, *event, error).await;
                 }
-                Err(Stop::Host(_)) if !self.emission.goes_by(&api) => {
-                    // Another way was written meanwhile, of which this says nothing.
-                    self.emission.postpone(&log, Duration::ZERO, self.clock());
-                    let Some(present) = self.way(mount).await? else {
-                        return Ok(());
-                    };
-                    api = present;
-                }
                 Err(Stop::Host(error)) => {
                     if !self.rest_after(&log, error, current).await {
                         return Ok(());

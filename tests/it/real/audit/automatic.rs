@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use vault_plugin_secrets_smtp::clock::{Clock as _, SystemClock};
+
 use super::emitter::{Emitter, all_delivered};
 use super::verifier::{Auditor, audit_file, emitted, events};
 use crate::real::rig::{EMAIL, FIRST, Rig};
@@ -82,7 +84,7 @@ pub(super) async fn import(rig: &Rig, tenant: &str, username: &str, mailu: &Mail
 }
 
 pub(super) fn in_an_hour() -> String {
-    let then = chrono::Utc::now() + chrono::TimeDelta::hours(1);
+    let then = SystemClock::new().now() + chrono::TimeDelta::hours(1);
     then.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
 }
 

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use vault_plugin_secrets_smtp::tasks::Tasks;
 
 use super::automatic::{account, import, in_an_hour};
 use super::emitter::{Emitter, all_delivered};
@@ -48,13 +49,14 @@ impl Collector {
         let (file, stop) = (self.file(), CancellationToken::new());
         let ends = stop.clone();
         let serve = async move {
+            let tasks = Tasks::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let (file, ends) = (file.clone(), ends.clone());
-                tokio::spawn(async move { ends.run_until_cancelled(keep(stream, &file)).await });
+                tasks.spawn(async move { ends.run_until_cancelled(keep(stream, &file)).await });
             }
         };
         let ends = stop.clone();
-        tokio::spawn(async move { ends.run_until_cancelled(serve).await });
+        Tasks::new().spawn(async move { ends.run_until_cancelled(serve).await });
         self.serves = Some(stop.drop_guard());
     }
 
@@ -91,6 +93,19 @@ fn assert_in_order(events: &[Value], tenant: &str) {
     assert_eq!(numbers, wanted, "{tenant}");
 }
 
+/// Three tenants of one server whose passwords are to be changed at once.
+async fn overdue_tenants(rig: &Rig) -> MailuStandin {
+    let mut config = Config::default();
+    for number in 0..3 {
+        config = config.user(&account(number), FIRST);
+    }
+    let mailu = MailuStandin::start(config).await.unwrap();
+    for number in 0..3 {
+        import(rig, &format!("tenant-{number}"), &account(number), &mailu).await;
+    }
+    mailu
+}
+
 #[tokio::test]
 async fn nothing_automatic_is_sent_while_the_only_device_is_away() {
     let mut collector = Collector::start().await;
@@ -113,14 +128,7 @@ async fn nothing_automatic_is_sent_while_the_only_device_is_away() {
         "notify_before": "0s", "paused_until": in_an_hour(),
     });
     rig.write("config", settings).await.no_content();
-    let mut config = Config::default();
-    for number in 0..3 {
-        config = config.user(&account(number), FIRST);
-    }
-    let mailu = MailuStandin::start(config).await.unwrap();
-    for number in 0..3 {
-        import(&rig, &format!("tenant-{number}"), &account(number), &mailu).await;
-    }
+    let mailu = overdue_tenants(&rig).await;
     all_delivered(&rig).await;
     let unpaused = json!({"paused_until": null});
     rig.write("config", unpaused).await.no_content();

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use vault_plugin_secrets_smtp::tasks::Tasks;
 
 /// Passes connections on to the server.
 #[derive(Debug)]
@@ -35,14 +36,15 @@ impl Wire {
         let stop = CancellationToken::new();
         let (ends, kept) = (stop.clone(), Arc::clone(&state));
         let accept = async move {
+            let tasks = Tasks::new();
             while let Ok((client, _)) = listener.accept().await {
                 let passing = pass(client, server.clone(), Arc::clone(&kept));
                 let ends = ends.clone();
-                tokio::spawn(async move { ends.run_until_cancelled(passing).await });
+                tasks.spawn(async move { ends.run_until_cancelled(passing).await });
             }
         };
         let ends = stop.clone();
-        tokio::spawn(async move { ends.run_until_cancelled(accept).await });
+        Tasks::new().spawn(async move { ends.run_until_cancelled(accept).await });
         Self {
             address,
             state,
