@@ -47,7 +47,13 @@ const PATHS: [&str; 38] = [
 ];
 
 /// Paths without a single parameter.
-const TAKE_NOTHING: [&str; 4] = ["metrics", "ops/reindex", "ops/sweep", "status"];
+const TAKE_NOTHING: [&str; 5] = [
+    "events/flush",
+    "metrics",
+    "ops/reindex",
+    "ops/sweep",
+    "status",
+];
 
 #[tokio::test]
 async fn path_help_explains_the_mount_and_each_path() {
