@@ -400,6 +400,13 @@ impl Emission {
         }
     }
 
+    /// The engine has no way of its own to the devices: then none fails.
+    pub(super) fn note_no_way(&self) {
+        let mut state = self.state();
+        state.failing = None;
+        state.failures = 0;
+    }
+
     /// The way to the devices is open.
     pub(super) fn note_works(&self, now: DateTime<Utc>) {
         let mut state = self.state();

@@ -59,6 +59,8 @@ const SAMPLE: usize = 100;
 const MOST_REFUSALS: u32 = 10;
 /// How long a log rests whose entries cannot be read.
 const UNREADABLE: Duration = Duration::from_secs(600);
+/// How long a log rests when storage failed.
+const UNAVAILABLE: Duration = Duration::from_secs(30);
 /// How long a log rests of which an older state was read than is stored.
 const OUTDATED: Duration = Duration::from_secs(1);
 /// The emitter waits so long by itself; for longer rests the next tick wakes it.
@@ -114,7 +116,7 @@ impl Engine {
     }
 
     fn go_on_emitting(self: &Arc<Self>, mount: &Mount) {
-        if self.tasks.is_stopping() {
+        if self.tasks.is_stopping() || !self.role.is_active() {
             return;
         }
         let Some(current) = self.emission.begin(self.clock()) else {
@@ -159,6 +161,7 @@ impl Engine {
     ) -> Result<(), Error> {
         self.read_undelivered(mount).await?;
         let Some(api) = self.way(mount, current).await? else {
+            self.emission.note_no_way();
             return Ok(());
         };
         let way = Current {
@@ -173,12 +176,7 @@ impl Engine {
                     self.emission.enqueue(&log);
                     return Ok(());
                 }
-                Err(Stop::Own(error)) => {
-                    tracing::warn!(log, %error, "its events wait");
-                    let (code, now) = (error.code(), self.clock().now());
-                    self.emission.note_trouble(&log, code, now);
-                    self.emission.postpone(&log, UNREADABLE, self.clock());
-                }
+                Err(Stop::Own(error)) => self.postpone_unreadable(&log, &error),
                 Err(Stop::Event(event, error)) => {
                     self.refused(mount, &log, *event, error).await;
                 }
@@ -190,6 +188,19 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Lets a log rest whose events the engine's own storage keeps from being delivered.
+    fn postpone_unreadable(&self, log: &str, error: &Error) {
+        tracing::warn!(log, %error, "its events wait");
+        let rest = if matches!(error, Error::Entry { .. }) {
+            let (code, now) = (error.code(), self.clock().now());
+            self.emission.note_trouble(log, code, now);
+            UNREADABLE
+        } else {
+            UNAVAILABLE
+        };
+        self.emission.postpone(log, rest, self.clock());
     }
 
     /// Returns the log whose turn it is, after a short sleep if the next one rests.
@@ -299,7 +310,9 @@ impl Engine {
             }
             Err(error) => return Err(Stop::Host(error)),
         }
-        self.emission.note_works(self.clock().now());
+        if !way.current.is_cancelled() {
+            self.emission.note_works(self.clock().now());
+        }
         Ok(self.acknowledge(mount, event).await?)
     }
 
