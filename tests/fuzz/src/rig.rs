@@ -18,11 +18,11 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use vault_plugin_secrets_smtp::clock::ManualClock;
 use vault_plugin_secrets_smtp::crypto::Sensitive;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
+use vault_plugin_secrets_smtp::host_api;
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, Error, MemoryStorage, Mount, Operation, Reply, Request, RequestId,
     StaticSystemView,
 };
-use vault_plugin_secrets_smtp::host_api;
 use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::{
     Account, AppTokenId, EmailAddress, HashPool, Login, MailProvider, ReadError, Refusal, Sent,
