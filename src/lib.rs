@@ -18,6 +18,7 @@ pub mod crypto;
 pub mod engine;
 pub mod goplugin;
 pub mod host_api;
+pub mod identifiers;
 pub mod keyed_lock;
 pub mod logical;
 pub mod manual;

@@ -11,6 +11,7 @@ use vault_plugin_secrets_smtp::clock::SystemClock;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::goplugin::Logging;
 use vault_plugin_secrets_smtp::host_api;
+use vault_plugin_secrets_smtp::identifiers::RandomIdentifiers;
 use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::{HashPool, connector};
 use vault_plugin_secrets_smtp::wire::{Plugin, ServerInfo, serve};
@@ -35,6 +36,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let clock = Arc::new(SystemClock::new());
     let parts = Parts {
         clock: Arc::clone(&clock) as _,
+        identifiers: Arc::new(RandomIdentifiers),
         connector: connector(),
         notifier: notifier(),
         host_api: host_api::opener(),

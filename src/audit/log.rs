@@ -4,10 +4,9 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use ulid::Ulid;
 
 use super::event::{Event, NewEvent};
-use crate::crypto::{self, RandomError};
+use crate::crypto;
 
 /// How many events stay in a record; older ones move to the trail.
 pub const MAX_IN_RECORD: usize = 16;
@@ -55,18 +54,15 @@ impl Default for EventLog {
 }
 
 impl EventLog {
-    /// Numbers, chains and appends an event; returns it as it will be stored.
-    ///
-    /// # Errors
-    ///
-    /// [`RandomError`] if no identifier could be drawn; then nothing was appended.
+    /// Numbers, chains and appends an event of this lineage, under an identifier of its own (a ULID
+    /// of its instant); returns it as it will be stored.
     pub fn append(
         &mut self,
         tenant: &str,
-        lineage: &str,
+        (lineage, event_id): (&str, String),
         key: &dyn DetailKey,
         new: NewEvent,
-    ) -> Result<Event, RandomError> {
+    ) -> Event {
         let seq = self.seq + 1;
         let details = PrivateFields {
             display_name: &new.actor.display_name,
@@ -75,7 +71,7 @@ impl EventLog {
         };
         let mut event = Event {
             event: new.event,
-            event_id: event_id(new.timestamp)?,
+            event_id,
             seq,
             lineage: lineage.to_owned(),
             prev_hash: self.head.clone(),
@@ -100,7 +96,7 @@ impl EventLog {
         self.seq = seq;
         self.head.clone_from(&event.hash);
         self.events.push(event.clone());
-        Ok(event)
+        event
     }
 
     /// Returns the last number given.
@@ -227,11 +223,6 @@ fn canonical<T: Serialize>(fields: &T) -> Vec<u8> {
     serde_json::to_vec(fields).unwrap_or_default()
 }
 
-fn event_id(timestamp: DateTime<Utc>) -> Result<String, RandomError> {
-    let millis = u64::try_from(timestamp.timestamp_millis()).unwrap_or(0);
-    Ok(Ulid::from_parts(millis, crypto::random_u128()?).to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,11 +243,15 @@ mod tests {
         event
     }
 
+    fn named() -> (&'static str, String) {
+        ("l1", String::from("01K5P1Q2R3S4T5V6W7X8Y9Z0AB"))
+    }
+
     #[test]
     fn numbers_have_no_gap_and_every_hash_names_the_one_before() {
         let mut log = EventLog::default();
         for _ in 0..20 {
-            log.append("acme", "l1", &FixedKey, event("why")).unwrap();
+            log.append("acme", named(), &FixedKey, event("why"));
         }
         let mut previous = FIRST_PREV_HASH.to_owned();
         for (index, stored) in log.events().iter().enumerate() {
@@ -268,16 +263,14 @@ mod tests {
         assert_eq!(log.overflow().len(), 4);
         log.drop_overflow();
         assert_eq!(log.events().first().map(|event| event.seq), Some(5));
-        let next = log.append("acme", "l1", &FixedKey, event("why")).unwrap();
+        let next = log.append("acme", named(), &FixedKey, event("why"));
         assert_eq!(next.seq, 21);
     }
 
     #[test]
     fn the_hash_is_the_sha256_of_sorted_clear_fields_and_holds_no_private_text() {
         let mut log = EventLog::default();
-        let stored = log
-            .append("acme", "l1", &FixedKey, event("private reason"))
-            .unwrap();
+        let stored = log.append("acme", named(), &FixedKey, event("private reason"));
         let text = format!(
             "{{\"detail_hash\":\"{}\",\"event\":\"smtp_credentials_rotated\",\"event_id\":\"{}\",\
              \"lineage\":\"l1\",\"outcome\":\"success\",\"prev_hash\":\"{FIRST_PREV_HASH}\",\"seq\":1,\

@@ -19,5 +19,5 @@ pub use digest::{hmac_sha256, sha256_hex};
 pub use envelope::{Binding, OpenError, SealError, Sealed, SealedParseError};
 pub use keyring::{Keyring, KeyringError, KeyringVersion};
 pub use password::{PasswordEncoding, PasswordShape, PasswordShapeError};
-pub use random::{RandomError, random_id, random_u128};
+pub use random::{RandomError, random_u128};
 pub use sensitive::Sensitive;

@@ -1,4 +1,4 @@
-//! Randomness from the operating system, and identifiers made of it.
+//! Randomness from the operating system.
 
 use rand::TryRng;
 use rand::rngs::SysRng;
@@ -34,33 +34,11 @@ fn fill(bytes: &mut [u8]) -> Result<(), RandomError> {
         .map_err(|_os_error| RandomError)
 }
 
-/// Makes an identifier nobody else makes: 128 random bits as 32 lower-case hex digits.
-///
-/// # Errors
-///
-/// [`RandomError`] if the operating system gives no randomness.
-pub fn random_id() -> Result<String, RandomError> {
-    public_bytes::<16>().map(hex::encode)
-}
-
-/// Draws 128 random bits, for identifiers that are not written as hex.
+/// Draws 128 random bits, for identifiers.
 ///
 /// # Errors
 ///
 /// [`RandomError`] if the operating system gives no randomness.
 pub fn random_u128() -> Result<u128, RandomError> {
     public_bytes::<16>().map(u128::from_be_bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn identifiers_are_32_hex_digits_and_differ() {
-        let (one, other) = (random_id().unwrap(), random_id().unwrap());
-        assert_ne!(one, other);
-        assert_eq!(one.len(), 32);
-        assert!(one.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
-    }
 }

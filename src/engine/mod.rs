@@ -37,6 +37,7 @@ use std::sync::{Arc, Weak};
 use crate::clock::Clock;
 use crate::crypto::Keyring;
 use crate::host_api::HostApiOpener;
+use crate::identifiers::Identifiers;
 use crate::keyed_lock::KeyedLock;
 use crate::logical::{Mount, Router};
 use crate::notify::Notifier;
@@ -56,6 +57,8 @@ pub use lifecycle::SmtpBackend;
 pub struct Parts {
     /// The source of time.
     pub clock: Arc<dyn Clock>,
+    /// The source of identifiers.
+    pub identifiers: Arc<dyn Identifiers>,
     /// Makes mail server clients.
     pub connector: Connector,
     /// Makes notification channels.
@@ -143,6 +146,10 @@ impl Engine {
 
     fn clock(&self) -> &dyn Clock {
         &*self.parts.clock
+    }
+
+    fn identifiers(&self) -> &dyn Identifiers {
+        &*self.parts.identifiers
     }
 
     /// Returns the mount's settings.

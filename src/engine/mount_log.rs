@@ -7,7 +7,7 @@ use super::error::Error;
 use super::outbox::Announced;
 use super::storage::{self, MOUNT_LOG};
 use crate::audit::{Actor, Event, EventLog, EventName, NewEvent, Outcome};
-use crate::crypto::{self, Keyring};
+use crate::crypto::Keyring;
 use crate::logical::{Mount, Request, StorageEntry};
 
 const SCHEMA: u32 = 1;
@@ -68,7 +68,7 @@ impl Engine {
         event: &NewEvent,
     ) -> Result<Event, Error> {
         let _guard = self.mount_lock.lock(LOCK).await;
-        let log = mount_log(mount).await?;
+        let log = self.mount_log(mount).await?;
         self.append_to(mount, log, keyring, event).await
     }
 
@@ -81,7 +81,7 @@ impl Engine {
         event: &NewEvent,
     ) -> Result<Event, Error> {
         let _guard = self.mount_lock.lock(LOCK).await;
-        let log = mount_log(mount).await?;
+        let log = self.mount_log(mount).await?;
         let same = |told: &&Event| told.event == event.event && told.request_id == event.request_id;
         if let Some(told) = log.log.events().iter().rev().find(same) {
             return Ok(told.clone());
@@ -101,9 +101,10 @@ impl Engine {
         if let Some(through) = self.emission.delivered_through(MOUNT, known) {
             log.log.note_delivered_through(through);
         }
+        let id = self.identifiers().ulid(event.timestamp)?;
         let told = log
             .log
-            .append(MOUNT, &log.lineage, keyring, event.clone())?;
+            .append(MOUNT, (&log.lineage, id), keyring, event.clone());
         self.move_overflow(mount, MOUNT, &mut log.log).await?;
         let mut announced = Announced::default();
         let stored = self
@@ -141,6 +142,17 @@ impl Engine {
         let entry = StorageEntry::new(MOUNT_LOG, storage::encode(log)?);
         Ok(mount.storage.put(entry).await?)
     }
+
+    async fn mount_log(&self, mount: &Mount) -> Result<MountLog, Error> {
+        match load(mount).await? {
+            Some(log) => Ok(log),
+            None => Ok(MountLog {
+                schema: SCHEMA,
+                lineage: self.identifiers().hex()?,
+                log: EventLog::default(),
+            }),
+        }
+    }
 }
 
 /// Reads the stored log; `None` if nothing ever happened to the mount.
@@ -149,15 +161,4 @@ pub(super) async fn load(mount: &Mount) -> Result<Option<MountLog>, Error> {
     entry
         .map(|entry| MountLog::decode(&entry.value))
         .transpose()
-}
-
-async fn mount_log(mount: &Mount) -> Result<MountLog, Error> {
-    match load(mount).await? {
-        Some(log) => Ok(log),
-        None => Ok(MountLog {
-            schema: SCHEMA,
-            lineage: crypto::random_id()?,
-            log: EventLog::default(),
-        }),
-    }
 }

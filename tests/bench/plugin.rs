@@ -68,6 +68,7 @@ use vault_plugin_secrets_smtp::clock::SystemClock;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::goplugin::Logging;
 use vault_plugin_secrets_smtp::host_api;
+use vault_plugin_secrets_smtp::identifiers::RandomIdentifiers;
 use vault_plugin_secrets_smtp::logical::{
     self, Backend, BackendInfo, Data, Mount, Operation, Reply, Request, Response, SpecialPaths,
 };
@@ -213,6 +214,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let clock = Arc::new(SystemClock::new());
     let parts = Parts {
         clock: Arc::clone(&clock) as _,
+        identifiers: Arc::new(RandomIdentifiers),
         connector: seed::connector(connector()),
         notifier: notifier(),
         host_api: host_api::opener(),

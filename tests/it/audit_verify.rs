@@ -56,16 +56,14 @@ fn branch(tenant: &str, lineage: &str, common: u32, count: u32) -> Vec<Event> {
         new.error_code = Some(String::from("unreachable"));
         new.request_id = String::from("6d09044e-04e5-32cb-4506-4e40974cb056");
         let lineage = if number < common { "first" } else { lineage };
-        log.append(tenant, lineage, &FixedKey, new).unwrap();
+        // The same in the common part of two storages.
+        let mut id = format!("01K{:0>3}{:0>20}", log.seq() + 1, tenant.to_uppercase());
+        if lineage != "first" {
+            id.push('B');
+        }
+        log.append(tenant, (lineage, id), &FixedKey, new);
     }
     let mut events = log.events().to_vec();
-    // Identifiers are drawn: those of the common part are made the same, and hashed again below.
-    for event in &mut events {
-        event.event_id = format!("01K{:0>3}{:0>20}", event.seq, tenant.to_uppercase());
-        if event.lineage != "first" {
-            event.event_id.push('B');
-        }
-    }
     rehash(&mut events);
     events
 }

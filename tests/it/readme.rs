@@ -9,6 +9,7 @@ use vault_plugin_secrets_smtp::audit::EXEMPT_RESPONSE_KEYS;
 use vault_plugin_secrets_smtp::clock::SystemClock;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::host_api;
+use vault_plugin_secrets_smtp::identifiers::RandomIdentifiers;
 use vault_plugin_secrets_smtp::logical::BackendInfo;
 use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::{HashPool, connector};
@@ -37,6 +38,7 @@ fn first_cells(section: &'static str) -> Vec<&'static str> {
 fn the_endpoint_table_lists_exactly_the_routes() {
     let parts = Parts {
         clock: Arc::new(SystemClock::new()),
+        identifiers: Arc::new(RandomIdentifiers),
         connector: connector(),
         notifier: notifier(),
         host_api: host_api::opener(),

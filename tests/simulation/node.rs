@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use serde_json::{Map, Value};
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::host_api;
+use vault_plugin_secrets_smtp::identifiers::RandomIdentifiers;
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, MemoryStorage, Mount, Operation, ReplicationState, Reply, Request,
     RequestId, StaticSystemView, Storage, StorageEntry, StorageError,
@@ -119,6 +120,7 @@ impl Node {
         let life = Life::default();
         let parts = Parts {
             clock: Arc::clone(clock) as _,
+            identifiers: Arc::new(RandomIdentifiers),
             connector: mail.connector(&life),
             notifier: notifier(),
             host_api: host_api::opener(),

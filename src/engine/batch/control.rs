@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use ulid::Ulid;
 
 use super::record::{Action, Batch, NewBatch, State, Targets};
 use crate::audit::{EventName, NewEvent, Outcome, Severity};
-use crate::crypto;
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::storage::{self, BATCHES};
@@ -82,7 +80,7 @@ impl Engine {
             .announce_mount_event(mount, &keyring, &order.event)
             .await?;
         let batch = Batch::from(NewBatch {
-            id: new_id(now)?,
+            id: self.identifiers().ulid(now)?,
             action: order.action,
             targets: order.targets,
             total,
@@ -265,9 +263,4 @@ fn ended_event(batch: &Batch, code: Option<&str>, now: DateTime<Utc>) -> NewEven
     event.incident_id.clone_from(&batch.incident_id);
     event.request_id = batch.change_id();
     event
-}
-
-fn new_id(now: DateTime<Utc>) -> Result<String, Error> {
-    let millis = u64::try_from(now.timestamp_millis()).unwrap_or(0);
-    Ok(Ulid::from_parts(millis, crypto::random_u128()?).to_string())
 }

@@ -289,9 +289,12 @@ mod tests {
         let mut event = NewEvent::new(name, Actor::system(), now);
         event.severity = severity;
         let keyring = Keyring::generate(now).unwrap();
-        EventLog::default()
-            .append("acme", "l1", &keyring, event)
-            .unwrap()
+        EventLog::default().append(
+            "acme",
+            ("l1", String::from("01K5P1Q2R3S4T5V6W7X8Y9Z0AB")),
+            &keyring,
+            event,
+        )
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! [`Emission`]: what this process knows of undelivered events, and how delivering them goes.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -103,7 +103,7 @@ pub(super) struct State {
     /// Old events of days before this one were looked at already.
     pub(super) expired_before: Option<NaiveDate>,
     /// Logs with undelivered events, or with a pointer that is to be removed.
-    pub(super) pending: HashMap<String, Pending>,
+    pub(super) pending: BTreeMap<String, Pending>,
     /// In which order they have their turn.
     pub(super) queue: VecDeque<String>,
     /// Logs that are done but for their pointer, which somebody's lock kept: the next tick looks.

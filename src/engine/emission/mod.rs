@@ -217,9 +217,10 @@ impl Engine {
                 return None;
             }
             tokio::select! {
-                () = tokio::time::sleep(rest) => {}
-                () = self.emission.stored.notified() => {}
+                biased;
                 () = self.interrupted(current) => return None,
+                () = self.emission.stored.notified() => {}
+                () = tokio::time::sleep(rest) => {}
             }
         }
     }
@@ -228,6 +229,7 @@ impl Engine {
     async fn interrupted(&self, current: &CancellationToken) {
         let cancelled = self.tasks.cancelled();
         tokio::select! {
+            biased;
             () = current.cancelled() => {}
             () = cancelled.cancelled() => {}
         }
@@ -295,6 +297,7 @@ impl Engine {
         }
         let mount_point = self.emission.state().mount_point.clone();
         let told = tokio::select! {
+            biased;
             told = way.api.emit(&mount_point, &event.tenant_id, event.seq) => told,
             () = self.interrupted(way.current) => return Err(Stop::Ending),
         };
@@ -339,8 +342,9 @@ impl Engine {
             return false;
         }
         tokio::select! {
-            () = tokio::time::sleep(rest) => true,
+            biased;
             () = self.interrupted(current) => false,
+            () = tokio::time::sleep(rest) => true,
         }
     }
 

@@ -67,6 +67,7 @@ impl Emission {
             true
         };
         tokio::select! {
+            biased;
             delivered = delivered => delivered,
             () = tokio::time::sleep(patience) => false,
             () = cancelled.cancelled() => false,

@@ -91,14 +91,17 @@ mod tests {
     use super::*;
     use crate::audit::{Actor, EventLog, EventName, NewEvent};
     use crate::engine::storage::fixture;
+    use crate::identifiers::{Identifiers, RandomIdentifiers};
 
     #[test]
     fn only_what_this_mount_signed_is_a_receipt() {
         let keyring = Keyring::generate(fixture::now()).unwrap();
+        let identifiers: &dyn Identifiers = &RandomIdentifiers;
         let mut log = EventLog::default();
         for _ in 0..100 {
             let event = NewEvent::new(EventName::Rotated, Actor::system(), fixture::now());
-            log.append(&"t".repeat(64), "l1", &keyring, event).unwrap();
+            let id = identifiers.ulid(event.timestamp).unwrap();
+            log.append(&"t".repeat(64), ("l1", id), &keyring, event);
         }
         let receipt = Receipt::of(log.events().iter());
         let text = receipt.sign(&keyring).unwrap();

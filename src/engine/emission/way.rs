@@ -66,6 +66,7 @@ impl Engine {
             state.mount_point.clone()
         };
         let keys = tokio::select! {
+            biased;
             keys = way.api.exempt_keys(&mount_point) => keys,
             () = self.interrupted(way.current) => return,
         };

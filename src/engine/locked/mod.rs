@@ -29,7 +29,7 @@ use super::storage::record::{Credential, TenantRecord};
 use super::storage::{self, MAX_RECORD_BYTES};
 use super::tenant::TenantName;
 use crate::audit::{Event, NewEvent};
-use crate::crypto::{self, Keyring};
+use crate::crypto::Keyring;
 use crate::keyed_lock::KeyGuard;
 use crate::logical::{Mount, Storage, StorageEntry, StorageError};
 
@@ -179,8 +179,8 @@ impl Engine {
             Some(bytes) => storage::decode_tenant(&storage::tenant_key(name.as_str()), bytes),
             None => Ok(TenantRecord::new(
                 name.as_str(),
-                crypto::random_id()?,
-                crypto::random_id()?,
+                self.identifiers().hex()?,
+                self.identifiers().hex()?,
                 self.clock().now(),
             )),
         }
@@ -206,10 +206,9 @@ impl LockedTenant {
     /// Appends an event to the record; it becomes true with the next [`LockedTenant::store`].
     pub(super) fn record_event(&mut self, event: NewEvent) -> Result<Event, Error> {
         let lineage = self.record.lineage.clone();
-        Ok(self
-            .record
-            .log
-            .append(self.name.as_str(), &lineage, &*self.keyring, event)?)
+        let id = self.engine.identifiers().ulid(event.timestamp)?;
+        let log = &mut self.record.log;
+        Ok(log.append(self.name.as_str(), (&lineage, id), &*self.keyring, event))
     }
 
     /// Makes the record true.

@@ -249,7 +249,7 @@ impl Outbox {
 
     /// Puts a delivery behind the others, in memory alone: it could not be looked at.
     pub(super) fn postpone(&self, event_id: &str, channel: &str, clock: &dyn Clock) {
-        let next_attempt = clock.now() + rest(1);
+        let next_attempt = clock.now() + rest(event_id, 1);
         let mut state = self.state();
         let known = state.known.as_mut().and_then(|it| it.get_mut(event_id));
         let open = known.into_iter().flat_map(|known| &mut known.open);
@@ -352,7 +352,7 @@ impl Outbox {
             .get(channel)
             .map_or(0, |(failures, _)| *failures);
         let failures = failures.saturating_add(1);
-        let until = clock.monotonic() + rest(failures).max(asked.unwrap_or_default());
+        let until = clock.monotonic() + rest(channel, failures).max(asked.unwrap_or_default());
         state.resting.insert(channel.to_owned(), (failures, until));
     }
 

@@ -41,8 +41,8 @@ use std::time::Duration;
 use super::Engine;
 use super::channels::Channels;
 use super::error::Error;
+use super::schedule;
 use super::storage::{self, OUTBOX};
-use crate::crypto;
 use crate::logical::Mount;
 use entry::Entry;
 
@@ -188,19 +188,19 @@ impl Engine {
     }
 }
 
-/// How long to rest after this many failures in a row: 1, 2, 4, … minutes up to an hour, up to a
-/// tenth less, so that what failed together does not come back together.
-fn rest(failures: u32) -> Duration {
+/// How long `what` rests after this many failures in a row: 1, 2, 4, … minutes up to an hour, up to
+/// a tenth less, so that what failed together does not come back together.
+fn rest(what: &str, failures: u32) -> Duration {
     let doubled = 1_u32 << failures.saturating_sub(1).min(6);
     let rest = (FIRST_REST * doubled).min(LONGEST_REST);
-    // Without randomness all come together, which is no error.
-    let draw = crypto::random_u128().unwrap_or(0) % 1_000;
-    let draw = u32::try_from(draw).unwrap_or(0);
-    rest - rest / 10 * draw / 1_000
+    let less = schedule::share(what, "rest", 1_000);
+    rest - rest / 10 * u32::try_from(less).unwrap_or(0) / 1_000
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -214,9 +214,10 @@ mod tests {
             (7, 60),
             (u32::MAX, 60),
         ] {
-            for _ in 0..50 {
-                let longest = Duration::from_secs(minutes * 60);
-                let rest = rest(failures);
+            let longest = Duration::from_secs(minutes * 60);
+            let rests: BTreeSet<_> = (0..50).map(|it| rest(&it.to_string(), failures)).collect();
+            assert!(rests.len() > 25, "{failures}: {rests:?}");
+            for rest in rests {
                 assert!(
                     rest <= longest && rest >= longest * 9 / 10,
                     "{failures}: {rest:?}"

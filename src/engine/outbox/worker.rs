@@ -318,7 +318,8 @@ impl AtWork {
             if now - since >= PATIENCE || delivery.refusals >= MOST_REFUSALS {
                 delivery.dead_since = Some(now);
             }
-            let rest = rest(delivery.attempts).max(failure.retry_after.unwrap_or_default());
+            let rest = rest(&unit.event_id, delivery.attempts)
+                .max(failure.retry_after.unwrap_or_default());
             delivery.next_attempt = now + rest;
         })
         .await

@@ -6,7 +6,6 @@ use chrono::TimeDelta;
 
 use super::{event_of, optional_text, tenant};
 use crate::audit::{EventName, NewEvent, Severity};
-use crate::crypto;
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
@@ -148,7 +147,7 @@ async fn destroy(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         if token.is_none() {
             locked.record.server = None;
         }
-        locked.record.incarnation = crypto::random_id()?;
+        locked.record.incarnation = locked.engine.identifiers().hex()?;
         let sealed = token.map(|token| locked.seal_token(&token)).transpose()?;
         if let (Some(server), Some(sealed)) = (&mut locked.record.server, sealed) {
             server.api_token = sealed;

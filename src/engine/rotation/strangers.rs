@@ -6,7 +6,6 @@
 //! noticed, not prevented.
 
 use crate::audit::{Actor, EventName, NewEvent, Outcome, Severity};
-use crate::crypto;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::storage::record::{Drift, TenantRecord};
@@ -54,9 +53,10 @@ pub(super) fn note(
     live: Option<u64>,
 ) -> Result<(), Error> {
     let now = tenant.engine.clock().now();
+    let lineage = tenant.engine.identifiers().hex()?;
     let record = &mut tenant.record;
     record.generation = mark.generation.saturating_add(1);
-    record.lineage = crypto::random_id()?;
+    record.lineage = lineage;
     record.open.settle_at = None;
     let credential = record.credential.as_mut();
     let current = credential.as_ref().and_then(|kept| kept.current);

@@ -4,7 +4,7 @@
 //! A copy of records, no truth: whatever stores a tenant's record replaces its entry, and what
 //! another node stored makes it forgotten.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -75,9 +75,9 @@ type Basis = (Arc<MountConfig>, Rest);
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Agenda {
     basis: Option<Basis>,
-    known: HashMap<TenantName, Known>,
+    known: BTreeMap<TenantName, Known>,
     /// Stored anew since the tick under way began to read: what it read may be older.
-    changed: HashSet<TenantName>,
+    changed: BTreeSet<TenantName>,
 }
 
 impl Agenda {
@@ -127,13 +127,13 @@ impl Agenda {
     }
 
     /// Forgets everyone whom no pointer leads to any more.
-    pub(super) fn keep_only(&mut self, listed: &HashSet<TenantName>) {
+    pub(super) fn keep_only(&mut self, listed: &BTreeSet<TenantName>) {
         let changed = &self.changed;
         self.known
             .retain(|name, _| listed.contains(name) || changed.contains(name));
     }
 
-    /// Returns everything known, in no order.
+    /// Returns everything known, by tenant.
     pub(in crate::engine) fn entries(&self) -> impl Iterator<Item = (&TenantName, &Known)> {
         self.known.iter()
     }

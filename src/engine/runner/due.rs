@@ -1,6 +1,6 @@
 //! Which tenants have work for this tick, found by their pointers, and the workers that do it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Days, NaiveDate, Utc};
@@ -137,7 +137,7 @@ impl Engine {
                 .open
                 .iter()
                 .chain(listed.due.iter().map(|(_, name)| name));
-            let all: HashSet<TenantName> = all.cloned().collect();
+            let all: BTreeSet<TenantName> = all.cloned().collect();
             state.agenda.keep_only(&all);
             let unknown = |name: &TenantName| {
                 let known = state.agenda.get(name);

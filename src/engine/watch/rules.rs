@@ -206,12 +206,12 @@ mod tests {
             let mut event = NewEvent::new(EventName::RotationFailed, actor, self.now);
             prepare(&mut event);
             let log = &mut self.record.log;
-            let event = log.append("acme", "L", &self.keyring, event).unwrap();
+            let event = log.append("acme", named(), &self.keyring, event);
             let found = by_record(rules, &self.record, &event);
             for rule in &found {
                 let log = &mut self.record.log;
                 let alert = rule.alert(&event);
-                let alert = log.append("acme", "L", &self.keyring, alert).unwrap();
+                let alert = log.append("acme", named(), &self.keyring, alert);
                 assert_eq!(
                     by_record(rules, &self.record, &alert),
                     [],
@@ -220,6 +220,10 @@ mod tests {
             }
             found.into_iter().map(Rule::code).collect()
         }
+    }
+
+    fn named() -> (&'static str, String) {
+        ("L", String::from("01K5P1Q2R3S4T5V6W7X8Y9Z0AB"))
     }
 
     fn rules(change: impl FnOnce(&mut AlertSettings)) -> Rules {

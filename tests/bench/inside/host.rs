@@ -12,6 +12,7 @@ use vault_plugin_secrets_smtp::clock::Clock;
 use vault_plugin_secrets_smtp::crypto::Sensitive;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::host_api::{self, HostApiOpener};
+use vault_plugin_secrets_smtp::identifiers::RandomIdentifiers;
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Cluster, Data, Entity, Group, MemoryStorage, Mount, Operation,
     ReplicationState, Request, RequestId, ServerVersion, StaticSystemView, Storage, SystemView,
@@ -150,6 +151,7 @@ impl Host {
         let count = Arc::new(Count::default());
         let parts = Parts {
             clock: Arc::clone(&clock) as _,
+            identifiers: Arc::new(RandomIdentifiers),
             connector: mail.connector(),
             notifier: notifier(),
             host_api,

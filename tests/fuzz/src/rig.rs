@@ -19,6 +19,7 @@ use vault_plugin_secrets_smtp::clock::ManualClock;
 use vault_plugin_secrets_smtp::crypto::Sensitive;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::host_api;
+use vault_plugin_secrets_smtp::identifiers::RandomIdentifiers;
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, Error, MemoryStorage, Mount, Operation, Reply, Request, RequestId,
     StaticSystemView,
@@ -220,6 +221,7 @@ impl Rig {
         let start = DateTime::from_timestamp(1_790_000_000, 0).unwrap();
         let parts = Parts {
             clock: Arc::new(ManualClock::starting_at(start)),
+            identifiers: Arc::new(RandomIdentifiers),
             connector: Arc::new(move |_config, _policy| Ok(Arc::clone(&mail) as _)),
             notifier: notifier(),
             host_api: host_api::opener(),

@@ -84,7 +84,7 @@ fn point(left: &Left, action: &str, (name, before): &Call, (kind, after): (Kind,
             () = fleet.host.tick() => false,
             () = fleet.plan.crashed() => true,
         };
-        assert!(!fleet.plan.is_ahead(), "{what} did not come");
+        assert_eq!(fleet.plan.ahead(), [], "{what} did not come");
         if crashed {
             fleet.restart();
         } else {

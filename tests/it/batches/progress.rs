@@ -352,7 +352,7 @@ fn an_end_that_is_told_again_is_counted_once() {
             fleet.plan.arm_named(&note, 1, Kind::Refused, after);
             let cancel = format!("batches/{id}/cancel");
             fleet.host.write(&cancel, json!({})).await;
-            assert!(!fleet.plan.is_ahead());
+            assert_eq!(fleet.plan.ahead(), []);
             for _ in 0..3 {
                 fleet.host.tick().await;
                 fleet.world.later(60).await;

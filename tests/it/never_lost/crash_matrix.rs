@@ -1,16 +1,20 @@
 //! Fails at every storage and mail call of an operation, before and after its effect, alone and in
 //! pairs; then a new process, ticks, and all must be well.
 //!
-//! The calls are counted by running, not listed by hand. Two faults are of one operation: the
-//! second hits the same run, if it survived the first, or what recovers from it: the caller's
-//! repeat or the next tick, in the same process or a new one.
+//! The calls are counted by running, not listed by hand, and a fault is told by the call that it
+//! interrupts, not by a number: the same run calls the same twice, and a fault that hits nothing is
+//! an error of the matrix. Two faults are of one operation: the second hits the same run, if it
+//! survived the first, or what recovers from it: the caller's repeat or the next tick, in the same
+//! process or a new one.
+
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use super::{Before, Said, nothing_is_lost};
 use crate::support::engine::{Answer, Host};
-use crate::support::faults::{Fault, Kind, Plan};
-use crate::support::world::{Left, World, every_start_has_its_end, simulate};
+use crate::support::faults::{Interruption, Kind, Plan};
+use crate::support::world::{Left, Ticks, World, every_start_has_its_end, simulate};
 
 /// What is done.
 #[derive(Clone, Debug)]
@@ -71,11 +75,30 @@ const RECOVERIES: [Recovery; 3] = [
 ];
 
 /// How often something was tried.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Count {
     pub(super) calls: usize,
     pub(super) points: usize,
     pub(super) pairs: usize,
+}
+
+/// What an operation and its recovery called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Called {
+    operation: Vec<String>,
+    recovery: Vec<String>,
+}
+
+/// A walk through every run of a case.
+struct Walk<'a> {
+    case: &'a Case,
+    count: Count,
+    /// What the operation called with one fault: the same whatever comes after it.
+    interrupted: BTreeMap<String, Vec<String>>,
+    /// Whether ticks in between are let through, where only one fault is.
+    ticks: Ticks,
+    /// Is told of every run.
+    visit: &'a mut dyn FnMut(Called),
 }
 
 impl Case {
@@ -93,67 +116,48 @@ impl Case {
     }
 
     /// Tries every point and every pair.
-    pub(super) fn test(&self) -> Count {
-        let [calls, _] = self.run(&[], &[], RECOVERIES[1]);
-        let mut count = Count {
-            calls: calls.len(),
-            ..Count::default()
-        };
-        for (at, name) in calls.iter().enumerate() {
-            for first in every_fault(at, name) {
-                for recovery in RECOVERIES {
-                    self.run(&[first], &[], recovery);
-                    count.points += 1;
-                }
-            }
-            for first in distinct_faults(at, name, at == 0) {
-                self.pairs_with(first, &mut count);
-            }
-        }
+    pub(super) fn test(&self, ticks: Ticks) -> Count {
+        let count = self.walk(ticks, &mut |_called| {});
         report(self.name, count);
         count
     }
 
-    fn pairs_with(&self, first: Fault, count: &mut Count) {
-        let recovery = RECOVERIES[count.pairs % RECOVERIES.len()];
-        let [calls, recovering] = self.run(&[first], &[], recovery);
-        for (at, name) in calls.iter().enumerate().skip(first.at + 1) {
-            for second in distinct_faults(at, name, false) {
-                let recovery = RECOVERIES[count.pairs % RECOVERIES.len()];
-                self.run(&[first, second], &[], recovery);
-                count.pairs += 1;
-            }
-        }
-        for (at, name) in recovering.iter().enumerate() {
-            for second in distinct_faults(at, name, false) {
-                self.run(&[first], &[second], recovery);
-                count.pairs += 1;
-            }
-        }
+    /// Like [`Case::test`], telling what every run called.
+    pub(super) fn walk(&self, ticks: Ticks, visit: &mut dyn FnMut(Called)) -> Count {
+        let mut walk = Walk {
+            case: self,
+            count: Count::default(),
+            interrupted: BTreeMap::new(),
+            ticks,
+            visit,
+        };
+        walk.through();
+        walk.count
     }
 
     /// Runs the operation with the first faults, recovers with the second ones, and asserts that
-    /// all is well; returns the calls of the operation and of the recovery.
-    fn run(&self, first: &[Fault], second: &[Fault], recovery: Recovery) -> [Vec<String>; 2] {
-        simulate(self.run_in_time(first, second, recovery))
+    /// all is well.
+    fn run(&self, faults: [&[Interruption]; 2], recovery: Recovery, ticks: Ticks) -> Called {
+        simulate(self.run_in_time(faults, recovery, ticks))
     }
 
     async fn run_in_time(
         &self,
-        first: &[Fault],
-        second: &[Fault],
+        [first, second]: [&[Interruption]; 2],
         recovery: Recovery,
-    ) -> [Vec<String>; 2] {
+        ticks: Ticks,
+    ) -> Called {
         let what = format!("{}: {first:?}, then {second:?}, {recovery:?}", self.name);
         let world = World::from(&self.left);
         let before = Before::of(&world).await;
         world.later(60).await;
 
         let plan = Plan::simulated();
-        plan.arm(first.iter().copied());
+        plan.interrupt(first);
         let process = world.process(&plan);
         let answer = survived(&plan, self.operation.perform(&process)).await;
-        let calls = plan.calls();
+        let operation = plan.calls();
+        assert_eq!(plan.ahead(), [], "{what}: not in {operation:?}");
         let fresh = world.sound_process();
         nothing_is_lost(&world, &fresh, &before, &what).await;
         pointers_are_there(&world, &what).await;
@@ -166,21 +170,87 @@ impl Case {
         let alive = answer.is_some() && recovery.same_process;
         let plan = if alive { plan } else { Plan::simulated() };
         let process = if alive { process } else { world.process(&plan) };
-        plan.arm(second.iter().copied());
+        plan.interrupt(second);
         let answer = if recovery.repeat {
             survived(&plan, self.operation.perform(&process)).await
         } else {
             survived(&plan, Operation::Tick.perform(&process)).await
         };
         let recovering = plan.calls();
+        assert_eq!(plan.ahead(), [], "{what}: not in {recovering:?}");
         let fresh = world.sound_process();
         nothing_is_lost(&world, &fresh, &before, &what).await;
         if let Some(Some(answer)) = &answer {
             answer_is_true(&world, &fresh, answer, &now, &what).await;
         }
 
-        all_is_well(&world, &before, &what).await;
-        [calls, recovering]
+        all_is_well(&world, &before, ticks, &what).await;
+        Called {
+            operation,
+            recovery: recovering,
+        }
+    }
+}
+
+impl Walk<'_> {
+    fn through(&mut self) {
+        let calls = self.run([&[], &[]], RECOVERIES[1]).operation;
+        self.count.calls = calls.len();
+        for (at, name) in calls.iter().enumerate() {
+            for fault in every_fault(name) {
+                let first = Interruption::at(&calls, at, fault);
+                for recovery in RECOVERIES {
+                    self.run([std::slice::from_ref(&first), &[]], recovery);
+                    self.count.points += 1;
+                }
+            }
+            for fault in distinct_faults(name, at == 0) {
+                self.pairs_with(at, &Interruption::at(&calls, at, fault));
+            }
+        }
+    }
+
+    fn pairs_with(&mut self, first_at: usize, first: &Interruption) {
+        let recovery = self.next_recovery();
+        let alone = std::slice::from_ref(first);
+        let called = self.run([alone, &[]], recovery);
+        for (at, name) in called.operation.iter().enumerate().skip(first_at + 1) {
+            for fault in distinct_faults(name, false) {
+                let second = Interruption::at(&called.operation, at, fault);
+                let recovery = self.next_recovery();
+                self.run([&[first.clone(), second], &[]], recovery);
+                self.count.pairs += 1;
+            }
+        }
+        for (at, name) in called.recovery.iter().enumerate() {
+            for fault in distinct_faults(name, false) {
+                let second = Interruption::at(&called.recovery, at, fault);
+                self.run([alone, &[second]], recovery);
+                self.count.pairs += 1;
+            }
+        }
+    }
+
+    fn next_recovery(&self) -> Recovery {
+        RECOVERIES[self.count.pairs % RECOVERIES.len()]
+    }
+
+    fn run(&mut self, faults: [&[Interruption]; 2], recovery: Recovery) -> Called {
+        let single = faults[0].len() + faults[1].len() < 2;
+        let ticks = if single {
+            self.ticks
+        } else {
+            Ticks::ToTheNextWork
+        };
+        let called = self.case.run(faults, recovery, ticks);
+        if faults[0].len() < 2 {
+            let calls = called.operation.clone();
+            let key = format!("{:?}", faults[0]);
+            let known = self.interrupted.entry(key).or_insert(calls);
+            assert_eq!(*known, called.operation, "{faults:?}: not the same twice");
+        }
+        (self.visit)(called.clone());
+        called
     }
 }
 
@@ -194,9 +264,9 @@ async fn survived<T>(plan: &Plan, work: impl Future<Output = T>) -> Option<T> {
 }
 
 /// The end of every case: no more faults, the host ticks.
-async fn all_is_well(world: &World, before: &Before, what: &str) {
+async fn all_is_well(world: &World, before: &Before, ticks: Ticks, what: &str) {
     let host = world.sound_process();
-    world.quiet(&host, "acme").await;
+    world.quiet_by(ticks, &host, "acme").await;
     let mut said = Said::of(&host, "acme", what).await;
     if matches!(said, Said::Uncertain(_)) {
         host.write("acme/verify", json!({})).await;
@@ -264,13 +334,13 @@ fn changes(name: &str) -> bool {
 }
 
 /// Every way in which this call can fail.
-fn every_fault(at: usize, name: &str) -> Vec<Fault> {
+fn every_fault(name: &str) -> Vec<(Kind, bool)> {
     let mut faults = Vec::new();
     for after in [false, true] {
         for kind in [Kind::Refused, Kind::Unknown, Kind::Crash] {
             // A lost connection to a mail server has one form only.
             if kind != Kind::Unknown || !name.starts_with("mail ") {
-                faults.push(Fault { at, kind, after });
+                faults.push((kind, after));
             }
         }
     }
@@ -279,19 +349,18 @@ fn every_fault(at: usize, name: &str) -> Vec<Fault> {
 
 /// Those of them that leave different things behind: a question has no effect to come before or
 /// after, and a process killed before a call is one killed after the last that had an effect.
-fn distinct_faults(at: usize, name: &str, first: bool) -> Vec<Fault> {
-    let fault = |kind, after| Fault { at, kind, after };
-    let mut faults = vec![fault(Kind::Refused, false)];
+fn distinct_faults(name: &str, first: bool) -> Vec<(Kind, bool)> {
+    let mut faults = vec![(Kind::Refused, false)];
     if changes(name) {
-        faults.push(fault(Kind::Refused, true));
-        faults.push(fault(Kind::Crash, true));
+        faults.push((Kind::Refused, true));
+        faults.push((Kind::Crash, true));
     }
     // A broken connection is told from an error where the record is written only.
     if name.starts_with("cas ") {
-        faults.push(fault(Kind::Unknown, true));
+        faults.push((Kind::Unknown, true));
     }
     if first {
-        faults.push(fault(Kind::Crash, false));
+        faults.push((Kind::Crash, false));
     }
     faults
 }

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::crash_matrix::{Case, Operation};
+use super::crash_matrix::{Case, Count, Operation};
 use crate::support::faults::{Fault, Kind, Plan};
 use crate::support::mailbox::Mailbox;
-use crate::support::world::{ACCOUNT, FIRST, SERVER, World, server};
+use crate::support::world::{ACCOUNT, FIRST, SERVER, Ticks, World, server};
 
 fn username() -> Value {
     json!({ "username": ACCOUNT })
@@ -61,12 +61,61 @@ fn write(path: &'static str, body: Value) -> Operation {
 }
 
 /// Runs a case, which must have had at least so many calls.
-fn test(name: &'static str, operation: Operation, state: impl Future<Output = World>, most: usize) {
-    let count = Case::new(name, operation, state).test();
+fn test(
+    name: &'static str,
+    operation: Operation,
+    state: impl Future<Output = World>,
+    least: usize,
+) {
+    assert_walked(
+        Case::new(name, operation, state).test(Ticks::ToTheNextWork),
+        least,
+    );
+}
+
+/// Like [`test`], with every tick of the host let through where only one fault is.
+fn test_minutely(
+    name: &'static str,
+    operation: Operation,
+    state: impl Future<Output = World>,
+    least: usize,
+) {
+    assert_walked(
+        Case::new(name, operation, state).test(Ticks::EachMinute),
+        least,
+    );
+}
+
+fn assert_walked(count: Count, least: usize) {
     assert!(
-        count.calls >= most && count.pairs > count.calls,
+        count.calls >= least && count.pairs > count.calls,
         "{count:?}"
     );
+}
+
+/// A fault is told by the call it interrupts: whoever counts again meets the same calls.
+#[test]
+fn the_matrix_is_the_same_twice() {
+    for (name, path, body) in [
+        ("rotation", "acme/rotate", json!({})),
+        ("reveal", "acme/reveal", json!({ "reason": "test" })),
+    ] {
+        let counted = || {
+            let mut runs = Vec::new();
+            let case = Case::new(name, write(path, body.clone()), created());
+            let count = case.walk(Ticks::ToTheNextWork, &mut |called| runs.push(called));
+            (count, runs)
+        };
+        let (first, second) = (counted(), counted());
+        let differs = first
+            .1
+            .iter()
+            .zip(&second.1)
+            .find(|(one, other)| one != other);
+        assert_eq!(differs, None, "{name}");
+        assert_eq!(first.0, second.0, "{name}");
+        assert_eq!(first.1.len(), second.1.len(), "{name}");
+    }
 }
 
 pub(super) fn incident() -> Value {
@@ -89,7 +138,7 @@ async fn open_reset(landed: bool) -> World {
 
 #[test]
 fn a_creation_for_an_existing_account() {
-    test(
+    test_minutely(
         "creation",
         write("acme/admin", username()),
         configured(),
@@ -121,7 +170,7 @@ fn an_import() {
 
 #[test]
 fn a_rotation() {
-    test("rotation", write("acme/rotate", json!({})), created(), 11);
+    test_minutely("rotation", write("acme/rotate", json!({})), created(), 11);
 }
 
 #[test]
@@ -183,7 +232,7 @@ fn a_reset() {
             .edit(SERVER, ACCOUNT, |it| it.app_tokens = vec![3, 5]);
         world
     };
-    test("reset", write("acme/reset", incident()), state, 14);
+    test_minutely("reset", write("acme/reset", incident()), state, 14);
 }
 
 #[test]
@@ -246,7 +295,7 @@ fn a_tick_over_a_reset() {
 #[test]
 fn a_rollback() {
     let body = json!({ "version": 1, "reason": "test" });
-    test("rollback", write("acme/rollback", body), rotated(), 10);
+    test_minutely("rollback", write("acme/rollback", body), rotated(), 10);
 }
 
 #[test]

@@ -2,8 +2,7 @@
 //! engine's real handler, and what that answers becomes a line before it is answered.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -50,11 +49,14 @@ struct State {
 impl Devices {
     /// Makes clients for a process that `plan` may kill.
     pub(crate) fn opener(&self, plan: &Plan) -> HostApiOpener {
-        let (devices, plan) = (self.clone(), plan.clone());
+        // The devices hold the process that answers, and that must not hold the devices in turn.
+        let (devices, plan) = (Arc::downgrade(&self.0), plan.clone());
         Arc::new(move |config: &HostApiConfig, _clock| {
-            devices.0.lock().unwrap().configs.push(config.clone());
+            if let Some(state) = devices.upgrade() {
+                state.lock().unwrap().configs.push(config.clone());
+            }
             Ok(Arc::new(Client {
-                devices: devices.clone(),
+                devices: Weak::clone(&devices),
                 plan: plan.clone(),
             }) as Arc<dyn HostApi>)
         })
@@ -152,27 +154,27 @@ impl Devices {
 
 #[derive(Debug)]
 struct Client {
-    devices: Devices,
+    devices: Weak<Mutex<State>>,
     plan: Plan,
 }
 
 impl Client {
+    fn devices(&self) -> Arc<Mutex<State>> {
+        self.devices.upgrade().expect("the world has ended")
+    }
+
     async fn request(&self, tenant: &str, seq: u64) -> Result<Taken, Error> {
-        static NUMBER: AtomicU64 = AtomicU64::new(1);
-        let host = self.devices.0.lock().unwrap().host.clone();
+        let host = self.devices().lock().unwrap().host.clone();
         let host = host.expect("no process serves");
         let path = format!("events/emit/{tenant}/{seq}");
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let id = format!("emit-{number}");
-        let answer = host.write_as(&id, &path, json!({})).await;
+        let answer = host.write_as(&host.request_id(), &path, json!({})).await;
         match answer.status {
             200 => {}
             0 | 500..=599 => return Err(Error::Failing),
             403 => return Err(Error::Denied),
             _ => return Err(Error::Refused),
         }
-        self.devices
-            .0
+        self.devices()
             .lock()
             .unwrap()
             .lines
@@ -189,7 +191,8 @@ impl HostApi for Client {
     async fn emit(&self, mount_point: &str, tenant: &str, seq: u64) -> Result<Taken, Error> {
         self.plan.alive().await;
         let does = {
-            let mut state = self.devices.0.lock().unwrap();
+            let devices = self.devices();
+            let mut state = devices.lock().unwrap();
             let event = format!("{tenant}/{seq}");
             let never = state.never.iter().find(|(one, _)| *one == event);
             let never = never.map(|(_, does)| *does);
@@ -229,6 +232,6 @@ impl HostApi for Client {
 
     async fn exempt_keys(&self, _mount_point: &str) -> Result<Option<Vec<String>>, Error> {
         self.plan.alive().await;
-        Ok(self.devices.0.lock().unwrap().exempt.clone())
+        Ok(self.devices().lock().unwrap().exempt.clone())
     }
 }

@@ -2,7 +2,6 @@
 //! stand-in; storage in memory and a clock that moves only when told to.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use vault_plugin_secrets_smtp::crypto::sha256_hex;
 use vault_plugin_secrets_smtp::engine::storage::record::TenantRecord;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::host_api;
+use vault_plugin_secrets_smtp::identifiers::{Identifiers, RandomIdentifiers};
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, Error, MemoryStorage, Mount, Operation, Reply, Request, RequestId,
     Special, StaticSystemView, Storage, Wrap,
@@ -125,6 +125,8 @@ impl Answer {
 pub(crate) struct Host {
     pub(crate) backend: Arc<SmtpBackend>,
     pub(crate) mount: Mount,
+    /// Where the host's identifiers of requests come from.
+    pub(crate) identifiers: Arc<dyn Identifiers>,
     /// What the host calls the caller.
     pub(crate) caller: String,
     /// What the host calls the mount.
@@ -135,9 +137,11 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(parts: Parts, storage: Arc<dyn Storage>, system: StaticSystemView) -> Self {
+        let identifiers = Arc::clone(&parts.identifiers);
         let backend = SmtpBackend::new(parts, BackendInfo::default());
         Self {
             backend: Arc::new(backend),
+            identifiers,
             mount: Mount {
                 storage,
                 system: Arc::new(system),
@@ -148,13 +152,15 @@ impl Host {
         }
     }
 
+    /// Never the same in two processes: that would be a request sent again.
+    pub(crate) fn request_id(&self) -> String {
+        format!("request-{}", self.identifiers.hex().unwrap())
+    }
+
     fn request(&self, operation: Operation, path: &str, body: Value) -> Request {
-        // Never the same in two processes: that would be a request sent again.
-        static REQUESTS: AtomicU64 = AtomicU64::new(1);
-        let number = REQUESTS.fetch_add(1, Ordering::Relaxed);
         let fields: Map<String, Value> = body.as_object().cloned().unwrap_or_default();
         let mut request = Request::new(operation, path, Data::from_map(fields));
-        request.id = RequestId::new(format!("request-{number}"));
+        request.id = RequestId::new(self.request_id());
         request.display_name.clone_from(&self.caller);
         request.entity_id = format!("entity-of-{}", self.caller);
         request.mount_point.clone_from(&self.mount_point);
@@ -395,6 +401,7 @@ impl Rig {
 pub(crate) fn parts(clock: &Arc<ManualClock>, connector: Connector) -> Parts {
     Parts {
         clock: Arc::clone(clock) as _,
+        identifiers: Arc::new(RandomIdentifiers),
         connector,
         notifier: notifier(),
         host_api: host_api::opener(),

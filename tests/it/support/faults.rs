@@ -49,6 +49,42 @@ pub(crate) struct Fault {
     pub(crate) after: bool,
 }
 
+/// A fault at a call that is told by its name, so that it hits that call or none.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Interruption {
+    /// What is interrupted, as [`Plan::calls`] names it.
+    pub(crate) call: String,
+    /// How many of this name come before it.
+    pub(crate) nth: usize,
+    pub(crate) kind: Kind,
+    pub(crate) after: bool,
+}
+
+impl Interruption {
+    /// At call number `at` of a run that called these.
+    pub(crate) fn at(calls: &[String], at: usize, (kind, after): (Kind, bool)) -> Self {
+        let call = calls[at].clone();
+        let nth = calls[..at].iter().filter(|other| **other == call).count();
+        Self {
+            call,
+            nth,
+            kind,
+            after,
+        }
+    }
+}
+
+impl fmt::Debug for Interruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let when = if self.after { "after" } else { "before" };
+        write!(f, "{:?} {when} {:?}", self.kind, self.call)?;
+        if self.nth > 0 {
+            write!(f, " number {}", self.nth + 1)?;
+        }
+        Ok(())
+    }
+}
+
 /// Counts calls and fails one of them; shared by a storage and a provider of one process.
 #[derive(Clone, Default)]
 pub(crate) struct Plan(Arc<Shared>);
@@ -68,8 +104,8 @@ struct State {
     only: Option<&'static str>,
     /// Calls that storage refuses for good, by name.
     denied: Vec<String>,
-    /// The call that fails by its name and how often it was called before, whatever its number.
-    named: Option<(String, usize, Fault)>,
+    /// The calls that fail by their names, whatever their numbers; one that was hit is gone.
+    named: Vec<Interruption>,
     /// What becomes of the next passwords that are set, whatever number their calls have.
     sends: VecDeque<Option<Fault>>,
     /// The test's time is paused from the start: nobody waits for anything.
@@ -100,7 +136,7 @@ impl Plan {
         state.calls.clear();
         state.faults = faults.into_iter().collect();
         state.only = None;
-        state.named = None;
+        state.named.clear();
         state.sends.clear();
     }
 
@@ -112,14 +148,23 @@ impl Plan {
 
     /// Lets a call of this name fail, the one that has `before` ones of its name before it.
     pub(crate) fn arm_named(&self, name: &str, before: usize, kind: Kind, after: bool) {
-        self.arm([]);
-        let fault = Fault { at: 0, kind, after };
-        self.0.state.lock().unwrap().named = Some((name.to_owned(), before, fault));
+        self.interrupt(&[Interruption {
+            call: name.to_owned(),
+            nth: before,
+            kind,
+            after,
+        }]);
     }
 
-    /// Whether the call of [`Plan::arm_named`] is still to come.
-    pub(crate) fn is_ahead(&self) -> bool {
-        self.0.state.lock().unwrap().named.is_some()
+    /// Begins to count from 0, with these interruptions ahead.
+    pub(crate) fn interrupt(&self, interruptions: &[Interruption]) {
+        self.arm([]);
+        self.0.state.lock().unwrap().named = interruptions.to_vec();
+    }
+
+    /// The interruptions whose calls did not come yet.
+    pub(crate) fn ahead(&self) -> Vec<Interruption> {
+        self.0.state.lock().unwrap().named.clone()
     }
 
     /// Lets the faults hit calls of this name only.
@@ -180,20 +225,25 @@ impl Plan {
             "mail set_password" => state.sends.pop_front().flatten(),
             _ => None,
         };
-        let meant = state.only.is_none_or(|only| only == name);
+        let hit = state.only.is_none_or(|only| only == name);
         let denied = state.denied.contains(&name).then_some(Fault {
             at: number,
             kind: Kind::Refused,
             after: false,
         });
         let before = state.calls.iter().filter(|call| **call == name).count();
-        let named = state
-            .named
-            .take_if(|(named, nth, _)| *named == name && *nth == before)
-            .map(|(_, _, fault)| fault);
+        let meant = |it: &Interruption| it.call == name && it.nth == before;
+        let named = state.named.iter().position(meant);
+        let named = named
+            .map(|index| state.named.remove(index))
+            .map(|it| Fault {
+                at: number,
+                kind: it.kind,
+                after: it.after,
+            });
         state.calls.push(name);
         let fault = state.faults.iter().find(|fault| fault.at == number);
-        let fault = fault.copied().filter(|_| meant);
+        let fault = fault.copied().filter(|_| hit);
         let fault = send.or(denied).or(named).or(fault);
         // The engine lets a broken storage connection rest for seconds: skip them.
         if record && !state.simulated && fault.is_some_and(|fault| fault.kind == Kind::Unknown) {

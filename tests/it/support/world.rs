@@ -4,9 +4,11 @@
 //! The clock is tokio's own paused time, so that the engine's rests, the servers' silence and the
 //! records' instants are one time. Nothing waits: time moves on by itself when everything rests.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -18,9 +20,10 @@ use super::faults::Plan;
 use super::mailbox::{MailServers, Mailbox, State};
 use super::notices::Notices;
 use vault_plugin_secrets_smtp::clock::Clock;
-use vault_plugin_secrets_smtp::crypto::{Binding, Keyring, Sealed};
+use vault_plugin_secrets_smtp::crypto::{Binding, Keyring, RandomError, Sealed, sha256_hex};
 use vault_plugin_secrets_smtp::engine::Parts;
 use vault_plugin_secrets_smtp::engine::storage::record::TenantRecord;
+use vault_plugin_secrets_smtp::identifiers::Identifiers;
 use vault_plugin_secrets_smtp::logical::{
     MemoryStorage, ReplicationState, Snapshot, StaticSystemView, Storage as _,
 };
@@ -32,14 +35,40 @@ pub(crate) const ACCOUNT: &str = "smtp-admin@example.test";
 /// The password the account starts with.
 pub(crate) const FIRST: &str = "first-password-of-the-account";
 
-/// Runs `test` on a runtime of its own, whose end takes every task with it.
+thread_local! {
+    /// The clocks of the worlds that [`simulate`] runs on this thread: each engine holds its
+    /// world's, so that whoever is left can be found.
+    static CLOCKS: RefCell<Vec<Weak<SimulatedClock>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `test` on a runtime of its own, whose end takes every task with it, and asserts that no
+/// engine outlives it: thousands of worlds are made, and none may stay in memory.
 pub(crate) fn simulate<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
-    runtime.block_on(test)
+    let outcome = runtime.block_on(test);
+    drop(runtime);
+    let clocks = CLOCKS.take();
+    let left = clocks.iter().map(Weak::strong_count).sum::<usize>();
+    assert_eq!(left, 0, "worlds and engines outlive their simulation");
+    outcome
+}
+
+/// Identifiers that look drawn by chance and are the same in every run.
+#[derive(Debug, Default)]
+struct SeededIdentifiers {
+    drawn: AtomicU64,
+}
+
+impl Identifiers for SeededIdentifiers {
+    fn draw(&self) -> Result<u128, RandomError> {
+        let number = self.drawn.fetch_add(1, Ordering::Relaxed);
+        let digest = sha256_hex(format!("identifier {number}").as_bytes());
+        Ok(u128::from_str_radix(&digest[..32], 16).unwrap())
+    }
 }
 
 /// The test's paused time, with a wall clock that may be set.
@@ -50,11 +79,13 @@ pub(crate) struct SimulatedClock {
 }
 
 impl SimulatedClock {
-    fn starting_at(now: DateTime<Utc>) -> Self {
-        Self {
+    fn starting_at(now: DateTime<Utc>) -> Arc<Self> {
+        let clock = Arc::new(Self {
             begun: tokio::time::Instant::now(),
             wall: Mutex::new(now),
-        }
+        });
+        CLOCKS.with_borrow_mut(|clocks| clocks.push(Arc::downgrade(&clock)));
+        clock
     }
 
     /// Sets the wall clock ahead or back, as an administrator does.
@@ -80,6 +111,20 @@ pub(crate) struct Left {
     pub(crate) storage: Snapshot,
     pub(crate) mail: State,
     now: DateTime<Utc>,
+    /// How many identifiers were drawn: none is given twice.
+    drawn: u64,
+}
+
+/// The host's ticks, in seconds.
+const MINUTE: u64 = 60;
+
+/// Which of the host's ticks are let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ticks {
+    /// All of them: those in between are to do nothing.
+    EachMinute,
+    /// The first at which the tenant's record says that something is to be done.
+    ToTheNextWork,
 }
 
 /// Storage, mail servers and the time.
@@ -90,6 +135,7 @@ pub(crate) struct World {
     pub(crate) notices: Notices,
     pub(crate) devices: Devices,
     pub(crate) clock: Arc<SimulatedClock>,
+    identifiers: Arc<SeededIdentifiers>,
 }
 
 impl World {
@@ -103,7 +149,8 @@ impl World {
             mail,
             notices: Notices::default(),
             devices: Devices::default(),
-            clock: Arc::new(SimulatedClock::starting_at(start)),
+            clock: SimulatedClock::starting_at(start),
+            identifiers: Arc::default(),
         }
     }
 
@@ -115,7 +162,10 @@ impl World {
             mail: MailServers::with(&left.mail),
             notices: Notices::default(),
             devices: Devices::default(),
-            clock: Arc::new(SimulatedClock::starting_at(left.now)),
+            clock: SimulatedClock::starting_at(left.now),
+            identifiers: Arc::new(SeededIdentifiers {
+                drawn: AtomicU64::new(left.drawn),
+            }),
         }
     }
 
@@ -124,6 +174,7 @@ impl World {
             storage: self.storage.snapshot(),
             mail: self.mail.state(),
             now: self.clock.now(),
+            drawn: self.identifiers.drawn.load(Ordering::Relaxed),
         }
     }
 
@@ -131,10 +182,11 @@ impl World {
     pub(crate) fn process(&self, plan: &Plan) -> Host {
         let parts = Parts {
             clock: Arc::clone(&self.clock) as _,
+            identifiers: Arc::clone(&self.identifiers) as _,
             connector: self.mail.connector(plan),
             notifier: self.notices.notifier(plan),
             host_api: self.devices.opener(plan),
-            hash_pool: HashPool::with_places(2),
+            hash_pool: HashPool::inline(),
             dev_loopback: false,
         };
         let host = Host::new(parts, plan.over(&self.storage), StaticSystemView::default());
@@ -201,22 +253,40 @@ impl World {
         );
     }
 
-    /// Ticks once a minute until nothing is open any more, or a person has to decide; after the
-    /// confirmations less often, as on a busy host.
+    /// Ticks until nothing is open any more, or a person has to decide.
     pub(crate) async fn quiet(&self, host: &Host, tenant: &str) {
+        self.quiet_by(Ticks::ToTheNextWork, host, tenant).await;
+    }
+
+    /// Like [`World::quiet`], with ticks as they come.
+    pub(crate) async fn quiet_by(&self, ticks: Ticks, host: &Host, tenant: &str) {
         const MOST_TICKS: usize = 40;
         let pointer = format!("open/{tenant}");
+        let mut next = MINUTE;
         for tick in 0..MOST_TICKS {
-            self.later(if tick < 18 { 60 } else { 300 }).await;
+            self.later(next).await;
             host.tick().await;
             if self.storage.get(&pointer).await.unwrap().is_none() {
                 return;
             }
             let now = self.clock.now();
-            let stopped = |record: TenantRecord| record.next_work(now).is_none();
-            if tick % 8 == 0 && self.record(tenant).await.is_some_and(stopped) {
-                return;
-            }
+            let record = self.record(tenant).await;
+            let work = record.and_then(|record| record.next_work(now));
+            next = match (ticks, work) {
+                // A pointer whose record wants nothing is the next tick's to remove.
+                (_, None) if tick > 0 => return,
+                (Ticks::ToTheNextWork, Some(at)) => {
+                    let minutes = (at - now)
+                        .num_seconds()
+                        .max(1)
+                        .unsigned_abs()
+                        .div_ceil(MINUTE);
+                    minutes * MINUTE
+                }
+                // After the confirmations less often, as on a busy host.
+                (Ticks::EachMinute, _) if tick >= 17 => 5 * MINUTE,
+                (Ticks::EachMinute, _) | (_, None) => MINUTE,
+            };
         }
         panic!(
             "there is still work for {tenant}: {:?}",

@@ -12,7 +12,6 @@ use serde::Serialize;
 
 use super::actor;
 use crate::audit::{EventName, Outcome};
-use crate::crypto;
 use crate::engine::Engine;
 use crate::engine::audit_access::{self, AuditAccess, AuditAccessMode, LoginAs, Loopback, Way};
 use crate::engine::config::AuditMode;
@@ -181,7 +180,7 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
     let stored = audit_access::read(mount).await?;
     let wanted = wanted::wanted(call, stored.as_ref())?;
     let keyring = engine.keyring_for_writing(mount).await?;
-    let id = crypto::random_id()?;
+    let id = engine.identifiers().hex()?;
     let way = match wanted {
         Wanted::External => Way::External,
         Wanted::Loopback { endpoint, secret } => {

@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use super::actor;
 use crate::audit::{EventName, Outcome};
-use crate::crypto;
 use crate::engine::channels::{self, Channel, Target};
 use crate::engine::error::Error;
 use crate::engine::{Engine, storage};
@@ -272,7 +271,10 @@ async fn store(engine: &Engine, mount: &Mount, name: String, call: &Call) -> Res
         events,
     } = wanted::wanted(call, stored, &policy)?;
     let now = engine.clock().now();
-    let id = stored.map_or_else(crypto::random_id, |stored| Ok(stored.id.clone()))?;
+    let id = match stored {
+        Some(stored) => stored.id.clone(),
+        None => engine.identifiers().hex()?,
+    };
     // A secret that is not given again stays what it is: its endpoint did not change.
     let opened = match (&secret, stored) {
         (Some(secret), _) => Some(secret.clone()),

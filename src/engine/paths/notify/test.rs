@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use super::{NAME, name};
 use crate::audit::{Outcome, Severity};
-use crate::crypto;
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::joined::{Kept, WorkKey};
@@ -76,7 +75,7 @@ async fn send(
     let channel = channels.find(&name).ok_or(Error::UnknownChannel)?;
     let peer = engine.connect_channel(mount, channel).await?;
     let now = engine.clock().now();
-    let event_id = crypto::random_id()?;
+    let event_id = engine.identifiers().hex()?;
     let message = Message {
         event: None,
         event_id: event_id.clone(),

@@ -2,7 +2,7 @@
 
 use super::Announced;
 use crate::audit::Outcome;
-use crate::crypto::{self, Sensitive};
+use crate::crypto::Sensitive;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Mail};
@@ -113,7 +113,7 @@ pub(in crate::engine::rotation) fn put_intent(
     tenant.record.last_version = version;
     tenant.record.last_attempt = Some(now);
     tenant.record.intent = Some(Intent {
-        attempt: crypto::random_id()?,
+        attempt: tenant.engine.identifiers().hex()?,
         version,
         candidate,
         rotation_type: change.rotation_type,
