@@ -38,7 +38,6 @@ mod notices;
 mod plot_of_400_days;
 mod preflight;
 mod readme;
-mod real;
 mod rotation_faults;
 mod sdk;
 mod simulation;

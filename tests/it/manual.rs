@@ -23,6 +23,7 @@ fn places(name: &str) -> Vec<PathBuf> {
     let module = name.rsplit_once("::").unwrap().0;
     let (folder, module) = match module.strip_suffix("::tests") {
         Some(module) => ("src", module),
+        None if is_in_a_server(name) => ("tests", module),
         None => ("tests/it", module),
     };
     let path = root.join(folder).join(module.replace("::", "/"));
@@ -31,6 +32,30 @@ fn places(name: &str) -> Vec<PathBuf> {
         path.join("mod.rs"),
         path.join("tests.rs"),
     ]
+}
+
+/// Reports whether it is one of the tests inside a real server, which are a program of their own.
+fn is_in_a_server(name: &str) -> bool {
+    name.starts_with("real::")
+}
+
+/// Reports whether `function` is a test by the attribute on one of the lines right above it.
+fn has_attribute(text: &str, function: &str) -> bool {
+    let Some((before, _)) = text.split_once(&format!("fn {function}(")) else {
+        return false;
+    };
+    before.lines().rev().take(4).any(|line| {
+        let line = line.trim();
+        line.starts_with("#[test") || line.starts_with("#[tokio::test")
+    })
+}
+
+/// Reports whether `function` is a test by the list of its file; what is in there exists.
+fn is_listed(text: &str, function: &str) -> bool {
+    let (_, list) = text.split_once("\ntests! {\n").unwrap_or_default();
+    let (list, _) = list.split_once("\n}").unwrap_or_default();
+    let mut words = list.split(|c: char| !c.is_alphanumeric() && c != '_');
+    words.any(|word| word == function)
 }
 
 #[test]
@@ -44,14 +69,10 @@ fn every_trap_names_tests_that_exist() {
             let function = name.rsplit("::").next().unwrap();
             let found = places(name).iter().any(|path| {
                 let text = fs::read_to_string(path).unwrap_or_default();
-                let Some((before, _)) = text.split_once(&format!("fn {function}(")) else {
-                    return false;
-                };
-                // The attribute stands on one of the lines right above.
-                before.lines().rev().take(4).any(|line| {
-                    let line = line.trim();
-                    line.starts_with("#[test") || line.starts_with("#[tokio::test")
-                })
+                if is_in_a_server(name) {
+                    return is_listed(&text, function);
+                }
+                has_attribute(&text, function)
             });
             assert!(found, "no test is called {name}");
         }

@@ -140,6 +140,49 @@ fn an_event_is_told_once_to_everyone_who_wants_it() {
     });
 }
 
+/// Nobody asked for it, and the first failures may be a restart of the server: the third is for a
+/// person.
+#[test]
+fn a_due_change_that_fails_is_told_once_when_it_is_for_a_person() {
+    simulate(async {
+        let world = World::new();
+        let host = world.sound_process();
+        world.configure(&host, "acme").await;
+        let credential = json!({
+            "username": ACCOUNT, "password": FIRST, "last_rotated": "2025-01-01T00:00:00Z",
+        });
+        host.write("acme/admin", credential).await.ok();
+        host.write(HOOK, webhook()).await.ok();
+        let settings = json!({"check_schedule": "* * * * *", "spread": "0s"});
+        host.write("config", settings).await.ok();
+        world.mail.silence(SERVER, true);
+        let failures = async || {
+            let events = host.events("acme").await;
+            let failed = |event: &&Value| event["event"] == "smtp_credentials_rotation_failed";
+            events.iter().filter(failed).count()
+        };
+        let mut minutes = 0;
+        while failures().await < 2 {
+            tick(&world, &host).await;
+            minutes += 1;
+            assert!(minutes < 10, "{:#?}", host.events("acme").await);
+        }
+        tick(&world, &host).await;
+        assert_eq!(world.notices.story(), ["hook rotation_notice"]);
+        while minutes < 120 {
+            tick(&world, &host).await;
+            minutes += 1;
+        }
+        assert!(failures().await > 5);
+        let told = ["hook rotation_notice", "hook rotation_failed"];
+        assert_eq!(world.notices.story(), told);
+        let status = host.read("acme/status").await.ok();
+        let error = status.get("last_error");
+        assert!(error["attempts"].as_u64() > Some(5), "{error}");
+        assert!(!error["next_attempt"].is_null(), "{error}");
+    });
+}
+
 #[test]
 fn without_a_channel_an_event_costs_no_storage_call() {
     simulate(async {

@@ -10,14 +10,14 @@
 //! What must stay true: a request that arrived is worked on to its end even when its client is
 //! gone (as Mailu does), every request is in the journal, and no password is.
 //!
-//! Two users: the integration tests include this file as a module, `main.rs` makes it a program.
+//! Three users: both integration tests include this file as a module, `main.rs` makes it a program.
 #![allow(
     dead_code,
     unused_imports,
     unreachable_pub,
     missing_docs,
     clippy::expect_used,
-    reason = "test equipment shared by two binaries, each of which uses a part of it"
+    reason = "test equipment shared by three binaries, each of which uses a part of it"
 )]
 
 mod api;

@@ -1,0 +1,134 @@
+//! How many tests run at a time: each has a server of its own, or two, beside those that are shared.
+
+use std::fs;
+use std::path::Path;
+
+use super::harness::tests;
+
+tests! {
+    plain:
+    where_memory_is_short_there_are_fewer_and_never_none,
+    the_tightest_of_all_groups_counts,
+}
+
+/// Most of a test is waiting for its server, so the number of processors does not matter.
+const MOST: usize = 16;
+/// A server with its plugin, in MiB: resident are 75 to 115 of OpenBao and 26 of the plugin, and a
+/// test of two minutes leaves room for more.
+const SERVER: u64 = 160;
+/// The servers that tests share: one, a pair, and that of the examples.
+const SHARED: usize = 4;
+/// So many tests have a pair of their own.
+const PAIRS: usize = 6;
+/// This process, with the mail servers of all tests.
+const OWN: u64 = 200;
+/// For what runs at the same time: the tests inside one process, or a compiler.
+const BESIDE: u64 = 600;
+
+/// How many tests run at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Threads {
+    pub(crate) count: usize,
+    /// In MiB.
+    available: u64,
+}
+
+/// As many as memory allows now.
+pub(crate) fn affordable() -> Threads {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"));
+    let root = Path::new("/sys/fs/cgroup");
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let of_machine = number_after(&memory, "MemAvailable:").map_or(u64::MAX, |kib| kib / 1024);
+    let of_groups = left(root, group.unwrap_or_default());
+    Threads::with(of_machine.min(of_groups))
+}
+
+impl Threads {
+    fn with(available: u64) -> Self {
+        let fits = |count: &usize| needed(*count) <= available;
+        let count = (1..=MOST).rev().find(fits).unwrap_or(1);
+        Self { count, available }
+    }
+
+    /// One line for people where it is not the usual number.
+    pub(crate) fn why_fewer(self) -> Option<String> {
+        let Self { count, available } = self;
+        let most = needed(MOST);
+        (count < MOST).then(|| {
+            format!(
+                "{count} tests at a time, not {MOST}: {available} MiB of memory are left, and \
+                 {MOST} would need {most} (--test-threads sets another number)"
+            )
+        })
+    }
+}
+
+/// The memory for so many tests at a time, in MiB.
+fn needed(tests: usize) -> u64 {
+    let servers = SHARED + tests + tests.min(PAIRS);
+    BESIDE + OWN + SERVER * servers as u64
+}
+
+/// What the control group below `root` and those around it leave, in MiB.
+fn left(root: &Path, group: &str) -> u64 {
+    let folder = root.join(group);
+    let groups = folder.ancestors().take_while(|it| it.starts_with(root));
+    groups.filter_map(left_in).min().unwrap_or(u64::MAX)
+}
+
+/// What one group leaves; `None` where it has no limit.
+fn left_in(folder: &Path) -> Option<u64> {
+    let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
+    let most: u64 = read("memory.max")?.trim().parse().ok()?;
+    let used: u64 = read("memory.current")?.trim().parse().ok()?;
+    // Files that were read: given back as soon as somebody needs the memory.
+    let cached = read("memory.stat").and_then(|it| number_after(&it, "inactive_file"));
+    let used = used.saturating_sub(cached.unwrap_or_default());
+    Some(most.saturating_sub(used) / 1024 / 1024)
+}
+
+/// The number that follows `name` at the begin of a line.
+fn number_after(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+fn where_memory_is_short_there_are_fewer_and_never_none() {
+    let plenty = Threads::with(24_000);
+    assert_eq!((plenty.count, plenty.why_fewer()), (MOST, None));
+    let counts = [0, 2048, 4096, 6144, 8192].map(|it| Threads::with(it).count);
+    assert!(counts.is_sorted(), "{counts:?}");
+    assert_eq!(counts[0], 1);
+    assert!(counts[2] > 1 && counts[3] < MOST, "{counts:?}");
+    for (available, count) in [(needed(7), 7), (needed(7) - 1, 6)] {
+        assert_eq!(Threads::with(available).count, count);
+    }
+    let why = Threads::with(4096).why_fewer().unwrap();
+    assert!(why.contains("4096 MiB"), "{why}");
+}
+
+fn the_tightest_of_all_groups_counts() {
+    const MIB: u64 = 1024 * 1024;
+    let root = tempfile::tempdir().unwrap();
+    let write = |group: &str, max: &str, current: u64, cached: u64| {
+        let folder = root.path().join(group);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("memory.max"), format!("{max}\n")).unwrap();
+        fs::write(
+            folder.join("memory.current"),
+            format!("{}\n", current * MIB),
+        )
+        .unwrap();
+        let stat = format!("anon 5\ninactive_file {}\n", cached * MIB);
+        fs::write(folder.join("memory.stat"), stat).unwrap();
+    };
+    assert_eq!(left(root.path(), "a/b"), u64::MAX, "no limit anywhere");
+    write("a/b", "max", 10, 0);
+    assert_eq!(left(root.path(), "a/b"), u64::MAX);
+    write("a", &(4096 * MIB).to_string(), 3000, 1000);
+    assert_eq!(left(root.path(), "a/b"), 2096);
+    write("a/b", &(3000 * MIB).to_string(), 1000, 0);
+    assert_eq!(left(root.path(), "a/b"), 2000);
+    assert_eq!(left(root.path(), "a"), 2096);
+}
