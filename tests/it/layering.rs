@@ -8,13 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A top-level module and the siblings it may use.
-const LAYERS: [(&str, &[&str]); 17] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("clock", &[]),
     ("tasks", &[]),
     ("keyed_lock", &[]),
     ("proto", &[]),
     ("manual", &[]),
     ("crypto", &[]),
+    ("identifiers", &["crypto"]),
     ("logical", &["crypto", "clock"]),
     ("goplugin", &["proto", "tasks", "clock"]),
     (
@@ -39,6 +40,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
             "clock",
             "tasks",
             "keyed_lock",
+            "identifiers",
         ],
     ),
     ("main", &[]),
@@ -46,7 +48,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
 ];
 
 /// A crate and the only modules that may name it.
-const FENCES: [(&str, &[&str]); 13] = [
+const FENCES: [(&str, &[&str]); 14] = [
     ("tonic", &["goplugin", "wire", "proto"]),
     ("prost", &["goplugin", "wire", "proto"]),
     ("reqwest", &["network", "notify", "provider", "host_api"]),
@@ -59,6 +61,7 @@ const FENCES: [(&str, &[&str]); 13] = [
     ("rcgen", &["goplugin"]),
     ("lru", &["engine"]),
     ("regex", &["engine"]),
+    ("ulid", &["identifiers", "engine"]),
     ("yamux", &["goplugin"]),
 ];
 
