@@ -147,14 +147,14 @@ fn a_due_change_that_fails_is_told_once_when_it_is_for_a_person() {
     simulate(async {
         let world = World::new();
         let host = world.sound_process();
+        let settings = json!({"check_schedule": "* * * * *", "spread": "0s"});
+        host.write("config", settings).await.ok();
         world.configure(&host, "acme").await;
         let credential = json!({
             "username": ACCOUNT, "password": FIRST, "last_rotated": "2025-01-01T00:00:00Z",
         });
         host.write("acme/admin", credential).await.ok();
         host.write(HOOK, webhook()).await.ok();
-        let settings = json!({"check_schedule": "* * * * *", "spread": "0s"});
-        host.write("config", settings).await.ok();
         world.mail.silence(SERVER, true);
         let failures = async || {
             let events = host.events("acme").await;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
+use super::product::{Need, Product};
 use super::rig::Rig;
 use super::server::{Role, Server, Special, VERSION, until};
 
@@ -80,6 +81,15 @@ impl Cluster {
             },
         )
         .await
+    }
+
+    /// The nodes that run the plugin: both, or the active one where standbys do not.
+    pub(super) async fn runners(&self) -> Vec<Arc<Server>> {
+        if Product::tested().can(Need::PluginOnStandby) {
+            self.nodes.to_vec()
+        } else {
+            vec![self.roles().await.active]
+        }
     }
 
     /// Puts the plugin's file on every node and into the catalog.

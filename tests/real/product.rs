@@ -1,5 +1,6 @@
 //! Whose server is tested, and what it cannot do.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -26,7 +27,7 @@ pub(crate) enum Need {
 impl Product {
     /// The one of this run.
     pub(crate) fn tested() -> Self {
-        match std::env::var_os("SMTP_TEST_VAULT") {
+        match Self::Vault.named() {
             Some(_) => Self::Vault,
             None => Self::OpenBao,
         }
@@ -72,10 +73,15 @@ impl Product {
         }
     }
 
+    /// What the variable says; nothing is said by an empty one, as in any shell.
+    fn named(self) -> Option<OsString> {
+        std::env::var_os(self.variable()).filter(|named| !named.is_empty())
+    }
+
     /// The server's program.
     pub(crate) fn program(self) -> Result<PathBuf, String> {
         let (variable, remedy) = (self.variable(), self.remedy());
-        let Some(named) = std::env::var_os(variable) else {
+        let Some(named) = self.named() else {
             return Err(format!("{variable} is not set. {remedy}"));
         };
         // From its own folder a server would not find what is named from here.

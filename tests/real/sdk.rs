@@ -388,7 +388,13 @@ async fn the_host_tells_of_itself() {
     let answer = probe.read("host").await;
     let told = answer.data();
     let health = probe.api.read("sys/health").await.body;
-    assert_eq!(told["version"], health["version"]);
+    let version = health["version"].as_str().unwrap();
+    let version = match Product::tested() {
+        Product::OpenBao => version,
+        // Vault tells its plugins of no pre-release.
+        Product::Vault => version.split('-').next().unwrap(),
+    };
+    assert_eq!(told["version"], version);
     assert_eq!(told["cluster"], health["cluster_id"]);
     assert_eq!(told["caching_disabled"], false);
     assert_eq!(
