@@ -135,6 +135,8 @@ pub(crate) struct World {
     pub(crate) notices: Notices,
     pub(crate) devices: Devices,
     pub(crate) clock: Arc<SimulatedClock>,
+    /// Where hashes are computed: inline, unless threads are what a test is about.
+    pub(crate) hash_pool: HashPool,
     identifiers: Arc<SeededIdentifiers>,
 }
 
@@ -150,6 +152,7 @@ impl World {
             notices: Notices::default(),
             devices: Devices::default(),
             clock: SimulatedClock::starting_at(start),
+            hash_pool: HashPool::inline(),
             identifiers: Arc::default(),
         }
     }
@@ -163,6 +166,7 @@ impl World {
             notices: Notices::default(),
             devices: Devices::default(),
             clock: SimulatedClock::starting_at(left.now),
+            hash_pool: HashPool::inline(),
             identifiers: Arc::new(SeededIdentifiers {
                 drawn: AtomicU64::new(left.drawn),
             }),
@@ -186,7 +190,7 @@ impl World {
             connector: self.mail.connector(plan),
             notifier: self.notices.notifier(plan),
             host_api: self.devices.opener(plan),
-            hash_pool: HashPool::inline(),
+            hash_pool: self.hash_pool.clone(),
             dev_loopback: false,
         };
         let host = Host::new(parts, plan.over(&self.storage), StaticSystemView::default());
