@@ -12,6 +12,7 @@ use crate::support::faults::{Fault, Kind, Plan};
 use crate::support::mailbox::Mailbox;
 use crate::support::world::{ACCOUNT, SERVER, World, simulate};
 use vault_plugin_secrets_smtp::logical::Operation;
+use vault_plugin_secrets_smtp::provider::HashPool;
 
 const CROWD: usize = 50;
 
