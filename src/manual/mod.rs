@@ -26,6 +26,9 @@ pub mod storage_format {}
 /// ```
 pub mod sdk {}
 
+#[doc = include_str!("testing.md")]
+pub mod testing {}
+
 #[doc = include_str!("traps.md")]
 pub mod traps {}
 

@@ -9,7 +9,7 @@ use vault_plugin_secrets_smtp::network::Fault as Net;
 
 use crate::support::devices::Does;
 use crate::support::engine::Host;
-use crate::support::faults::{Fault, Kind, Plan};
+use crate::support::faults::{Interruption, Kind, Plan};
 use crate::support::mailbox::Mailbox;
 use crate::support::world::{ACCOUNT, FIRST, SERVER, World, simulate};
 
@@ -554,36 +554,34 @@ fn whatever_fails_once_every_stored_event_is_delivered() {
         plan.calls()
     });
     assert!(calls.iter().any(|call| call == "device emit"), "{calls:?}");
-    for (at, name) in calls.iter().enumerate() {
-        for kind in [Kind::Refused, Kind::Unknown, Kind::Crash] {
-            for after in [false, true] {
-                let what = format!("{kind:?}, after its effect: {after}, of {name} ({at})");
-                simulate(async {
-                    let (world, mut host, plan) = delivering().await;
-                    plan.arm([Fault { at, kind, after }]);
-                    world.later(3600).await;
-                    let body = json!({ "reason": "why" });
-                    let work = async {
-                        let _answer = host.write("acme/rotate", body).await;
-                        host.backend.idle().await;
-                    };
-                    let crashed = tokio::select! {
-                        () = work => false,
-                        () = plan.crashed() => true,
-                    };
-                    if crashed {
-                        host = world.sound_process();
-                    } else {
-                        plan.arm([]);
-                    }
-                    world.quiet(&host, "acme").await;
-                    for _ in 0..12 {
-                        tick(&world, &host).await;
-                    }
-                    all_delivered(&world, &host, &what).await;
-                });
+    for fault in Interruption::every(&calls) {
+        let what = format!("{fault:?}");
+        simulate(async {
+            let (world, mut host, plan) = delivering().await;
+            plan.interrupt(&[fault]);
+            world.later(3600).await;
+            let body = json!({ "reason": "why" });
+            let work = async {
+                let _answer = host.write("acme/rotate", body).await;
+                host.backend.idle().await;
+            };
+            let crashed = tokio::select! {
+                biased;
+                () = plan.crashed() => true,
+                () = work => false,
+            };
+            assert_eq!(plan.ahead(), [], "{what}");
+            if crashed {
+                host = world.sound_process();
+            } else {
+                plan.arm([]);
             }
-        }
+            world.quiet(&host, "acme").await;
+            for _ in 0..12 {
+                tick(&world, &host).await;
+            }
+            all_delivered(&world, &host, &what).await;
+        });
     }
 }
 

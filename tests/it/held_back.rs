@@ -6,7 +6,7 @@ use vault_plugin_secrets_smtp::logical::Storage as _;
 
 use crate::support::devices::Does;
 use crate::support::engine::Host;
-use crate::support::faults::{Fault, Kind, Plan};
+use crate::support::faults::{Interruption, Kind, Plan};
 use crate::support::world::{ACCOUNT, World, every_start_has_its_end, simulate};
 
 fn way() -> Value {
@@ -291,26 +291,24 @@ fn whatever_fails_once_the_change_is_made_and_told() {
     });
     let told = calls.iter().position(|call| call == "device emit");
     assert!(told.is_some(), "{calls:?}");
-    for (at, name) in calls.iter().enumerate() {
-        for kind in [Kind::Refused, Kind::Unknown, Kind::Crash] {
-            for after in [false, true] {
-                let what = format!("{kind:?}, after its effect: {after}, of {name} ({at})");
-                simulate(one_fault(Fault { at, kind, after }, before, &what));
-            }
-        }
+    for fault in Interruption::every(&calls) {
+        let what = format!("{fault:?}");
+        simulate(one_fault(fault, before, &what));
     }
 }
 
-async fn one_fault(fault: Fault, ticks_before: usize, what: &str) {
+async fn one_fault(fault: Interruption, ticks_before: usize, what: &str) {
     let (world, mut host, plan) = required().await;
     ticks(&world, &host, ticks_before).await;
     let before = version(&host).await;
     world.later(60).await;
-    plan.arm([fault]);
+    plan.interrupt(&[fault]);
     let crashed = tokio::select! {
-        () = host.tick() => false,
+        biased;
         () = plan.crashed() => true,
+        () = host.tick() => false,
     };
+    assert_eq!(plan.ahead(), [], "{what}");
     if crashed {
         host = world.sound_process();
     } else {

@@ -13,7 +13,7 @@ use vault_plugin_secrets_smtp::logical::{
 use vault_plugin_secrets_smtp::provider::connector;
 
 use crate::support::engine::{Host, Rig, parts};
-use crate::support::faults::{Fault, Kind, Plan};
+use crate::support::faults::{Interruption, Kind, Plan};
 
 const ROTATE: &str = "config/keyring/rotate";
 const TRIM: &str = "config/keyring/trim";
@@ -79,7 +79,7 @@ impl Bench {
     async fn run(
         &self,
         step: Step,
-        fault: Option<Fault>,
+        fault: Option<&Interruption>,
         plan: &Plan,
         storage: &Arc<MemoryStorage>,
     ) -> Option<Host> {
@@ -90,10 +90,11 @@ impl Bench {
             host.tick().await;
             Step::Rotate.run(&host).await;
         }
-        plan.arm(fault);
+        plan.interrupt(fault.map_or(&[], std::slice::from_ref));
         tokio::select! {
-            _ = step.run(&host) => Some(host),
+            biased;
             () = plan.crashed() => None,
+            _ = step.run(&host) => Some(host),
         }
     }
 
@@ -101,27 +102,24 @@ impl Bench {
         let plan = Plan::default();
         self.run(step, None, &plan, &self.begin()).await.unwrap();
         let calls = plan.calls();
-        for (at, name) in calls.iter().enumerate() {
-            for after in [false, true] {
-                for kind in [Kind::Refused, Kind::Unknown, Kind::Crash] {
-                    let fault = Fault { at, kind, after };
-                    let what = format!("{step:?} {fault:?} = {name}");
-                    self.point(step, fault, &what).await;
-                }
-            }
+        let faults = Interruption::every(&calls);
+        for fault in &faults {
+            let what = format!("{step:?} {fault:?}");
+            self.point(step, fault, &what).await;
         }
-        let points = calls.len() * 6;
         report(format!(
-            "{step:?}: {} calls, {points} fault points",
-            calls.len()
+            "{step:?}: {} calls, {} fault points",
+            calls.len(),
+            faults.len()
         ));
-        points
+        faults.len()
     }
 
-    async fn point(&self, step: Step, fault: Fault, what: &str) {
+    async fn point(&self, step: Step, fault: &Interruption, what: &str) {
         let plan = Plan::default();
         let storage = self.begin();
         let survivor = self.run(step, Some(fault), &plan, &storage).await;
+        assert_eq!(plan.ahead(), [], "{what}");
         let crashed = fault.kind == Kind::Crash;
         // A fault whose answer nobody waits for kills a process that has answered.
         assert!(survivor.is_none() || !crashed, "{what}");

@@ -8,7 +8,7 @@ use vault_plugin_secrets_smtp::logical::{Operation, Storage as _, StorageEntry};
 use vault_plugin_secrets_smtp::notify::Error;
 
 use crate::support::engine::Host;
-use crate::support::faults::{Fault, Kind, Plan};
+use crate::support::faults::{Fault, Interruption, Kind, Plan};
 use crate::support::mailbox::Mailbox;
 use crate::support::notices::Does;
 use crate::support::world::{ACCOUNT, FIRST, SERVER, World, simulate};
@@ -216,36 +216,31 @@ fn what_is_stored_is_told_and_nothing_else_wherever_it_fails() {
         host.write("acme/rotate", json!({})).await.ok();
         plan.calls()
     });
-    let points = calls
-        .iter()
-        .enumerate()
-        .filter(|(_, call)| call.starts_with("put outbox/") || call.starts_with("cas tenant/acme"));
-    let points: Vec<usize> = points.map(|(at, _)| at).collect();
-    assert!(points.len() >= 3, "{calls:?}");
+    let ours = |call: &str| call.starts_with("put outbox/") || call.starts_with("cas tenant/acme");
+    assert!(calls.iter().filter(|it| ours(it)).count() >= 3, "{calls:?}");
     let mut outcomes = BTreeMap::new();
-    for at in points {
-        for kind in [Kind::Crash, Kind::Refused, Kind::Unknown] {
-            for after in [false, true] {
-                let fault = Fault { at, kind, after };
-                let stored = simulate(one_fault(fault, &calls[at]));
-                *outcomes.entry(stored).or_insert(0) += 1;
-            }
-        }
+    let faults = Interruption::every(&calls).into_iter();
+    for fault in faults.filter(|it| ours(&it.call)) {
+        let stored = simulate(one_fault(fault));
+        *outcomes.entry(stored).or_insert(0) += 1;
     }
     // Both happened: a rotation that stayed undone, and one that was finished.
     assert!(!outcomes.is_empty(), "{outcomes:?}");
 }
 
-async fn one_fault(fault: Fault, call: &str) -> usize {
-    let what = format!("{fault:?} = {call}");
+async fn one_fault(fault: Interruption) -> usize {
+    let what = format!("{fault:?}");
+    let kills = fault.kind == Kind::Crash;
     let (world, host, plan) = world().await;
     world.later(3600).await;
-    plan.arm(Some(fault));
+    plan.interrupt(&[fault]);
     let crashed = tokio::select! {
-        _answer = host.write("acme/rotate", json!({})) => false,
+        biased;
         () = plan.crashed() => true,
+        _answer = host.write("acme/rotate", json!({})) => false,
     };
-    assert_eq!(crashed, fault.kind == Kind::Crash, "{what}");
+    assert_eq!(plan.ahead(), [], "{what}");
+    assert_eq!(crashed, kills, "{what}");
     // What the request left behind goes on, or does not.
     let host = if crashed { world.sound_process() } else { host };
     plan.arm(None);

@@ -8,7 +8,7 @@ use vault_plugin_secrets_smtp::logical::{StaticSystemView, Storage as _, Storage
 use vault_plugin_secrets_smtp::provider::connector;
 
 use crate::support::engine::{EMAIL, FIRST, Host, Rig, parts};
-use crate::support::faults::{Fault, Kind, Plan};
+use crate::support::faults::{Interruption, Plan};
 use crate::support::mailu::standin::{self, Rule};
 
 /// `acme` with a password of this age.
@@ -367,33 +367,28 @@ async fn a_notice_is_told_once_whatever_fails() {
     let host = watched(&rig, &plan);
     plan.arm(None);
     host.tick().await;
-    let calls = plan.calls().len();
-    assert!(calls > 4, "there is something to fail");
-    for at in 0..calls {
-        for (kind, after) in [
-            (Kind::Refused, false),
-            (Kind::Refused, true),
-            (Kind::Crash, false),
-            (Kind::Crash, true),
-        ] {
-            rig.storage.restore(&begun);
-            let plan = Plan::default();
-            let host = watched(&rig, &plan);
-            plan.arm([Fault { at, kind, after }]);
-            tokio::select! {
-                () = host.tick() => {}
-                () = plan.crashed() => {}
-            }
-            let plan = Plan::default();
-            let fresh = watched(&rig, &plan);
-            fresh.tick().await;
-            fresh.tick().await;
-            let record = rig.record("acme").await.unwrap();
-            let events = record.log.events().iter();
-            let notices = events.filter(|event| event.event == EventName::RotationNotice);
-            assert_eq!(notices.count(), 1, "call {at}, {kind:?}, after: {after}");
-            rig.check_pointers("acme").await;
+    let calls = plan.calls();
+    assert!(calls.len() > 4, "there is something to fail");
+    for fault in Interruption::every(&calls) {
+        rig.storage.restore(&begun);
+        let plan = Plan::default();
+        let host = watched(&rig, &plan);
+        plan.interrupt(std::slice::from_ref(&fault));
+        tokio::select! {
+            biased;
+            () = plan.crashed() => {}
+            () = host.tick() => {}
         }
+        assert_eq!(plan.ahead(), []);
+        let plan = Plan::default();
+        let fresh = watched(&rig, &plan);
+        fresh.tick().await;
+        fresh.tick().await;
+        let record = rig.record("acme").await.unwrap();
+        let events = record.log.events().iter();
+        let notices = events.filter(|event| event.event == EventName::RotationNotice);
+        assert_eq!(notices.count(), 1, "{fault:?}");
+        rig.check_pointers("acme").await;
     }
 }
 

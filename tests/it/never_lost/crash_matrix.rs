@@ -224,14 +224,13 @@ impl Walk<'_> {
     fn through(&mut self) {
         let calls = self.run([&[], &[]], RECOVERIES[1]).operation;
         self.count.calls = calls.len();
-        for (at, name) in calls.iter().enumerate() {
-            for fault in every_fault(name) {
-                let first = Interruption::at(&calls, at, fault);
-                for recovery in RECOVERIES {
-                    self.run([std::slice::from_ref(&first), &[]], recovery);
-                    self.count.points += 1;
-                }
+        for first in Interruption::every(&calls) {
+            for recovery in RECOVERIES {
+                self.run([std::slice::from_ref(&first), &[]], recovery);
+                self.count.points += 1;
             }
+        }
+        for (at, name) in calls.iter().enumerate() {
             for fault in distinct_faults(name, at == 0) {
                 self.pairs_with(at, &Interruption::at(&calls, at, fault));
             }
@@ -376,21 +375,7 @@ fn changes(name: &str) -> bool {
     .any(|prefix| name.starts_with(prefix))
 }
 
-/// Every way in which this call can fail.
-fn every_fault(name: &str) -> Vec<(Kind, bool)> {
-    let mut faults = Vec::new();
-    for after in [false, true] {
-        for kind in [Kind::Refused, Kind::Unknown, Kind::Crash] {
-            // A lost connection to a mail server has one form only.
-            if kind != Kind::Unknown || !name.starts_with("mail ") {
-                faults.push((kind, after));
-            }
-        }
-    }
-    faults
-}
-
-/// Those of them that leave different things behind: a question has no effect to come before or
+/// Those ways in which this call can fail that leave different things behind: a question has no effect to come before or
 /// after, and a process killed before a call is one killed after the last that had an effect.
 fn distinct_faults(name: &str, first: bool) -> Vec<(Kind, bool)> {
     let mut faults = vec![(Kind::Refused, false)];

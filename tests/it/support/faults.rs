@@ -72,6 +72,23 @@ impl Interruption {
             after,
         }
     }
+
+    /// Every way in which a run that called these can fail once, in their order.
+    pub(crate) fn every(calls: &[String]) -> Vec<Self> {
+        let ways = |name: &str| {
+            let kinds = [Kind::Refused, Kind::Unknown, Kind::Crash];
+            // A lost connection to a mail server has one form only.
+            let mail = name.starts_with("mail ");
+            let kinds = kinds
+                .into_iter()
+                .filter(move |kind| !mail || *kind != Kind::Unknown);
+            kinds.flat_map(|kind| [(kind, false), (kind, true)])
+        };
+        let points = calls.iter().enumerate();
+        points
+            .flat_map(|(at, name)| ways(name).map(move |way| Self::at(calls, at, way)))
+            .collect()
+    }
 }
 
 impl fmt::Debug for Interruption {
