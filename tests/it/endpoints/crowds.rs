@@ -131,10 +131,8 @@ fn a_hanging_server_does_not_delay_the_ticks_work_for_others() {
 
 #[tokio::test]
 async fn reads_are_answered_while_a_hash_is_computed() {
-    let world = World {
-        hash_pool: HashPool::with_places(2),
-        ..World::new()
-    };
+    let mut world = World::new();
+    world.hash_pool = HashPool::with_places(2);
     let host = world.sound_process();
     world.configure(&host, "acme").await;
     let first = "imported-password";
