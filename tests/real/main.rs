@@ -60,6 +60,7 @@ fn main() -> ExitCode {
         help::tests(),
         notices::tests(),
         openapi::tests(),
+        panics::tests(),
         reset::tests(),
         schedule::tests(),
         sdk::tests(),
