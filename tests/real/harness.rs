@@ -64,7 +64,7 @@ macro_rules! tests {
 }
 pub(crate) use tests;
 
-type Times = Arc<Mutex<Vec<(Duration, &'static str)>>>;
+pub(crate) type Times = Arc<Mutex<Vec<(Duration, &'static str)>>>;
 
 /// Runs the tests that the command line asks for.
 pub(crate) fn run(tests: Vec<Test>) -> ExitCode {
@@ -113,7 +113,7 @@ fn trial(test: Test, arguments: &Arguments, times: &Times) -> Trial {
 }
 
 /// Runs one test on this thread, with a runtime of its own.
-fn perform(test: &Test, times: &Times) -> Result<Completion, Failed> {
+pub(crate) fn perform(test: &Test, times: &Times) -> Result<Completion, Failed> {
     let panics = Panics::default();
     panics.watch_this_thread();
     let began = Instant::now();
@@ -139,6 +139,7 @@ fn perform(test: &Test, times: &Times) -> Result<Completion, Failed> {
     match ended {
         Ok(()) if texts.is_empty() => Ok(Completion::Completed),
         Ok(()) => Err(format!("a task of this test {}", texts.join("\n")).into()),
+        Err(_) if texts.is_empty() => Err("it ended by a panic of somebody else".into()),
         Err(_) => Err(texts.join("\n").into()),
     }
 }

@@ -50,21 +50,23 @@ mod upgrade;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // First those that wait for ticks: they take longest, whatever the machine.
     let tests = [
-        acl::tests(),
         audit::tests(),
+        schedule::tests(),
+        soak::tests(),
+        notices::tests(),
+        reset::tests(),
+        handover::tests(),
         batches::tests(),
+        standby::tests(),
+        acl::tests(),
         crash::tests(),
         errors::tests(),
-        handover::tests(),
         help::tests(),
-        notices::tests(),
         openapi::tests(),
-        reset::tests(),
-        schedule::tests(),
+        panics::tests(),
         sdk::tests(),
-        soak::tests(),
-        standby::tests(),
         story::tests(),
         taint::tests(),
         threads::tests(),

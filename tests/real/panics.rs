@@ -4,7 +4,19 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::RefCell;
 use std::panic::{PanicHookInfo, set_hook, take_hook};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+
+use libtest_mimic::{Completion, Failed};
+use vault_plugin_secrets_smtp::tasks::Tasks;
+
+use super::harness::{Test, Times, perform, tests};
+
+tests! {
+    plain:
+    a_panic_fails_its_test_with_its_place,
+    a_panic_of_a_task_that_nobody_waits_for_fails_the_test,
+}
 
 thread_local! {
     static OF_THIS_THREAD: RefCell<Option<Panics>> = const { RefCell::new(None) };
@@ -44,4 +56,52 @@ pub(crate) fn keep() {
             None => usual(panic),
         }
     }));
+}
+
+/// What becomes of a test like this, on a thread of its own.
+fn outcome_of(run: fn() -> Pin<Box<dyn Future<Output = ()>>>) -> Result<Completion, Failed> {
+    let test = Test {
+        name: "of the harness itself",
+        needs: &[],
+        ignored: None,
+        run,
+    };
+    let thread = std::thread::spawn(move || perform(&test, &Times::default()));
+    thread.join().unwrap()
+}
+
+fn a_panic_fails_its_test_with_its_place() {
+    let failed = outcome_of(|| Box::pin(async { panic!("of the test") }));
+    let failed = failed.err().unwrap();
+    let message = failed.message().unwrap();
+    assert!(
+        message.starts_with("panicked at tests/real/panics.rs:"),
+        "{message}"
+    );
+    assert!(message.contains("\nof the test"), "{message}");
+    assert!(outcome_of(|| Box::pin(std::future::ready(()))).is_ok());
+}
+
+fn a_panic_of_a_task_that_nobody_waits_for_fails_the_test() {
+    let failed = outcome_of(|| {
+        Box::pin(async {
+            Tasks::new().spawn(async { panic!("of a task") });
+            tokio::task::yield_now().await;
+        })
+    });
+    let failed = failed.err().unwrap();
+    let message = failed.message().unwrap();
+    assert!(
+        message.starts_with("a task of this test panicked at tests/real/"),
+        "{message}"
+    );
+    assert!(message.contains("\nof a task"), "{message}");
+    let blocking = outcome_of(|| {
+        Box::pin(async {
+            let ended = tokio::task::spawn_blocking(|| panic!("of a thread")).await;
+            assert!(ended.is_err());
+        })
+    });
+    let blocking = blocking.err().unwrap();
+    assert!(blocking.message().unwrap().contains("\nof a thread"));
 }

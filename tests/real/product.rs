@@ -98,7 +98,13 @@ impl Product {
         let (variable, remedy) = (self.variable(), self.remedy());
         let program = self.program()?;
         let place = program.display();
-        let asked = Command::new(&program).arg("version").env_clear().output();
+        // Whatever it wants to keep, even now, it keeps there.
+        let home = tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
+        let asked = Command::new(&program)
+            .arg("version")
+            .env_clear()
+            .env("HOME", home.path())
+            .output();
         let said = asked
             .map_err(|error| format!("{variable} names no program: {place}: {error}. {remedy}"))?;
         let said = String::from_utf8_lossy(&said.stdout);

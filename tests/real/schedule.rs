@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::cluster::Cluster;
 use super::harness::tests;
 use super::rig::{EMAIL, FIRST, Rig, revived};
-use super::server::within_ticks;
+use super::server::{early_in_a_minute, within_ticks};
 use crate::support::mailu::standin::{Config, MailuStandin};
 use crate::support::sinks::{Begins, HookSink, MailSink};
 
@@ -201,6 +201,7 @@ async fn until_changed(rig: &Rig, tenant: &str, by: &str) {
 }
 
 async fn passwords_of_long_ago_are_changed_by_the_ticks_alone_and_once() {
+    early_in_a_minute().await;
     let rig = Rig::alone("clockwork").await;
     let told = clockwork(&rig).await;
     let acme = overdue(&rig, "acme").await;
@@ -222,6 +223,7 @@ async fn passwords_of_long_ago_are_changed_by_the_ticks_alone_and_once() {
 /// The next process of the plugin finds nothing to do again, and tells of what the one before it
 /// did. That it tells of its own changes is in `notices`.
 async fn after_a_kill_what_is_due_is_changed_and_nothing_twice() {
+    early_in_a_minute().await;
     let rig = Rig::alone("clockwork").await;
     let told = clockwork(&rig).await;
     let acme = overdue(&rig, "acme").await;
@@ -239,6 +241,7 @@ async fn after_a_kill_what_is_due_is_changed_and_nothing_twice() {
 
 /// Nor does the next server.
 async fn after_a_restart_what_is_due_is_changed_and_nothing_twice() {
+    early_in_a_minute().await;
     let rig = Rig::alone("clockwork").await;
     let told = clockwork(&rig).await;
     let acme = overdue(&rig, "acme").await;
@@ -256,6 +259,7 @@ async fn after_a_restart_what_is_due_is_changed_and_nothing_twice() {
 }
 
 async fn a_node_that_takes_over_changes_what_is_due_and_nothing_twice() {
+    early_in_a_minute().await;
     let cluster = Cluster::start().await;
     let roles = cluster.roles().await;
     let rig = Rig::mounted(Arc::clone(&roles.active), "clockwork").await;
