@@ -27,24 +27,27 @@ def token:
   | map(select(type == "string" and . != ""))
   | first;
 
-reduce audit_lines as $line (
-  {wrapped: {}, refused: [], not_parsed: []};
-  if $line.rule then .not_parsed += [$line]
-  elif $line.type == "response" and $line.response.wrap_info.token? then
-    $line.response.wrap_info as $wrap
-    | .wrapped[$wrap.token] = {
-        path: ($line | full($wrap.creation_path)),
-        time: $wrap.creation_time,
-        ttl: $wrap.ttl,
-        for: $line.auth.display_name
-      }
-  elif $line.type == "request" and $line.error and ($line | opening) then
-    .refused += [$line]
-  else . end
-)
-| .not_parsed[], (
-    .wrapped as $wrapped
-    | .refused[]
+def wrap: .type == "response" and .response.wrap_info.token?;
+def refused: .type == "request" and .error and opening;
+
+# Collected as a list, not line by line into an object: anybody can be refused a million times, and
+# jq copies what is in an object with each.
+[audit_lines | select(.rule or wrap or refused)] as $lines
+| (
+    reduce ($lines[] | select(wrap)) as $line (
+      {};
+      $line.response.wrap_info as $wrap
+      | .[$wrap.token] = {
+          path: ($line | full($wrap.creation_path)),
+          time: $wrap.creation_time,
+          ttl: $wrap.ttl,
+          for: $line.auth.display_name
+        }
+    )
+  ) as $wrapped
+| $lines[]
+| if .rule then . else
+    select(refused)
     | token as $token
     | (if $token then $wrapped[$token] else null end) as $of
     # Anybody's own cubbyhole: only the one of a wrapping token is meant.
@@ -62,4 +65,4 @@ reduce audit_lines as $line (
         token: $token,
         request_id: .request.id
       }
-  )
+  end
