@@ -295,20 +295,26 @@ const DENIED: [&str; 2] = ["\"path\":\"smtp/acme/reset\"", "permission denied"];
 fn lines_lose_nothing_but_what_strangers_wrote_into_them() {
     // What is short and not deep is as it was.
     assert_eq!(read(RECORDED.as_bytes()), RECORDED.as_bytes());
+    let mut log = Vec::new();
+    let mut expected = Vec::new();
     for (what, body) in bodies() {
         for line in [recorded(OPENED), recorded(DENIED)] {
-            let cut = read(&asked_with(line, &body));
-            let cut: Value = serde_json::from_slice(&cut).expect(&what);
-            assert_eq!(cut, without_body(line), "{what}");
+            log.extend(asked_with(line, &body));
+            expected.push((what.clone(), without_body(line)));
         }
         // An answer can hold what was asked for: a wrapped one does.
-        let mut line: Value = serde_json::from_str(recorded(OPENED)).unwrap();
+        let mut line = without_body(recorded(OPENED));
         line["response"] = json!({"data": "@", "mount_type": "system"});
-        let cut = read(&put(&line, b"\"@\"", &body));
+        log.extend(put(&line, b"\"@\"", &body));
         line["response"]["data"] = Value::Null;
-        line["request"]["data"] = without_body(recorded(OPENED))["request"]["data"].clone();
-        let cut: Value = serde_json::from_slice(&cut).expect(&what);
-        assert_eq!(cut, line, "{what}");
+        expected.push((what, line));
+    }
+    let cut = read(&log);
+    let cut: Vec<&[u8]> = cut.trim_ascii_end().split(|it| *it == b'\n').collect();
+    assert_eq!(cut.len(), expected.len());
+    for (cut, (what, expected)) in cut.into_iter().zip(expected) {
+        let cut: Value = serde_json::from_slice(cut).expect(&what);
+        assert_eq!(cut, expected, "{what}");
     }
     // A text that only looks like a body is left as it is, and so is `data` in another place, as far
     // as a reader can follow.
@@ -487,16 +493,19 @@ fn jq_says_that_there_are_lines_which_no_rule_judged() {
     for rule in RULES {
         let quiet = found(rule, &OPTIONS, RECORDED.lines().next().unwrap());
         assert_eq!(quiet, Vec::<Value>::new(), "{rule}");
-        let told = found(rule, &OPTIONS, &damaged());
+        let mut told = found(rule, &OPTIONS, &damaged());
+        // One of the whole lines has what is never opened.
+        told.retain(|it| it["rule"] == "not-parsed");
         let expected = json!({
             "rule": "not-parsed", "log": "stdin", "lines": 4, "first_line": 2, "last_line": 5,
             "remote_addresses": ["198.51.100.7", "203.0.113.9"],
         });
         assert_eq!(told, [expected], "{rule}");
         // Without audit-lines jq cannot say from where.
-        let told = found_by_itself(rule, &OPTIONS, damaged().as_bytes());
+        let mut told = found_by_itself(rule, &OPTIONS, damaged().as_bytes());
+        told.retain(|it| it["rule"] == "not-parsed");
         let expected = json!({
-            "rule": "not-parsed", "log": "stdin", "lines": 4, "first_line": 2, "last_line": 5,
+            "rule": "not-parsed", "log": "<stdin>", "lines": 4, "first_line": 2, "last_line": 5,
         });
         assert_eq!(told, [expected], "{rule}");
     }
@@ -559,7 +568,7 @@ async fn rsyslog_alerts_for_the_same_lines() {
     let mut running = Running(rsyslogd.spawn().unwrap());
     let text = loop {
         let text = fs::read_to_string(&alerts).unwrap_or_default();
-        if text.ends_with('\n') && text.contains(last) && text.contains("\"not-parsed\"") {
+        if text.ends_with('\n') && text.contains("the-last") && text.contains("\"not-parsed\"") {
             break text;
         }
         assert_eq!(running.0.try_wait().unwrap(), None, "rsyslogd ended");

@@ -9,7 +9,7 @@ def audit_lines:
   foreach (inputs, null) as $raw (
     {};
     .line = null
-    | (input_filename // "stdin") as $log
+    | (input_filename // "<stdin>") as $log
     | input_line_number as $number
     | ([$raw | fromjson?] | first) as $value
     | if $raw == null then .over = true
