@@ -19,6 +19,8 @@ use vault_plugin_secrets_smtp::audit::{
 };
 use vault_plugin_secrets_smtp::tasks::Tasks;
 
+use crate::support::strangers::{LEVELS, bodies, nested};
+
 /// Lines that a real OpenBao 2.7.2 wrote: answers that name events, and a read of the events.
 const ANSWERS: &str = include_str!("fixtures/audit-answers.jsonl");
 
@@ -745,6 +747,124 @@ fn garbage_is_named_and_a_cut_last_line_is_a_warning() {
         ["fields"],
         "the event without fields"
     );
+}
+
+/// A host's line with these bytes for the body of the request, and with those of its answer.
+fn with_bodies(line: &str, request: &[u8], response: Option<&[u8]>) -> Vec<u8> {
+    let mut line: Value = serde_json::from_str(line).unwrap();
+    line["request"]["data"] = json!("@1");
+    if response.is_some() {
+        line["response"]["data"] = json!("@2");
+    }
+    let mut line = line.to_string().into_bytes();
+    for (mark, body) in [(b"\"@1\"", Some(request)), (b"\"@2\"", response)] {
+        if let Some(body) = body {
+            let at = line.windows(4).position(|it| it == mark).unwrap();
+            line.splice(at..at + 4, body.iter().copied());
+        }
+    }
+    line.push(b'\n');
+    line
+}
+
+#[test]
+fn what_strangers_had_the_host_write_breaks_no_proof() {
+    let acme = chain("acme", 4);
+    let story = Story::of(&[&acme]);
+    let witness = json!({"event": "smtp_credentials_rotated", "event_id": acme[3].event_id});
+    let mut all = bodies();
+    // All that OpenBao and Vault 1.15 let through.
+    all.push((String::from("10000 lists"), nested(10_000).into_bytes()));
+    let count = all.len();
+    let (mut log, mut broken) = (Vec::new(), Vec::new());
+    for (_, body) in all {
+        for line in lines(&[&acme]) {
+            // Whoever calls `events/emit` can give a body of his own.
+            log.extend(with_bodies(&line, &body, None));
+        }
+        log.extend(with_bodies(&answer("acme/reset", &json!({})), &body, None));
+        log.extend(with_bodies(&answer("acme/rotate", &witness), &body, None));
+        // Another engine answers what it was given, and an odd one at the mount too.
+        let other = answer("x", &json!({})).replace("smtp/x", "sys/wrapping/unwrap");
+        log.extend(with_bodies(&other, b"null", Some(&body)));
+        log.extend(with_bodies(
+            &answer("acme/x", &json!({})),
+            &body,
+            Some(&body),
+        ));
+        // What is broken is found all the same.
+        let forged = emitted(&acme[2]).replace("\"outcome\":\"", "\"outcome\":\"-");
+        broken.extend(with_bodies(&forged, &body, None));
+        let twice = emitted(&acme[3]).replace("\"seq\":4", "\"seq\":5,\"seq\":4");
+        let (start, end) = twice.split_once("\"path\":").unwrap();
+        let twice = [
+            start.as_bytes(),
+            b"\"data\":",
+            &body,
+            b",\"path\":",
+            end.as_bytes(),
+        ];
+        broken.extend(twice.concat());
+        broken.push(b'\n');
+    }
+    let log = story.write_bytes("audit.log", &log);
+    for report in [story.alone(&[&log], &[]), story.against(&[&log], &[])] {
+        let report = report.proven();
+        let figures = ["lines", "events", "witnesses"].map(|it| report.figure(it));
+        assert_eq!(figures, [8 * count as u64, 4, count as u64]);
+    }
+    let broken = story.write_bytes("broken.log", &broken);
+    let report = story.alone(&[&broken], &[]).broken();
+    assert_eq!(
+        report.kinds(),
+        ["hash", "fields"].repeat(count),
+        "{}",
+        report.json
+    );
+}
+
+#[test]
+fn a_body_hides_no_event_that_is_missed() {
+    let acme = chain("acme", 4);
+    let story = Story::of(&[&acme]);
+    for levels in LEVELS {
+        let mut all = lines(&[&acme]);
+        all.remove(2);
+        let body = format!("{{\"junk\":{}}}", nested(levels));
+        let log: Vec<Vec<u8>> = all
+            .iter()
+            .map(|line| with_bodies(line, body.as_bytes(), None))
+            .collect();
+        let log = story.write_bytes("audit.log", &log.concat());
+        let report = story.against(&[&log], &[]).broken();
+        assert_eq!((report.kinds(), report.first().4), (vec!["missing"], 3));
+    }
+}
+
+#[test]
+fn what_is_no_audit_line_is_told_once_a_log() {
+    let acme = chain("acme", 3);
+    let story = Story::of(&[&acme]);
+    let cut = |address: &str| {
+        let request = format!("\"path\":\"smtp/acme/reset\",\"remote_address\":\"{address}\"");
+        format!("{{\"type\":\"request\",\"request\":{{{request},\"data\":{{\"junk\":[[")
+    };
+    let mut all = lines(&[&acme]);
+    all.insert(1, cut("203.0.113.9"));
+    all.insert(3, String::from("garbage"));
+    all.push(cut("198.51.100.7"));
+    let log = story.write("audit.log", &all);
+    let other = story.write("other.log", &[String::from("[1]")]);
+    let report = story.against(&[&log, &other], &[]).broken();
+    assert_eq!(report.kinds(), ["garbage", "garbage"]);
+    assert_eq!(report.first().2, 2);
+    let what = report.json["broken"][0]["what"].as_str().unwrap();
+    assert_eq!(
+        what,
+        "is no audit line, nor are 2 more up to line 6; from 198.51.100.7, 203.0.113.9"
+    );
+    assert_eq!(report.json["broken"][1]["what"], "is no audit line");
+    assert_eq!(report.figure("events"), 3);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 # Finds wrapped answers of reset and reveal that nobody opened before their token ran out.
 #
-#   jq -nRc -f never-unwrapped.jq audit.log.1 audit.log
-#   jq -nRc --arg mount team1/smtp/ --argjson now 1790000000 -f never-unwrapped.jq audit.log
+#   audit-lines audit.log.1 audit.log | jq -nRc -f never-unwrapped.jq
+#   audit-lines audit.log | jq -nRc --arg mount team1/smtp/ --argjson now 1790000000 -f never-unwrapped.jq
 #
 # What to do: the password was asked for and not taken. After a reset it is the valid one all the
 # same: reveal it. If the person for whom it was asked knows nothing of it, his token was used by
@@ -12,6 +12,8 @@
 #
 # HMACs differ between audit devices: give the logs of one device, and at least those of the
 # longest reveal_ttl (15 minutes) before the time you look at. `now` (Unix seconds) is for old logs.
+
+include "lines" {search: "./"};
 
 def full($path): (.request.namespace.path // "") + $path;
 def emergency: startswith($ARGS.named.mount // "smtp/")
@@ -26,9 +28,10 @@ def token:
   | first;
 
 ($ARGS.named.now // now) as $now
-| reduce (inputs | fromjson? | objects | select(.type == "response" and .error == null)) as $line (
-    {wrapped: {}, known: {}, opened: {}, revoked: {}};
-    if $line.response.wrap_info.token? then
+| reduce (audit_lines | select(.rule or (.type == "response" and .error == null))) as $line (
+    {wrapped: {}, known: {}, opened: {}, revoked: {}, not_parsed: []};
+    if $line.rule then .not_parsed += [$line]
+    elif $line.response.wrap_info.token? then
       $line.response.wrap_info as $wrap
       | .known[$wrap.token] = true
       | if $line | full($wrap.creation_path) | emergency then
@@ -45,25 +48,28 @@ def token:
     else . end
     | if ($line | opening) and ($line | token) then
         .opened[$line | token] = {time: $line.time, by: $line.auth.display_name, request_id: $line.request.id}
-      elif $line.request.path == "auth/token/revoke-accessor" and $line.request.data.accessor? then
+      elif $line.request.path == "auth/token/revoke-accessor"
+        and ($line.request.data.accessor? | type == "string") then
         .revoked[$line.request.data.accessor] = {time: $line.time, by: $line.auth.display_name}
       else . end
   )
-| .known as $known
-| .opened as $opened
-| .revoked as $revoked
-| [$opened | to_entries[] | select($known[.key] | not) | .value] as $strangers
-| .wrapped
-| to_entries[]
-| select($opened[.key] | not)
-| .value
-| (.time | seconds) as $begin
-| select($begin + .ttl < $now)
-| {rule: "never-unwrapped"} + del(.accessor) + {
-    revoked_by: $revoked[.accessor],
-    perhaps_opened_by: [
-      .ttl as $ttl
-      | $strangers[]
-      | select((.time | seconds) as $at | $at >= $begin and $at <= $begin + $ttl)
-    ]
-  }
+| .not_parsed[], (
+    .known as $known
+    | .opened as $opened
+    | .revoked as $revoked
+    | [$opened | to_entries[] | select($known[.key] | not) | .value] as $strangers
+    | .wrapped
+    | to_entries[]
+    | select($opened[.key] | not)
+    | .value
+    | (.time | seconds) as $begin
+    | select($begin + .ttl < $now)
+    | {rule: "never-unwrapped"} + del(.accessor) + {
+        revoked_by: $revoked[.accessor],
+        perhaps_opened_by: [
+          .ttl as $ttl
+          | $strangers[]
+          | select((.time | seconds) as $at | $at >= $begin and $at <= $begin + $ttl)
+        ]
+      }
+  )

@@ -1,7 +1,7 @@
 # Finds refused attempts to open a wrapped answer: the sign that somebody else opened it first.
 #
-#   jq -nRc -f unwrap-refused.jq audit.log.1 audit.log
-#   jq -nRc --arg mount team1/smtp/ -f unwrap-refused.jq audit.log
+#   audit-lines audit.log.1 audit.log | jq -nRc -f unwrap-refused.jq
+#   audit-lines audit.log | jq -nRc --arg mount team1/smtp/ -f unwrap-refused.jq
 #
 # What to do: "of" names the reset or reveal whose token it was. Ask the person it was for. If he
 # did not see the password himself, somebody else did: bao write smtp/<tenant>/reset. With
@@ -12,6 +12,8 @@
 #
 # The host writes no response line for a token that is not valid, only the request with an error.
 # HMACs differ between audit devices: give the logs of one device, the older ones too.
+
+include "lines" {search: "./"};
 
 def full($path): (.request.namespace.path // "") + $path;
 def emergency: startswith($ARGS.named.mount // "smtp/")
@@ -25,36 +27,42 @@ def token:
   | map(select(type == "string" and . != ""))
   | first;
 
-reduce (inputs | fromjson? | objects) as $line (
-  {wrapped: {}, refused: []};
-  if $line.type == "response" and $line.response.wrap_info.token? then
-    $line.response.wrap_info as $wrap
-    | .wrapped[$wrap.token] = {
-        path: ($line | full($wrap.creation_path)),
-        time: $wrap.creation_time,
-        ttl: $wrap.ttl,
-        for: $line.auth.display_name
+def wrap: .type == "response" and .response.wrap_info.token?;
+def refused: .type == "request" and .error and opening;
+
+# Collected as a list, not line by line into an object: anybody can be refused a million times, and
+# jq copies what is in an object with each.
+[audit_lines | select(.rule or wrap or refused)] as $lines
+| (
+    reduce ($lines[] | select(wrap)) as $line (
+      {};
+      $line.response.wrap_info as $wrap
+      | .[$wrap.token] = {
+          path: ($line | full($wrap.creation_path)),
+          time: $wrap.creation_time,
+          ttl: $wrap.ttl,
+          for: $line.auth.display_name
+        }
+    )
+  ) as $wrapped
+| $lines[]
+| if .rule then . else
+    select(refused)
+    | token as $token
+    | (if $token then $wrapped[$token] else null end) as $of
+    # Anybody's own cubbyhole: only the one of a wrapping token is meant.
+    | select($of or .request.path != "cubbyhole/response")
+    | select($of == null or ($of.path | emergency))
+    | {
+        rule: "unwrap-refused",
+        time,
+        error,
+        of: $of,
+        expired: (if $of then (.time | seconds) > ($of.time | seconds) + $of.ttl else null end),
+        path: .request.path,
+        remote_address: .request.remote_address,
+        accessor: .auth.accessor,
+        token: $token,
+        request_id: .request.id
       }
-  elif $line.type == "request" and $line.error and ($line | opening) then
-    .refused += [$line]
-  else . end
-)
-| .wrapped as $wrapped
-| .refused[]
-| token as $token
-| (if $token then $wrapped[$token] else null end) as $of
-# Anybody's own cubbyhole: only the one of a wrapping token is meant.
-| select($of or .request.path != "cubbyhole/response")
-| select($of == null or ($of.path | emergency))
-| {
-    rule: "unwrap-refused",
-    time,
-    error,
-    of: $of,
-    expired: (if $of then (.time | seconds) > ($of.time | seconds) + $of.ttl else null end),
-    path: .request.path,
-    remote_address: .request.remote_address,
-    accessor: .auth.accessor,
-    token: $token,
-    request_id: .request.id
-  }
+  end

@@ -11,4 +11,5 @@ pub(crate) mod mailu;
 pub(crate) mod notices;
 pub(crate) mod probe;
 pub(crate) mod sinks;
+pub(crate) mod strangers;
 pub(crate) mod world;
