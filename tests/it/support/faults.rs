@@ -82,6 +82,8 @@ impl Interruption {
             let kinds = kinds
                 .into_iter()
                 .filter(move |kind| !mail || *kind != Kind::Unknown);
+            let worded = sets_a_password(name).then_some(Kind::Worded);
+            let kinds = kinds.chain(worded);
             kinds.flat_map(|kind| [(kind, false), (kind, true)])
         };
         let points = calls.iter().enumerate();
@@ -89,6 +91,11 @@ impl Interruption {
             .flat_map(|(at, name)| ways(name).map(move |way| Self::at(calls, at, way)))
             .collect()
     }
+}
+
+/// Whether a call gives a mail server a password.
+pub(crate) fn sets_a_password(name: &str) -> bool {
+    matches!(name, "mail set_password" | "mail create_account")
 }
 
 impl fmt::Debug for Interruption {
