@@ -27,6 +27,9 @@ use crate::provider::Account;
 
 /// From the beginning of one sweep to that of the next.
 const INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// How long a difference waits for whoever has the tenant; after that it is looked at again with those
+/// who could not be asked.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 /// After a sweep that storage ended.
 const AGAIN: Duration = Duration::from_secs(600);
 /// A change that waits for its settling for longer than this is found by nobody.
@@ -293,10 +296,9 @@ impl Engine {
     }
 
     async fn look_closely(self: &Arc<Self>, mount: &Mount, name: &TenantName) -> Result<(), Error> {
-        // Whoever has the tenant now looks by himself.
-        let Some(mut tenant) = self.try_lock_tenant(mount, name).await? else {
-            return Ok(());
-        };
+        // Whoever has the tenant need not look at Mailu: a note in the record takes the same lock.
+        let locked = tokio::time::timeout(LOCK_PATIENCE, self.lock_tenant(mount, name));
+        let mut tenant = locked.await.map_err(|_elapsed| Error::InProgress)??;
         tenant.purpose = Purpose::of_the_engine(&tenant.record);
         if tenant.record.live_credential().is_none() {
             return Ok(());

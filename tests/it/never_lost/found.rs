@@ -1,8 +1,11 @@
 //! What the matrix and the random histories found, one test each.
 
+use std::time::Duration;
+
+use futures_util::future::join;
 use serde_json::json;
 
-use super::operations::{compromised_live, incident, open};
+use super::operations::{compromised_live, created, incident, open};
 use super::{Before, Said, nothing_is_lost};
 use crate::support::engine::Host;
 use crate::support::faults::{Fault, Kind, Plan};
@@ -126,5 +129,38 @@ fn a_front_that_refuses_everything_does_not_make_the_record_grow() {
         let live = world.live().unwrap();
         assert_eq!(Said::of(&host, "acme", "taken").await, Said::Settled(live));
         assert_eq!(world.stored("acme").await.len(), 5);
+    });
+}
+
+/// A sweep that found another password while a note held the tenant's lock forgot what it had seen,
+/// and `admin` went on saying `settled` until the next day's sweep.
+#[test]
+fn a_difference_is_looked_at_though_somebody_has_the_tenant() {
+    simulate(async {
+        let world = created().await;
+        world
+            .mail
+            .edit(SERVER, ACCOUNT, |it| *it = Mailbox::new("somebody else's"));
+        let plan = Plan::simulated();
+        let host = world.process(&plan);
+        plan.hold("cas tenant/acme");
+        let looks = world.mail.looks();
+        let body = json!({ "webmail_url": "https://webmail.example.test" });
+        let noted = host.patch("acme/admin", body);
+        let swept = async {
+            plan.holds().await;
+            let released = async {
+                while world.mail.looks() == looks {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                // Whatever the sweep does about it begins meanwhile.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                plan.release();
+            };
+            join(host.tick(), released).await;
+        };
+        let (noted, ()) = join(noted, swept).await;
+        noted.ok();
+        assert_eq!(Said::of(&host, "acme", "swept").await, Said::Drift);
     });
 }

@@ -298,7 +298,7 @@ fn a_reset_over_one_for_another_incident() {
 
 #[test]
 fn a_tick_over_a_reset() {
-    test("tick, reset lost", Operation::Tick, open_reset(false), 8);
+    test_sampled("tick, reset lost", Operation::Tick, open_reset(false), 8);
 }
 
 #[test]
@@ -310,7 +310,7 @@ fn a_rollback() {
 #[test]
 fn a_rollback_over_a_change_that_landed() {
     let body = json!({ "version": 1, "reason": "test" });
-    test(
+    test_sampled(
         "rollback, open landed",
         write("acme/rollback", body),
         open(true),
@@ -390,7 +390,7 @@ fn a_rotation_proven_by_login() {
         world.later(60).await;
         world
     };
-    test(
+    test_sampled(
         "rotation, login",
         write("acme/rotate", json!({})),
         state,
@@ -470,7 +470,7 @@ fn a_tick_over_app_tokens_that_are_left() {
         world.later(60).await;
         world
     };
-    test("tick, app tokens", Operation::Tick, state, 8);
+    test_sampled("tick, app tokens", Operation::Tick, state, 8);
 }
 
 #[test]
@@ -486,7 +486,7 @@ fn a_tick_after_a_reveal() {
         world.later(16 * 60).await;
         world
     };
-    test("tick, revealed", Operation::Tick, state, 11);
+    test_sampled("tick, revealed", Operation::Tick, state, 11);
 }
 
 /// A compromised password has become live behind a reset, and that was noticed.
@@ -511,7 +511,7 @@ pub(super) async fn compromised_live() -> World {
 
 #[test]
 fn a_tick_that_finds_a_compromised_password_live() {
-    test("tick, set again", Operation::Tick, compromised_live(), 8);
+    test_sampled("tick, set again", Operation::Tick, compromised_live(), 8);
 }
 
 #[test]
