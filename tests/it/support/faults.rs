@@ -28,6 +28,8 @@ pub(crate) enum Kind {
     Lie,
     /// The mail server does not answer in time, and does it later, when told to.
     Late,
+    /// A front words the answer: a refusal, whatever became of the request.
+    Worded,
     /// The mail server refuses the token.
     Token,
     /// The mail server shows no password hash.
@@ -309,7 +311,7 @@ impl Plan {
             effect.await?;
         }
         match fault.kind {
-            Kind::Refused | Kind::Lie | Kind::Late | Kind::Token | Kind::Hidden => {
+            Kind::Refused | Kind::Lie | Kind::Late | Kind::Worded | Kind::Token | Kind::Hidden => {
                 Err(StorageError::Refused(String::from("ordered")))
             }
             Kind::Unknown => {
