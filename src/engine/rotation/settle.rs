@@ -159,10 +159,13 @@ pub(super) async fn drive(mut announced: Announced) -> Result<Committed, Error> 
         let looked = announced.send().await?.apply().await?.prove().await?;
         announced = match (looked.verdict, looked.refusal) {
             (Verdict::Live(proven), _) => return proven.commit().await,
-            (Verdict::OtherLive(open, live), Some(refusal)) => {
+            // A send of unknown outcome among them may land at any time: that is no end.
+            (Verdict::OtherLive(open, live), Some(refusal)) if open.was_only_refused() => {
                 return Err(refused(open, live, refusal).await);
             }
-            (Verdict::NoneLive(open), Some(refusal)) if open.account_missing() => {
+            (Verdict::NoneLive(open), Some(refusal))
+                if open.account_missing() && open.was_only_refused() =>
+            {
                 return Err(refused(open, None, refusal).await);
             }
             (Verdict::OtherLive(again, _) | Verdict::CannotTell(again, None), _) => again,
