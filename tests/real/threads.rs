@@ -33,14 +33,52 @@ pub(crate) struct Threads {
     wanted: u64,
 }
 
+/// Where a version of control groups keeps what memory a group has.
+#[derive(Debug)]
+struct Version {
+    root: &'static str,
+    /// What the line of `/proc/self/cgroup` has before and behind its number.
+    line: (&'static str, &'static str),
+    most: &'static str,
+    used: &'static str,
+    cached: &'static str,
+}
+
+const VERSIONS: [Version; 2] = [
+    Version {
+        root: "/sys/fs/cgroup",
+        line: ("0", "::/"),
+        most: "memory.max",
+        used: "memory.current",
+        cached: "inactive_file",
+    },
+    Version {
+        root: "/sys/fs/cgroup/memory",
+        line: ("", ":memory:/"),
+        most: "memory.limit_in_bytes",
+        used: "memory.usage_in_bytes",
+        cached: "total_inactive_file",
+    },
+];
+
+impl Version {
+    /// The group that a line of `/proc/self/cgroup` names, if it is of this version.
+    fn path<'a>(&self, line: &'a str) -> Option<&'a str> {
+        let (number, path) = line.split_once(self.line.1)?;
+        (self.line.0.is_empty() || number == self.line.0).then_some(path)
+    }
+}
+
 /// As many as memory allows now.
 pub(crate) fn affordable() -> Threads {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"));
-    let root = Path::new("/sys/fs/cgroup");
+    let of_groups = VERSIONS.iter().map(|version| {
+        let own = groups.lines().find_map(|line| version.path(line));
+        left(version, Path::new(version.root), own.unwrap_or_default())
+    });
+    let of_groups = of_groups.min().unwrap_or(u64::MAX);
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let of_machine = number_after(&memory, "MemAvailable:").map_or(u64::MAX, |kib| kib / 1024);
-    let of_groups = left(root, group.unwrap_or_default());
     Threads::with(of_machine.min(of_groups), Product::tested())
 }
 
@@ -90,19 +128,20 @@ fn needed(tests: usize, host: Product) -> u64 {
 }
 
 /// What the control group below `root` and those around it leave, in MiB.
-fn left(root: &Path, group: &str) -> u64 {
+fn left(version: &Version, root: &Path, group: &str) -> u64 {
     let folder = root.join(group);
     let groups = folder.ancestors().take_while(|it| it.starts_with(root));
-    groups.filter_map(left_in).min().unwrap_or(u64::MAX)
+    let left = groups.filter_map(|folder| left_in(version, folder));
+    left.min().unwrap_or(u64::MAX)
 }
 
 /// What one group leaves; `None` where it has no limit.
-fn left_in(folder: &Path) -> Option<u64> {
+fn left_in(version: &Version, folder: &Path) -> Option<u64> {
     let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
-    let most: u64 = read("memory.max")?.trim().parse().ok()?;
-    let used: u64 = read("memory.current")?.trim().parse().ok()?;
+    let most: u64 = read(version.most)?.trim().parse().ok()?;
+    let used: u64 = read(version.used)?.trim().parse().ok()?;
     // Files that were read: given back as soon as somebody needs the memory.
-    let cached = read("memory.stat").and_then(|it| number_after(&it, "inactive_file"));
+    let cached = read("memory.stat").and_then(|it| number_after(&it, version.cached));
     let used = used.saturating_sub(cached.unwrap_or_default());
     Some(most.saturating_sub(used) / 1024 / 1024)
 }
@@ -131,25 +170,34 @@ fn where_memory_is_short_there_are_fewer_and_never_none() {
 
 fn the_tightest_of_all_groups_counts() {
     const MIB: u64 = 1024 * 1024;
-    let root = tempfile::tempdir().unwrap();
-    let write = |group: &str, max: &str, current: u64, cached: u64| {
-        let folder = root.path().join(group);
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("memory.max"), format!("{max}\n")).unwrap();
-        fs::write(
-            folder.join("memory.current"),
-            format!("{}\n", current * MIB),
-        )
-        .unwrap();
-        let stat = format!("anon 5\ninactive_file {}\n", cached * MIB);
-        fs::write(folder.join("memory.stat"), stat).unwrap();
-    };
-    assert_eq!(left(root.path(), "a/b"), u64::MAX, "no limit anywhere");
-    write("a/b", "max", 10, 0);
-    assert_eq!(left(root.path(), "a/b"), u64::MAX);
-    write("a", &(4096 * MIB).to_string(), 3000, 1000);
-    assert_eq!(left(root.path(), "a/b"), 2096);
-    write("a/b", &(3000 * MIB).to_string(), 1000, 0);
-    assert_eq!(left(root.path(), "a/b"), 2000);
-    assert_eq!(left(root.path(), "a"), 2096);
+    for version in &VERSIONS {
+        let root = tempfile::tempdir().unwrap();
+        let write = |group: &str, max: &str, current: u64, cached: u64| {
+            let folder = root.path().join(group);
+            fs::create_dir_all(&folder).unwrap();
+            let current = format!("{}\n", current * MIB);
+            let stat = format!("anon 5\n{} {}\n", version.cached, cached * MIB);
+            for (name, text) in [
+                (version.most, format!("{max}\n")),
+                (version.used, current),
+                ("memory.stat", stat),
+            ] {
+                fs::write(folder.join(name), text).unwrap();
+            }
+        };
+        let left = |group: &str| left(version, root.path(), group);
+        assert_eq!(left("a/b"), u64::MAX, "no limit anywhere");
+        write("a/b", "max", 10, 0);
+        assert_eq!(left("a/b"), u64::MAX);
+        write("a", &(4096 * MIB).to_string(), 3000, 1000);
+        assert_eq!(left("a/b"), 2096);
+        write("a/b", &(3000 * MIB).to_string(), 1000, 0);
+        assert_eq!(left("a/b"), 2000);
+        assert_eq!(left("a"), 2096);
+    }
+    let [second, first] = &VERSIONS;
+    assert_eq!(second.path("0::/a/b"), Some("a/b"));
+    assert_eq!(second.path("1:name=systemd:/a"), None);
+    assert_eq!(first.path("4:memory:/a/b"), Some("a/b"));
+    assert_eq!(first.path("0::/a/b"), None);
 }
