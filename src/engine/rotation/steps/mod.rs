@@ -23,7 +23,7 @@ use crate::engine::storage::record::{Intent, OpenWork, Proof, Version};
 use crate::provider::{Account, EmailAddress, Login, Marker, Sent, marker};
 
 pub(super) use announce::{put_intent, record_started};
-pub(super) use verdict::{Looked, Verdict};
+pub(super) use verdict::Verdict;
 
 /// A send follows its own stored announcement by at most this much monotonic time: otherwise the
 /// process slept in between and another node may have taken over.
