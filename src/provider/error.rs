@@ -2,7 +2,7 @@
 
 use crate::network::Fault;
 
-/// A definite "no": the call changed nothing.
+/// A "no", by Mailu or by what stands before it: what a *change* came to, only a look tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
     /// 401 or 403: the API token is wrong. Do not repeat: each try burns the server's limiter.

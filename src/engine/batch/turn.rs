@@ -67,6 +67,7 @@ async fn change(locked: LockedTenant, batch: &Batch, id: String) -> Result<Turn,
         reason: batch.reason.clone(),
         incident_id: batch.incident_id.clone(),
         source: None,
+        again: None,
         request_id: id,
     };
     match batch.action {

@@ -165,6 +165,7 @@ async fn reset(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             reason: Some(reason),
             incident_id: Some(incident_id),
             source: None,
+            again: None,
             request_id: call.request.id.as_str().to_owned(),
         },
         hold: flag("hold"),

@@ -57,6 +57,7 @@ async fn rollback(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         reason: Some(reason.clone()),
         incident_id: None,
         source: Some(number),
+        again: None,
         request_id: call.request.id.as_str().to_owned(),
     };
     engine.require_active(&mount).await?;

@@ -74,6 +74,7 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         reason: optional_text(&call, "reason"),
         incident_id: None,
         source: None,
+        again: None,
         request_id: call.request.id.as_str().to_owned(),
     };
     engine.require_active(&mount).await?;

@@ -18,6 +18,9 @@ pub(in crate::engine) struct Change {
     pub(in crate::engine) incident_id: Option<String>,
     /// The version whose password is to be set again.
     pub(in crate::engine) source: Option<u64>,
+    /// The abandoned version whose value is sent again instead of a new one; the new version takes
+    /// its place.
+    pub(in crate::engine) again: Option<u64>,
     /// The host's request.
     pub(in crate::engine) request_id: String,
 }
@@ -31,6 +34,7 @@ impl Change {
             reason: Some(reason.to_owned()),
             incident_id: None,
             source: None,
+            again: None,
             request_id: String::new(),
         }
     }
@@ -63,6 +67,7 @@ impl From<&Intent> for Change {
             reason: intent.reason.clone(),
             incident_id: intent.incident_id.clone(),
             source: intent.source,
+            again: None,
             request_id: intent.request_id.clone(),
         }
     }

@@ -58,7 +58,7 @@ pub(super) struct Changed {
 /// # Errors
 ///
 /// [`Error::UnknownTenant`], a 409 `too_soon`, and whatever the change itself meets.
-pub(super) async fn rotate(tenant: LockedTenant, change: Change) -> Result<Changed, Error> {
+pub(super) async fn rotate(tenant: LockedTenant, mut change: Change) -> Result<Changed, Error> {
     tenant.require_credential()?;
     if let Some(answered) = answered_before(&tenant, &change.request_id) {
         return Ok(answered);
@@ -68,7 +68,7 @@ pub(super) async fn rotate(tenant: LockedTenant, change: Change) -> Result<Chang
         Settled::Committed(committed) => return changed(*committed),
     };
     check_interval(&tenant)?;
-    let password = new_password(&tenant, Generated::Ordinary).await?;
+    let password = next_value(&tenant, &mut change).await?;
     let announced = Announced::prepare(tenant, &change, &password).await?;
     changed(settle::drive(announced).await?)
 }
@@ -85,13 +85,13 @@ pub(super) async fn rotate_automatically(
     rotation_type: RotationType,
     reason: &str,
 ) -> Result<(), Error> {
-    let change = Change::automatic(rotation_type, reason);
+    let mut change = Change::automatic(rotation_type, reason);
     if tenant.require_credential()?.drift.is_some() {
         // No failure: nothing was tried, and the drift was told.
         notes::put_off(&mut tenant);
         return tenant.store().await;
     }
-    let password = match new_password(&tenant, Generated::Ordinary).await {
+    let password = match next_value(&tenant, &mut change).await {
         Ok(password) => password,
         Err(error) => {
             notes::record_failure(&mut tenant, &change, &error).await;
@@ -109,7 +109,10 @@ pub(super) async fn rotate_automatically(
 /// # Errors
 ///
 /// [`Error::UnknownTenant`] and its kind, and whatever the change itself meets.
-pub(super) async fn rotate_in_batch(mut tenant: LockedTenant, change: Change) -> Result<(), Error> {
+pub(super) async fn rotate_in_batch(
+    mut tenant: LockedTenant,
+    mut change: Change,
+) -> Result<(), Error> {
     tenant.require_credential()?;
     tenant.purpose = Purpose::Bulk;
     let tenant = match settle(tenant, InDrift::Stop).await? {
@@ -119,7 +122,7 @@ pub(super) async fn rotate_in_batch(mut tenant: LockedTenant, change: Change) ->
     if made_before(&tenant.record, &change.request_id).is_some() {
         return Ok(());
     }
-    let password = new_password(&tenant, Generated::Ordinary).await?;
+    let password = next_value(&tenant, &mut change).await?;
     let announced = Announced::prepare(tenant, &change, &password).await?;
     settle::drive(announced).await.map(|_committed| ())
 }
@@ -304,6 +307,20 @@ fn check_interval(tenant: &LockedTenant) -> Result<(), Error> {
 enum Generated {
     Ordinary,
     Emergency,
+}
+
+/// The value of an ordinary change: a new one, unless so many were sent in vain that the youngest of
+/// them is sent again. Whoever refuses whatever is sent does not make the record grow.
+async fn next_value(
+    tenant: &LockedTenant,
+    change: &mut Change,
+) -> Result<Sensitive<String>, Error> {
+    let credential = tenant.record.credential.as_ref();
+    if let Some(version) = credential.and_then(retention::youngest_in_vain) {
+        change.again = Some(version.number);
+        return tenant.open_password(version.number, &version.password);
+    }
+    new_password(tenant, Generated::Ordinary).await
 }
 
 /// Makes a new password by the mount's settings.

@@ -11,6 +11,9 @@ use crate::engine::storage::record::{Credential, TenantRecord, Version};
 const YOUNG: TimeDelta = TimeDelta::days(90);
 const YOUNG_LIMIT: usize = 30;
 
+/// So many values that were sent in vain, and the next change sends one of them again.
+const MOST_IN_VAIN: usize = 4;
+
 /// A doubtful value is kept at least this long.
 const DOUBT: TimeDelta = TimeDelta::days(30);
 /// A proof clears doubts about sends that were at least this long before it.
@@ -61,6 +64,16 @@ pub(super) fn prune(credential: &mut Credential, config: &MountConfig, now: Date
     }
 }
 
+/// Returns the value to send again instead of a new one: the youngest that was sent in vain and is
+/// not compromised, once there are four that were. `None`: a new one is made.
+pub(super) fn youngest_in_vain(credential: &Credential) -> Option<&Version> {
+    let in_vain = || credential.versions.iter().filter(|it| it.abandoned);
+    if in_vain().count() < MOST_IN_VAIN {
+        return None;
+    }
+    in_vain().rev().find(|it| it.compromised.is_none())
+}
+
 /// Drops the oldest version that is neither current nor doubtful, whatever its age; returns
 /// whether there was one. For a reset, which is never refused for the record's size.
 pub(super) fn drop_oldest(credential: &mut Credential, now: DateTime<Utc>) -> bool {
@@ -102,6 +115,7 @@ fn is_needed(version: &Version, proven_at: Option<DateTime<Utc>>, now: DateTime<
 mod tests {
     use super::*;
     use crate::engine::storage::fixture;
+    use crate::engine::storage::record::Compromise;
 
     fn credential(ages_in_days: &[i64], now: DateTime<Utc>) -> Credential {
         let mut credential = fixture::credential(now);
@@ -132,6 +146,26 @@ mod tests {
         let mut credential = credential(&[400, 300, 200, 100], now);
         prune(&mut credential, &config, now);
         assert_eq!(numbers(&credential), [3, 4]);
+    }
+
+    #[test]
+    fn the_youngest_of_four_sent_in_vain_is_sent_again_unless_it_is_compromised() {
+        let now = fixture::now();
+        let mut credential = credential(&[5, 4, 3, 2, 1], now);
+        let youngest = |of: &Credential| youngest_in_vain(of).map(|it| it.number);
+        for index in 1..4 {
+            credential.versions[index].abandoned = true;
+        }
+        assert_eq!(youngest(&credential), None, "three");
+        credential.versions[4].abandoned = true;
+        assert_eq!(youngest(&credential), Some(5));
+        let compromised = Compromise {
+            incident_id: String::from("INC-1"),
+            reset_by: String::from("e-1"),
+            reset_at: now,
+        };
+        credential.versions[4].compromised = Some(compromised);
+        assert_eq!(youngest(&credential), Some(4));
     }
 
     #[test]

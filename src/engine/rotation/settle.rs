@@ -124,9 +124,6 @@ async fn conclude(verdict: Verdict, look: Look) -> Result<Settled, Error> {
         Verdict::CannotTell(announced, Some(error)) => {
             Err(leave_open(announced.into_tenant(), &error).await)
         }
-        Verdict::Refused(tenant, refusal) => {
-            Err(drop_candidate(tenant, Error::Refused(refusal)).await)
-        }
     }
 }
 
@@ -148,9 +145,6 @@ async fn settle_reset(announced: Announced) -> Result<Settled, Error> {
         Verdict::CannotTell(announced, Some(error)) => {
             Err(leave_open(announced.into_tenant(), &error).await)
         }
-        Verdict::Refused(tenant, refusal) => {
-            Err(drop_candidate(tenant, Error::Refused(refusal)).await)
-        }
     }
 }
 
@@ -162,17 +156,23 @@ async fn drive_on(announced: Announced) -> Result<Settled, Error> {
 /// Sends the candidate, at most [`SENDS_PER_OPERATION`] times, until it is proven.
 pub(super) async fn drive(mut announced: Announced) -> Result<Committed, Error> {
     for _ in 0..SENDS_PER_OPERATION {
-        let verdict = announced.send().await?.apply().await?.prove().await?;
-        announced = match verdict {
-            Verdict::Live(proven) => return proven.commit().await,
-            Verdict::Refused(tenant, refusal) => {
-                return Err(refused(tenant, refusal).await);
+        let looked = announced.send().await?.apply().await?.prove().await?;
+        announced = match (looked.verdict, looked.refusal) {
+            (Verdict::Live(proven), _) => return proven.commit().await,
+            // A send of unknown outcome among them may land at any time: that is no end.
+            (Verdict::OtherLive(open, live), Some(refusal)) if open.was_only_refused() => {
+                return Err(refused(open, live, refusal).await);
             }
-            Verdict::OtherLive(again, _) | Verdict::CannotTell(again, None) => again,
+            (Verdict::NoneLive(open), Some(refusal))
+                if open.account_missing() && open.was_only_refused() =>
+            {
+                return Err(refused(open, None, refusal).await);
+            }
+            (Verdict::OtherLive(again, _) | Verdict::CannotTell(again, None), _) => again,
             // Somebody set a password in between: an emergency overwrites it.
-            Verdict::NoneLive(again) if again.is_emergency() => again,
-            Verdict::NoneLive(open) => return Err(stop_in_drift(open).await),
-            Verdict::CannotTell(open, Some(error)) => {
+            (Verdict::NoneLive(again), _) if again.is_emergency() => again,
+            (Verdict::NoneLive(open), _) => return Err(stop_in_drift(open).await),
+            (Verdict::CannotTell(open, Some(error)), _) => {
                 return Err(leave_open(open.into_tenant(), &error).await);
             }
         };

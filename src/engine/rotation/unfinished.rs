@@ -23,25 +23,59 @@ const LAST_SEND_COOLED: TimeDelta = TimeDelta::minutes(15);
 /// Between tries at a server that refuses the token or limits calls: what it grants an emergency.
 const AFTER_LIMIT: TimeDelta = TimeDelta::minutes(15);
 
-/// Every send was refused. An emergency waits for what may be mended or pass, with its candidate.
-pub(super) async fn refused(tenant: LockedTenant, refusal: Refusal) -> Error {
-    let emergency = tenant
-        .record
-        .intent
-        .as_ref()
-        .is_some_and(Intent::is_emergency);
-    let passes = matches!(
-        refusal,
-        Refusal::Token | Refusal::RateLimited | Refusal::NoApi | Refusal::Redirect
+/// A send was refused, and a look after it shows that the candidate is not live: `live` is the
+/// version that is. The candidate is kept all the same (the refusal may be a front's, of a repeat
+/// whose first copy still hangs): an emergency waits with it, any other change ends and leaves it
+/// as an abandoned version. A first password alone leaves nothing behind, where there is no account
+/// that it could have been set for.
+pub(super) async fn refused(open: Announced, live: Option<u64>, refusal: Refusal) -> Error {
+    let error = Error::Refused(refusal);
+    let (missing, first, emergency) = (
+        open.account_missing(),
+        open.may_create(),
+        open.is_emergency(),
     );
-    if emergency && passes {
-        leave_open(tenant, &Error::Refused(refusal)).await
-    } else {
-        drop_candidate(tenant, Error::Refused(refusal)).await
+    let mut tenant = open.into_tenant();
+    if first && missing {
+        return drop_candidate(tenant, error).await;
+    }
+    if missing && let Err(error) = notes::note_missing_account(&mut tenant) {
+        return error;
+    }
+    if emergency || first {
+        return leave_open(tenant, &error).await;
+    }
+    match keep_refused(&mut tenant, live, &error).await {
+        Ok(()) => error,
+        Err(storage) => storage,
     }
 }
 
-/// The candidate never can become live and is dropped: every send was refused, or there was none.
+async fn keep_refused(
+    tenant: &mut LockedTenant,
+    live: Option<u64>,
+    error: &Error,
+) -> Result<(), Error> {
+    let now = tenant.engine.clock().now();
+    let Some(intent) = tenant.record.intent.take() else {
+        return Err(Error::Defect("no candidate to keep"));
+    };
+    notes::note_error(tenant, error.code());
+    if tenant.purpose == Purpose::Automatic {
+        notes::retry_later(tenant);
+    }
+    let mut event = failure(&intent, error.code(), now);
+    notes::raise_severity(tenant, &mut event);
+    keep(tenant, intent)?;
+    if live.is_some() {
+        note_live(tenant, live)?;
+    }
+    tenant.record_event(event)?;
+    tenant.store().await
+}
+
+/// The candidate never can become live and is dropped: there was no send, or no account that it
+/// could have been set for.
 pub(super) async fn drop_candidate(mut tenant: LockedTenant, error: Error) -> Error {
     let Some(intent) = drop_intent(&mut tenant) else {
         return Error::Defect("no candidate to drop");
@@ -212,6 +246,14 @@ pub(super) async fn give_up(mut tenant: LockedTenant, live: Option<u64>) -> Resu
     }
     abandon(&mut tenant, "abandoned")?;
     notes::note_error(&mut tenant, "abandoned");
+    note_live(&mut tenant, live)?;
+    tenant.store().await?;
+    Ok(Settled::Free(Box::new(tenant)))
+}
+
+/// Notes which version a look has just found live, in memory, after the candidate was kept.
+fn note_live(tenant: &mut LockedTenant, live: Option<u64>) -> Result<(), Error> {
+    let now = tenant.engine.clock().now();
     let current = tenant
         .record
         .credential
@@ -219,7 +261,7 @@ pub(super) async fn give_up(mut tenant: LockedTenant, live: Option<u64>) -> Resu
         .and_then(|kept| kept.current);
     match live {
         Some(number) if live != current => {
-            notes::note_drift(&mut tenant, "older_version", Some(number))?;
+            notes::note_drift(tenant, "older_version", Some(number))?;
         }
         Some(_current) => {
             if let Some(credential) = tenant.record.credential.as_mut() {
@@ -231,8 +273,7 @@ pub(super) async fn give_up(mut tenant: LockedTenant, live: Option<u64>) -> Resu
         }
         None => {}
     }
-    tenant.store().await?;
-    Ok(Settled::Free(Box::new(tenant)))
+    Ok(())
 }
 
 /// Keeps the open candidate as an abandoned version, in memory: it may still become live. `code`
@@ -251,6 +292,13 @@ pub(in crate::engine) fn abandon(
         event.severity = Severity::Critical;
         notes::retry_later(tenant);
     }
+    keep(tenant, intent)?;
+    tenant.record_event(event).map(|_event| ())
+}
+
+/// Keeps a candidate that was sent as an abandoned version, in memory.
+fn keep(tenant: &mut LockedTenant, intent: Intent) -> Result<(), Error> {
+    let now = tenant.engine.clock().now();
     let credential = tenant
         .record
         .credential
@@ -269,7 +317,7 @@ pub(in crate::engine) fn abandon(
     tenant.record.open.settle_at = None;
     tenant.record.open.settle_failures = 0;
     tenant.record.open.confirm_later(now);
-    tenant.record_event(event).map(|_event| ())
+    Ok(())
 }
 
 fn failure(intent: &Intent, code: &str, now: DateTime<Utc>) -> NewEvent {

@@ -1,7 +1,8 @@
 //! What an HTTP answer of Mailu means: the status table.
 //!
-//! A refusal lets the engine drop a password that was sent, so only a status **and** body shape
-//! that Mailu is known to give for "not done" counts as one; everything else is unknown.
+//! A refusal ends a change and is told to people, so only a status **and** body shape that Mailu is
+//! known to give for "not done" counts as one; everything else is unknown. What a sent password came
+//! to is never concluded from it: a front words answers as well.
 //!
 //! Source: Mailu 2.0.43, 2024.06.57 and the master of 2026-07-26, each seen answering.
 

@@ -207,7 +207,7 @@ async fn a_write_held_by_a_frozen_server_is_recognised_when_it_lands() {
 }
 
 #[tokio::test]
-async fn a_refusal_drops_the_candidate() {
+async fn a_refusal_ends_the_change_and_keeps_what_was_sent() {
     for (case, status, code) in [
         (0, 400, "mailu_token_refused"),
         (1, 400, "mailu_no_such_account"),
@@ -231,7 +231,16 @@ async fn a_refusal_drops_the_candidate() {
         let state = if case == 1 { "drift" } else { "settled" };
         assert_eq!(read.get("state"), state);
         assert_eq!(read.text_of("password"), old);
-        assert_eq!(rig.record("acme").await.unwrap().intent, None);
+        let record = rig.record("acme").await.unwrap();
+        assert_eq!(record.intent, None);
+        // Only the redirect answered a send: the others were noticed by the look before it.
+        let versions = &record.credential.unwrap().versions;
+        let abandoned: Vec<u64> = versions
+            .iter()
+            .filter(|it| it.abandoned)
+            .map(|it| it.number)
+            .collect();
+        assert_eq!(abandoned, if case == 2 { vec![2] } else { Vec::new() });
         rig.check_pointers("acme").await;
         let events = rig.events("acme").await;
         assert_eq!(events.last().unwrap()["error_code"], code);

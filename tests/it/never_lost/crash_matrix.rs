@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Before, Said, nothing_is_lost};
 use crate::support::engine::{Answer, Host};
-use crate::support::faults::{Interruption, Kind, Plan};
+use crate::support::faults::{Interruption, Kind, Plan, sets_a_password};
 use crate::support::world::{Left, Ticks, World, every_start_has_its_end, simulate};
 
 /// What is done.
@@ -382,6 +382,9 @@ fn distinct_faults(name: &str, first: bool) -> Vec<(Kind, bool)> {
     if changes(name) {
         faults.push((Kind::Refused, true));
         faults.push((Kind::Crash, true));
+    }
+    if sets_a_password(name) {
+        faults.extend([(Kind::Worded, false), (Kind::Worded, true)]);
     }
     // A broken connection is told from an error where the record is written only.
     if name.starts_with("cas ") {

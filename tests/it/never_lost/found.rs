@@ -76,6 +76,62 @@ fn a_compromised_password_that_is_live_is_listed_while_the_current_one_is_set_ag
     });
 }
 
+fn worded(after: bool) -> Option<Fault> {
+    Some(Fault {
+        at: 0,
+        kind: Kind::Worded,
+        after,
+    })
+}
+
+/// A front committed the change and answered with a refusal of its own: the password that logs in was
+/// dropped, and `admin` said `settled` over a dead one.
+#[test]
+fn a_front_that_words_the_answer_after_the_effect_loses_nothing() {
+    simulate(async {
+        let world = created().await;
+        let plan = Plan::simulated();
+        let host = world.process(&plan);
+        plan.arm_sends([worded(true)]);
+        let rotated = host.write("acme/rotate", json!({})).await.ok();
+        assert_eq!(rotated.get("version"), 2);
+        let live = world.live().unwrap();
+        assert_eq!(Said::of(&host, "acme", "worded").await, Said::Settled(live));
+    });
+}
+
+/// Each refused value is kept, and the fifth change sends the fourth value again: the record does not
+/// grow, and the current password goes on being the one that logs in.
+#[test]
+fn a_front_that_refuses_everything_does_not_make_the_record_grow() {
+    simulate(async {
+        let world = created().await;
+        let first = world.live().unwrap();
+        let plan = Plan::simulated();
+        let host = world.process(&plan);
+        for tries in 1..=12_usize {
+            plan.arm_sends([worded(false)]);
+            host.write("acme/rotate", json!({}))
+                .await
+                .fails(400, "mailu_rejected");
+            let kept = world.stored("acme").await;
+            assert_eq!(kept.len(), 1 + tries.min(4), "{tries}");
+            let said = Said::of(&host, "acme", "refused").await;
+            assert_eq!(said, Said::Settled(first.clone()), "{tries}");
+            world.later(3600).await;
+        }
+        // The front is gone: what is sent is the youngest of them, under a number of its own.
+        let kept = world.stored("acme").await;
+        let (number, youngest) = kept.last_key_value().unwrap();
+        let rotated = host.write("acme/rotate", json!({})).await.ok();
+        assert_eq!(rotated.get("version"), number + 1);
+        assert_eq!(world.live().as_ref(), Some(youngest));
+        let live = world.live().unwrap();
+        assert_eq!(Said::of(&host, "acme", "taken").await, Said::Settled(live));
+        assert_eq!(world.stored("acme").await.len(), 5);
+    });
+}
+
 /// A sweep that found another password while a note held the tenant's lock forgot what it had seen,
 /// and `admin` went on saying `settled` until the next day's sweep.
 #[test]

@@ -36,6 +36,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         4 => Just(Kind::Late),
         1 => Just(Kind::Lie),
         2 => Just(Kind::Token),
+        2 => Just(Kind::Worded),
         1 => Just(Kind::Hidden),
     ];
     (0_usize..24, kind, any::<bool>()).prop_map(|(at, kind, after)| Fault { at, kind, after })
@@ -46,6 +47,7 @@ fn fate() -> impl Strategy<Value = Option<Fault>> {
     let kind = prop_oneof![
         6 => Just(Kind::Late),
         4 => Just(Kind::Token),
+        3 => Just(Kind::Worded),
         3 => Just(Kind::Refused),
         1 => Just(Kind::Crash),
         1 => Just(Kind::Lie),

@@ -28,6 +28,8 @@ pub(crate) enum Kind {
     Lie,
     /// The mail server does not answer in time, and does it later, when told to.
     Late,
+    /// A front words the answer: a refusal, whatever became of the request.
+    Worded,
     /// The mail server refuses the token.
     Token,
     /// The mail server shows no password hash.
@@ -82,6 +84,8 @@ impl Interruption {
             let kinds = kinds
                 .into_iter()
                 .filter(move |kind| !mail || *kind != Kind::Unknown);
+            let worded = sets_a_password(name).then_some(Kind::Worded);
+            let kinds = kinds.chain(worded);
             kinds.flat_map(|kind| [(kind, false), (kind, true)])
         };
         let points = calls.iter().enumerate();
@@ -89,6 +93,11 @@ impl Interruption {
             .flat_map(|(at, name)| ways(name).map(move |way| Self::at(calls, at, way)))
             .collect()
     }
+}
+
+/// Whether a call gives a mail server a password.
+pub(crate) fn sets_a_password(name: &str) -> bool {
+    matches!(name, "mail set_password" | "mail create_account")
 }
 
 impl fmt::Debug for Interruption {
@@ -302,7 +311,7 @@ impl Plan {
             effect.await?;
         }
         match fault.kind {
-            Kind::Refused | Kind::Lie | Kind::Late | Kind::Token | Kind::Hidden => {
+            Kind::Refused | Kind::Lie | Kind::Late | Kind::Worded | Kind::Token | Kind::Hidden => {
                 Err(StorageError::Refused(String::from("ordered")))
             }
             Kind::Unknown => {

@@ -271,6 +271,7 @@ impl Client {
     async fn answer(&self, kind: Kind) -> Sent {
         match kind {
             Kind::Lie => Sent::Acknowledged,
+            Kind::Worded => Sent::Refused(Refusal::Invalid),
             Kind::Token => Sent::Refused(Refusal::Token),
             Kind::Refused | Kind::Unknown | Kind::Hidden => Sent::Unknown(Trouble::Broken),
             Kind::Late => {
@@ -296,7 +297,9 @@ impl Client {
         match fault.kind {
             Kind::Hidden | Kind::Lie => Ok(true),
             Kind::Token => Err(ReadError::Refused(Refusal::Token)),
-            Kind::Refused | Kind::Unknown => Err(ReadError::Trouble(Trouble::Broken)),
+            Kind::Refused | Kind::Unknown | Kind::Worded => {
+                Err(ReadError::Trouble(Trouble::Broken))
+            }
             Kind::Late => {
                 tokio::time::sleep(LATE).await;
                 Err(ReadError::Trouble(Trouble::Timeout))

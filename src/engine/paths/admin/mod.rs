@@ -230,6 +230,7 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             reason: None,
             incident_id: None,
             source: None,
+            again: None,
             request_id: call.request.id.as_str().to_owned(),
         };
         let written = if locked.record.credential.is_some() {

@@ -110,6 +110,12 @@ pub(in crate::engine::rotation) fn put_intent(
     let version = tenant.record.last_version + 1;
     let candidate = tenant.seal_password(version, password)?;
     let create_account = is_first(tenant);
+    if let Some(credential) = &mut tenant.record.credential {
+        // Its value goes on as the candidate.
+        credential
+            .versions
+            .retain(|it| Some(it.number) != change.again);
+    }
     tenant.record.last_version = version;
     tenant.record.last_attempt = Some(now);
     tenant.record.intent = Some(Intent {

@@ -100,6 +100,12 @@ impl Announced {
         self.tenant.record.sent_intent().is_some()
     }
 
+    /// Reports whether every send of the candidate was answered with a refusal.
+    pub(super) fn was_only_refused(&self) -> bool {
+        let intent = self.tenant.record.sent_intent();
+        intent.is_some_and(|intent| intent.refusals == intent.sends)
+    }
+
     /// Reports whether the candidate is that of an emergency reset.
     pub(super) fn is_emergency(&self) -> bool {
         let intent = self.tenant.record.intent.as_ref();

@@ -2,7 +2,6 @@
 
 use super::{Announced, Applied, Proven};
 use crate::engine::error::Error;
-use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Live};
 use crate::engine::storage::record::Proof;
 use crate::provider::{Account, Refusal, Sent};
@@ -12,8 +11,6 @@ use crate::provider::{Account, Refusal, Sent};
 pub(in crate::engine::rotation) enum Verdict {
     /// It is live.
     Live(Proven),
-    /// Every send was definitely refused: it never can become live.
-    Refused(LockedTenant, Refusal),
     /// The version with this number is live (`None`: it is the first password, and whatever was
     /// live before is nobody's loss): the same candidate may be sent again.
     OtherLive(Announced, Option<u64>),
@@ -22,6 +19,15 @@ pub(in crate::engine::rotation) enum Verdict {
     /// Mailu cannot be asked, or shows no hash that can be checked. `None` if it answered: then
     /// sending again gets at least an acknowledgement.
     CannotTell(Announced, Option<Error>),
+}
+
+/// What a look after a send says.
+#[derive(Debug)]
+pub(in crate::engine::rotation) struct Looked {
+    pub(in crate::engine::rotation) verdict: Verdict,
+    /// What the send was answered with, if that was a refusal. It may be a front's, after the
+    /// effect, or of a repeat whose first copy still hangs: the look alone decides.
+    pub(in crate::engine::rotation) refusal: Option<Refusal>,
 }
 
 impl Announced {
@@ -90,21 +96,20 @@ impl Announced {
 }
 
 impl Applied {
-    /// Asks Mailu what is live now.
-    pub(in crate::engine::rotation) async fn prove(self) -> Result<Verdict, Error> {
+    /// Asks Mailu what is live now, whatever the send was answered with.
+    pub(in crate::engine::rotation) async fn prove(self) -> Result<Looked, Error> {
         let Self { announced, sent } = self;
-        if let Sent::Refused(refusal) = sent {
-            let intent = announced.tenant.record.intent.as_ref();
-            if intent.is_some_and(|intent| intent.refusals == intent.sends) {
-                return Ok(Verdict::Refused(announced.tenant, refusal));
-            }
-            // A refused token or an exhausted limiter will refuse the look as well.
-            if matches!(refusal, Refusal::Token | Refusal::RateLimited) {
-                return Ok(Verdict::CannotTell(
-                    announced,
-                    Some(Error::Refused(refusal)),
-                ));
-            }
+        let refusal = match sent {
+            Sent::Refused(refusal) => Some(refusal),
+            Sent::Acknowledged | Sent::Unknown(_) => None,
+        };
+        // A refused token or an exhausted limiter will refuse the look as well.
+        if let Some(refusal @ (Refusal::Token | Refusal::RateLimited)) = refusal {
+            let verdict = Verdict::CannotTell(announced, Some(Error::Refused(refusal)));
+            return Ok(Looked {
+                verdict,
+                refusal: Some(refusal),
+            });
         }
         let acknowledged = sent == Sent::Acknowledged;
         if announced.tenant.engine.tasks.is_stopping() {
@@ -112,8 +117,10 @@ impl Applied {
             return Err(Error::Unsettled);
         }
         let seen = announced.mail.account(&announced.account).await;
-        announced
-            .verdict(seen.map_err(mail::read_error), acknowledged)
-            .await
+        let seen = seen.map_err(mail::read_error);
+        Ok(Looked {
+            verdict: announced.verdict(seen, acknowledged).await?,
+            refusal,
+        })
     }
 }

@@ -52,7 +52,8 @@ pub struct Intent {
     pub first_sent_at: Option<DateTime<Utc>>,
     /// When last.
     pub last_sent_at: Option<DateTime<Utc>>,
-    /// How many sends were definitely refused, each refusal stored.
+    /// How many sends were answered with a refusal, each stored. No proof that they had no effect: a
+    /// front words answers of its own, or repeats a request whose first copy still hangs.
     pub refusals: u32,
     /// How many sends Mailu acknowledged.
     pub acknowledgements: u32,
@@ -77,11 +78,11 @@ impl Intent {
         automatic && self.sends == 0
     }
 
-    /// Reports whether a send ended without a definite answer (or its answer was not stored):
-    /// the candidate may become live at any time.
+    /// Reports whether a send was not acknowledged (or its answer was not stored): the candidate may
+    /// become live at any time. A refusal is no acknowledgement of the contrary.
     #[must_use]
     pub const fn is_doubtful(&self) -> bool {
-        self.sends > self.refusals.saturating_add(self.acknowledgements)
+        self.sends > self.acknowledgements
     }
 
     /// Makes the candidate a version of which nothing is known yet.
