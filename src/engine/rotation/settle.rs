@@ -161,12 +161,12 @@ pub(super) async fn drive(mut announced: Announced) -> Result<Committed, Error> 
             (Verdict::Live(proven), _) => return proven.commit().await,
             // A send of unknown outcome among them may land at any time: that is no end.
             (Verdict::OtherLive(open, live), Some(refusal)) if open.was_only_refused() => {
-                return Err(refused(open, live, refusal).await);
+                return Err(Box::pin(refused(open, live, refusal)).await);
             }
             (Verdict::NoneLive(open), Some(refusal))
                 if open.account_missing() && open.was_only_refused() =>
             {
-                return Err(refused(open, None, refusal).await);
+                return Err(Box::pin(refused(open, None, refusal)).await);
             }
             (Verdict::OtherLive(again, _) | Verdict::CannotTell(again, None), _) => again,
             // Somebody set a password in between: an emergency overwrites it.
