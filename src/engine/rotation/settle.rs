@@ -156,17 +156,18 @@ async fn drive_on(announced: Announced) -> Result<Settled, Error> {
 /// Sends the candidate, at most [`SENDS_PER_OPERATION`] times, until it is proven.
 pub(super) async fn drive(mut announced: Announced) -> Result<Committed, Error> {
     for _ in 0..SENDS_PER_OPERATION {
-        let looked = announced.send().await?.apply().await?.prove().await?;
+        let applied = announced.send().await?.apply().await?;
+        let looked = Box::pin(applied.prove()).await?;
         announced = match (looked.verdict, looked.refusal) {
             (Verdict::Live(proven), _) => return proven.commit().await,
             // A send of unknown outcome among them may land at any time: that is no end.
             (Verdict::OtherLive(open, live), Some(refusal)) if open.was_only_refused() => {
-                return Err(Box::pin(refused(open, live, refusal)).await);
+                return Err(refused(open, live, refusal).await);
             }
             (Verdict::NoneLive(open), Some(refusal))
                 if open.account_missing() && open.was_only_refused() =>
             {
-                return Err(Box::pin(refused(open, None, refusal)).await);
+                return Err(refused(open, None, refusal).await);
             }
             (Verdict::OtherLive(again, _) | Verdict::CannotTell(again, None), _) => again,
             // Somebody set a password in between: an emergency overwrites it.
