@@ -521,31 +521,31 @@ impl Drop for Running {
     }
 }
 
+/// The rules as they are shipped, with their places in `dir`.
+fn rsyslog_conf(dir: &Path, alerts: &Path) -> String {
+    let rules = fs::read_to_string(root().join("scripts/monitoring/audit/rsyslog.conf")).unwrap();
+    let conf = format!("global(workDirectory=\"{}\")\n{rules}", dir.display());
+    let places = [
+        ("/var/log/openbao/audit.log", dir.join("audit.log")),
+        ("/var/log/smtp-audit-alerts.json", alerts.to_owned()),
+        (
+            "/usr/local/bin/audit-lines",
+            root().join("scripts/audit-lines"),
+        ),
+    ];
+    places.iter().fold(conf, |conf, (there, here)| {
+        assert!(conf.contains(there), "{there}");
+        conf.replace(there, here.to_str().unwrap())
+    })
+}
+
 #[tokio::test]
 #[ignore = "needs rsyslogd: scripts/test fetches it, sets SMTP_TEST_RSYSLOGD and runs this"]
 async fn rsyslog_alerts_for_the_same_lines() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    let rules = fs::read_to_string(root().join("scripts/monitoring/audit/rsyslog.conf")).unwrap();
-    let mut conf = format!("global(workDirectory=\"{}\")\n", dir.path().display());
-    for there in [
-        "/var/log/openbao/audit.log",
-        "/var/log/smtp-audit-alerts.json",
-        "/usr/local/bin/audit-lines",
-    ] {
-        assert!(rules.contains(there), "{there}");
-    }
-    let rules = rules.replace(
-        "/var/log/openbao/audit.log",
-        at("audit.log").to_str().unwrap(),
-    );
-    let rules = rules.replace(
-        "/usr/local/bin/audit-lines",
-        root().join("scripts/audit-lines").to_str().unwrap(),
-    );
     let alerts = at("alerts");
-    conf += &rules.replace("/var/log/smtp-audit-alerts.json", alerts.to_str().unwrap());
-    fs::write(at("rsyslog.conf"), conf).unwrap();
+    fs::write(at("rsyslog.conf"), rsyslog_conf(dir.path(), &alerts)).unwrap();
     // The last line is the sign that all were seen.
     let last = "smtp/the-last/reset";
     let mut lines = b"not a line of the host\n".repeat(5);
@@ -566,14 +566,19 @@ async fn rsyslog_alerts_for_the_same_lines() {
         .arg("-f")
         .arg(at("rsyslog.conf"));
     let mut running = Running(rsyslogd.spawn().unwrap());
-    let text = loop {
-        let text = fs::read_to_string(&alerts).unwrap_or_default();
+    let mut text = String::new();
+    for _ in 0..3_000 {
+        text = fs::read_to_string(&alerts).unwrap_or_default();
         if text.ends_with('\n') && text.contains("the-last") && text.contains("\"not-parsed\"") {
-            break text;
+            break;
         }
         assert_eq!(running.0.try_wait().unwrap(), None, "rsyslogd ended");
         tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    }
+    assert!(
+        text.contains("the-last"),
+        "no alert of the last line in a minute: {text}"
+    );
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for line in text.lines() {
         let alert: Value = serde_json::from_str(line).unwrap();
