@@ -64,14 +64,17 @@ pub(super) fn prune(credential: &mut Credential, config: &MountConfig, now: Date
     }
 }
 
-/// Returns the value to send again instead of a new one: the youngest that was sent in vain and is
-/// not compromised, once there are four that were. `None`: a new one is made.
+/// Returns the value to send again instead of a new one: the youngest that was sent in vain, is not
+/// compromised and was made for that (a rollback's was in use before), once there are four that were
+/// sent in vain. `None`: a new one is made.
 pub(super) fn youngest_in_vain(credential: &Credential) -> Option<&Version> {
     let in_vain = || credential.versions.iter().filter(|it| it.abandoned);
     if in_vain().count() < MOST_IN_VAIN {
         return None;
     }
-    in_vain().rev().find(|it| it.compromised.is_none())
+    in_vain()
+        .rev()
+        .find(|it| it.compromised.is_none() && it.source.is_none())
 }
 
 /// Drops the oldest version that is neither current nor doubtful, whatever its age; returns
@@ -166,6 +169,8 @@ mod tests {
         };
         credential.versions[4].compromised = Some(compromised);
         assert_eq!(youngest(&credential), Some(4));
+        credential.versions[3].source = Some(1);
+        assert_eq!(youngest(&credential), Some(3), "not a rollback's");
     }
 
     #[test]
