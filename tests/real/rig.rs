@@ -88,7 +88,7 @@ impl Rig {
 
     /// Waits until Mailu holds a request back.
     pub(super) async fn until_held(&self) {
-        let held = timeout(Duration::from_secs(30), self.mailu.wait_held(1)).await;
+        let held = timeout(Duration::from_secs(120), self.mailu.wait_held(1)).await;
         held.expect("Mailu holds a request within half a minute");
     }
 

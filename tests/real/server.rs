@@ -41,13 +41,14 @@ fn next(mut program: Vec<u8>) -> Vec<u8> {
     program
 }
 
-/// Waits for a condition that another process brings about; half a minute at most.
+/// Waits for a condition that another process brings about; two minutes at most, because sixteen
+/// servers start at once beside everything else.
 #[track_caller]
 pub(super) fn until<T>(
     what: &str,
     probe: impl AsyncFnMut() -> Option<T>,
 ) -> impl Future<Output = T> {
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const PATIENCE: Duration = Duration::from_secs(120);
     wait(what, probe, Duration::from_millis(25), PATIENCE)
 }
 
@@ -338,9 +339,24 @@ impl Server {
     }
 
     pub(super) async fn unseal(&self) {
-        let key = json!({"key": self.keys.unseal});
-        self.api().write("sys/unseal", key).await.data();
-        until("the server is unsealed", async || self.role().await).await;
+        const AGAIN: Duration = Duration::from_secs(10);
+        let give_key = async || {
+            let key = json!({"key": self.keys.unseal});
+            self.api().write("sys/unseal", key).await
+        };
+        give_key().await.data();
+        let mut given = Instant::now();
+        until("the server is unsealed", async || {
+            let role = self.role().await;
+            // A node that joins needs its leader for this; where that did not answer in time, the key
+            // is given again, as whoever runs a cluster does.
+            if role.is_none() && given.elapsed() > AGAIN {
+                give_key().await;
+                given = Instant::now();
+            }
+            role
+        })
+        .await;
     }
 
     /// Unseals the only node there is, which leads again after a moment as a standby.

@@ -61,7 +61,7 @@ impl Wire {
 
     /// Waits until an answer was held back since the last time.
     pub(super) async fn wait_held(&self) {
-        let held = timeout(Duration::from_secs(30), self.state.held.acquire()).await;
+        let held = timeout(Duration::from_secs(120), self.state.held.acquire()).await;
         let held = held.expect("an answer is held back within half a minute");
         held.unwrap().forget();
     }
