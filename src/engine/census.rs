@@ -118,7 +118,7 @@ impl Attention {
     /// The smaller, the graver: what may be an attack, then drift, then failures.
     fn rank(&self) -> u8 {
         match self.code.as_str() {
-            "stale_storage" => 0,
+            "stale_storage" | "other_owner" => 0,
             "foreign_password" | "older_version" | "account_missing" => 1,
             _ => 2,
         }

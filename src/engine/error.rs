@@ -36,7 +36,7 @@ pub(crate) enum Error {
         /// What is wrong and what to do.
         message: String,
     },
-    /// Mailu definitely refused.
+    /// Mailu refused.
     #[error("{0}")]
     Refused(Refusal),
     /// Mailu could not be asked and nothing was sent.
@@ -168,8 +168,6 @@ pub(crate) const fn refusal_code(refusal: Refusal) -> &'static str {
         Refusal::NoSuchDomain => "mailu_no_such_domain",
         Refusal::Conflict => "mailu_conflict",
         Refusal::Invalid => "mailu_rejected",
-        Refusal::Redirect => "mailu_redirect",
-        Refusal::NoApi => "mailu_no_api",
     }
 }
 
@@ -178,11 +176,16 @@ pub(crate) const fn trouble_code(trouble: Trouble) -> &'static str {
     match trouble {
         Trouble::AddressRefused => "address_refused",
         Trouble::Tls => "mailu_tls",
+        Trouble::Denied { .. } => "unrecognised_refusal",
+        Trouble::Redirect => "mailu_redirect",
+        Trouble::NoApi => "mailu_no_api",
         Trouble::Unresolved
         | Trouble::Unreachable
         | Trouble::Timeout
         | Trouble::Broken
         | Trouble::ServerError
+        | Trouble::Busy { .. }
+        | Trouble::Cached
         | Trouble::Unintelligible
         | Trouble::TooLarge => "mailu_unreachable",
     }
@@ -221,14 +224,6 @@ pub(crate) const fn refusal_hint(refusal: Refusal) -> &'static str {
             "Mailu rejected the request as invalid. Check that the username is an address Mailu \
              accepts and that the server is a supported Mailu (2.0 or later)"
         }
-        Refusal::Redirect => {
-            "the server answered with a redirect, which is never followed. Set mailu_url to the \
-             final https address"
-        }
-        Refusal::NoApi => {
-            "there is no Mailu API at this URL. Check mailu_url and that API=true is set on the \
-             Mailu server"
-        }
     }
 }
 
@@ -261,6 +256,29 @@ pub(crate) const fn trouble_hint(trouble: Trouble) -> &'static str {
         Trouble::ServerError => {
             "the Mailu server reported an internal error. Check its logs and try again"
         }
+        Trouble::Denied { .. } => {
+            "something before Mailu refused the call (401 or 403 in other words than Mailu's): a \
+             proxy, WAF or login page. Let the Vault servers through to /api/ with their \
+             Authorization header. At most 3 calls an hour are risked per server, because Mailu may \
+             count them; writing api_token to <tenant>/config tries again at once"
+        }
+        Trouble::Busy { .. } => {
+            "something before Mailu asks to call later (429 or 503). It is tried again within 10 \
+             minutes; let the Vault servers call /api/ without a limit there"
+        }
+        Trouble::Redirect => {
+            "the server answered with a redirect, which is never followed. Set mailu_url to the \
+             final https address, and check that API=true is set on the Mailu server and that no \
+             proxy before it answers errors with redirects"
+        }
+        Trouble::NoApi => {
+            "there is no Mailu API at this URL. Check mailu_url and that API=true is set on the \
+             Mailu server"
+        }
+        Trouble::Cached => {
+            "the answer came from a cache before the Mailu server, which proves nothing. Exclude \
+             /api/ from caching there"
+        }
         Trouble::Unintelligible | Trouble::TooLarge => {
             "the server's answer is not one that Mailu gives. Check mailu_url"
         }
@@ -280,7 +298,7 @@ impl From<Error> for logical::Error {
                 format!("{}.", refusal_hint(Refusal::RateLimited)),
             ),
             Error::Refused(refusal) => Self::user(code, format!("{}.", refusal_hint(refusal))),
-            Error::Unreachable(trouble @ (Trouble::AddressRefused | Trouble::Tls)) => {
+            Error::Unreachable(trouble) if trouble.is_permanent() => {
                 Self::user(code, format!("{}.", trouble_hint(trouble)))
             }
             Error::Interrupted(trouble) => Self::status(

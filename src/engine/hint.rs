@@ -4,7 +4,7 @@ use super::error::{refusal_code, refusal_hint, trouble_hint};
 use crate::provider::{Refusal, Trouble};
 
 /// Every definite refusal by Mailu.
-const REFUSALS: [Refusal; 9] = [
+const REFUSALS: [Refusal; 7] = [
     Refusal::Token,
     Refusal::RateLimited,
     Refusal::NoSuchAccount,
@@ -12,8 +12,6 @@ const REFUSALS: [Refusal; 9] = [
     Refusal::NoSuchDomain,
     Refusal::Conflict,
     Refusal::Invalid,
-    Refusal::Redirect,
-    Refusal::NoApi,
 ];
 
 /// Reports whether a stored failure code says that Mailu refused.
@@ -45,6 +43,18 @@ fn explain_other(code: &str) -> (&'static str, &'static str) {
         "mailu_tls" => (
             "TLS with the Mailu server failed",
             trouble_hint(Trouble::Tls),
+        ),
+        "mailu_redirect" => (
+            "the server answered with a redirect",
+            trouble_hint(Trouble::Redirect),
+        ),
+        "mailu_no_api" => (
+            "there is no Mailu API at this URL",
+            trouble_hint(Trouble::NoApi),
+        ),
+        "unrecognised_refusal" => (
+            "something before Mailu refused the call",
+            trouble_hint(Trouble::Denied { status: 403 }),
         ),
         "mailu_unreachable" => (
             "the Mailu server gave no usable answer",
@@ -111,6 +121,11 @@ fn explain_state(code: &str) -> (&'static str, &'static str) {
             "somebody else has set the password since this record was written",
             "find out whether storage was restored or another cluster acts on the account; write \
              <tenant>/verify",
+        ),
+        "other_owner" => (
+            "the account carries the mark of another mount or cluster",
+            "find out who else owns the account; write <tenant>/verify to accept the mark, or \
+             <tenant>/rotate",
         ),
         _ => explain_audit(code),
     }

@@ -138,6 +138,11 @@ impl Joined {
 }
 
 impl Engine {
+    /// Returns until when, in monotonic time, a request that arrives now waits.
+    pub(super) fn waits_until(&self, config: &MountConfig) -> Duration {
+        self.clock().monotonic() + Duration::from_secs(config.wait)
+    }
+
     /// Runs `work` to its end on a tracked task and waits for it at most the mount's `wait`.
     ///
     /// # Cancel safety

@@ -55,8 +55,8 @@ impl SmtpBackend {
     #[doc(hidden)]
     pub async fn preflight(&self, mount: &Mount, tenant: &str) -> Option<Preflight> {
         let name = TenantName::parse(tenant).ok()?;
-        let tenant = self.engine.lock_tenant(mount, &name).await.ok()?;
-        Some(rotation::preflight(&tenant).await)
+        let mut tenant = self.engine.lock_tenant(mount, &name).await.ok()?;
+        Some(rotation::preflight(&mut tenant).await)
     }
 
     /// Lists the pattern and synopsis of every path, for documentation checks.

@@ -54,7 +54,14 @@ const fn is_proven(version: &Version) -> bool {
 /// Reports whether something was sent after the version was proven and then superseded: its proof
 /// is none of now.
 const fn is_shaken(version: &Version) -> bool {
-    version.verified_at.is_none()
+    version.shaken
+}
+
+/// What reads say of a record; one without a credential is in no doubt about one.
+pub(super) fn of(record: &TenantRecord) -> State {
+    let credential = record.live_credential();
+    let reading = credential.and_then(|credential| read(record, credential));
+    reading.map_or(State::Settled, |reading| reading.state)
 }
 
 /// Derives the state of a credential, as its consumers see it: the password of an open emergency
@@ -98,6 +105,9 @@ fn derive<'a>(
         State::Uncertain
     } else if drift.is_some() {
         State::Drift
+    } else if record.open.confirm_first.is_some() {
+        // What was proven may have been undone since.
+        State::Uncertain
     } else if current.is_some_and(|version| is_proven(version) && !is_shaken(version)) {
         State::Settled
     } else {
@@ -110,7 +120,8 @@ fn derive<'a>(
     let answer = version.map(Stored::of).or_else(newest)?;
     let in_doubt = state == State::Uncertain || sent.is_some();
     let candidates = if in_doubt {
-        candidates(credential, sent, answer)
+        let before = record.open.confirm_first.as_ref().and_then(|it| it.before);
+        candidates(credential, sent, before, answer)
     } else {
         Vec::new()
     };
@@ -142,6 +153,7 @@ fn last_proven(credential: &Credential) -> Option<&Version> {
 fn candidates<'a>(
     credential: &'a Credential,
     sent: Option<Stored<'a>>,
+    before: Option<u64>,
     answer: Stored<'a>,
 ) -> Vec<Stored<'a>> {
     let current = credential.current_version();
@@ -154,7 +166,9 @@ fn candidates<'a>(
     let drifted = credential.drift.as_ref().and_then(|it| it.live_version);
     let drifted = drifted.and_then(|number| credential.version(number));
     let mut candidates: Vec<Stored<'a>> = Vec::new();
-    let kept = superseded.chain(current).chain(drifted).map(Stored::of);
+    let before = before.and_then(|number| credential.version(number));
+    let kept = superseded.chain(current).chain(before).chain(drifted);
+    let kept = kept.map(Stored::of);
     for stored in sent.into_iter().chain(kept).chain([answer]) {
         if candidates
             .iter()

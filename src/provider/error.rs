@@ -2,36 +2,31 @@
 
 use crate::network::Fault;
 
-/// A "no", by Mailu or by what stands before it: what a *change* came to, only a look tells.
+/// Mailu's own "no", told by status and words. Of a *change* it says only that one copy of the
+/// request was refused: a front may have repeated it. What it came to, a look tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
-    /// 401 or 403: the API token is wrong. Do not repeat: each try burns the server's limiter.
+    /// The API token is wrong. Do not repeat: each try burns the server's limiter.
     #[error("Mailu refused the API token")]
     Token,
-    /// 429: too many refused calls from this network, for up to an hour.
+    /// Too many refused calls from this network, for up to an hour.
     #[error("Mailu refuses calls from this address for up to an hour (rate limit)")]
     RateLimited,
-    /// 404 for the account.
+    /// There is no such account.
     #[error("Mailu has no such account")]
     NoSuchAccount,
-    /// 404 for the app token to be deleted: it is gone.
+    /// There is no app token of that number: it is gone.
     #[error("Mailu has no such app token")]
     NoSuchAppToken,
-    /// 404 for the domain of an account to be created.
+    /// The domain of an account to be created is missing.
     #[error("Mailu has no such mail domain")]
     NoSuchDomain,
-    /// 409: the account exists, or the domain is full.
+    /// The account exists, or the domain is full.
     #[error("Mailu reports a conflict: the account exists or its domain is full")]
     Conflict,
-    /// 400, 405 or 415: this Mailu does not take the request.
+    /// This Mailu does not take the request.
     #[error("Mailu rejected the request as invalid")]
     Invalid,
-    /// A 3xx that was not followed: the URL is not that of the API.
-    #[error("the server answered with a redirect, which is never followed")]
-    Redirect,
-    /// An HTML or non-API 404: no Mailu API below this URL.
-    #[error("there is no Mailu API at this URL")]
-    NoApi,
 }
 
 /// No definite answer: for a change, the effect is unknown unless said otherwise.
@@ -58,6 +53,28 @@ pub enum Trouble {
     /// 5xx.
     #[error("the server reported an internal error")]
     ServerError,
+    /// 401 or 403 in other words than Mailu's. The token may be right; still, Mailu may have counted
+    /// it, so few of these are risked.
+    #[error("something before Mailu refused the call (HTTP {status})")]
+    Denied {
+        /// The status.
+        status: u16,
+    },
+    /// 429, or 503 with `Retry-After`, in other words than Mailu's.
+    #[error("something before Mailu asks to call later")]
+    Busy {
+        /// `Retry-After` in seconds, as it was given.
+        retry_after: Option<u32>,
+    },
+    /// A 3xx, which is never followed: the URL is not that of the API, or a front words errors so.
+    #[error("the server answered with a redirect, which is never followed")]
+    Redirect,
+    /// An HTML 404: no Mailu API below this URL, or a front words errors so.
+    #[error("there is no Mailu API at this URL")]
+    NoApi,
+    /// A look was answered from a cache: it says nothing of now.
+    #[error("the answer came from a cache before the server")]
+    Cached,
     /// An answer that Mailu does not give.
     #[error("the server's answer was not understood")]
     Unintelligible,
@@ -73,6 +90,25 @@ impl Trouble {
         matches!(
             self,
             Self::Unresolved | Self::AddressRefused | Self::Unreachable | Self::Tls
+        )
+    }
+
+    /// Reports whether this lasts until somebody does something: a repeat is answered the same.
+    #[must_use]
+    pub const fn is_permanent(self) -> bool {
+        matches!(
+            self,
+            Self::AddressRefused | Self::Tls | Self::Denied { .. } | Self::Redirect | Self::NoApi
+        )
+    }
+
+    /// Reports whether something before Mailu worded the answer on purpose: sending the same again
+    /// at once would be answered the same.
+    #[must_use]
+    pub const fn is_worded(self) -> bool {
+        matches!(
+            self,
+            Self::Denied { .. } | Self::Busy { .. } | Self::Redirect | Self::NoApi
         )
     }
 }

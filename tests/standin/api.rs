@@ -147,7 +147,7 @@ pub fn perform(tables: &mut Tables, call: Call) -> Reply {
 
 fn known_domain<'a>(tables: &'a Tables, name: &str, release: Release) -> Result<&'a Domain, Reply> {
     if !is_domain(name) {
-        let mut reply = Reply::business(400, &format!("Domain {name} is not valid"));
+        let mut reply = Reply::business(400, &format!("Domain {name} is not a valid domain"));
         if release != Release::V2_0 {
             // Mailu forgets the status here: HTTP says 200, only the body's `code` says 400.
             reply.status = 200;
@@ -165,10 +165,10 @@ fn create_domain(tables: &mut Tables, body: &Map<String, Value>) -> Reply {
     let number = |key: &str, default| body.get(key).and_then(Value::as_i64).unwrap_or(default);
     let name = text("name").to_lowercase();
     if !is_domain(&name) {
-        return Reply::business(400, &format!("Domain {name} is not valid"));
+        return Reply::business(400, &format!("Domain {name} is not a valid domain"));
     }
     if tables.domains.contains_key(&name) {
-        return Reply::business(409, &format!("Duplicate domain {name}"));
+        return Reply::business(409, &format!("Duplicate domain name {name}"));
     }
     let domain = Domain {
         comment: text("comment").to_owned(),

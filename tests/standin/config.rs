@@ -102,6 +102,21 @@ pub struct Settings {
     pub login_service: LoginService,
     /// The admin is stopped: the edge answers 502 to every API request, mail logins get 454.
     pub admin_down: bool,
+    /// The edge answers a look that it has seen for so long: like nginx, it heeds the URL with its
+    /// query, and not what a request asks of caches.
+    pub cached_for: Duration,
+    /// What a login that finds an outdated hash does with the new one: Mailu hashes the password it
+    /// was given again and writes the whole column.
+    pub rehash: Rehash,
+}
+
+/// When a login's new hash is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rehash {
+    /// Before the login is answered, as Mailu does.
+    AtOnce,
+    /// At the next release of the faults: a login that began earlier writes later.
+    Held,
 }
 
 impl From<&Config> for Settings {
@@ -116,6 +131,8 @@ impl From<&Config> for Settings {
             require_tokens: false,
             login_service: LoginService::Up,
             admin_down: false,
+            cached_for: Duration::ZERO,
+            rehash: Rehash::AtOnce,
         }
     }
 }

@@ -59,10 +59,17 @@ pub async fn exchange(shared: Arc<Shared>, arrival: Arrival) -> Answer {
         arrival: &arrival,
         number,
     };
-    let answer = if settings.admin_down {
+    let cached = shared.from_cache(&work.arrival.parts, &settings);
+    let answer = if let Some(reply) = cached {
+        Answer::Send(reply)
+    } else if settings.admin_down {
         Answer::Send(Reply::html(502, "Bad Gateway"))
     } else {
-        work.under(fault).await
+        let answer = work.under(fault).await;
+        if let Answer::Send(reply) = &answer {
+            shared.to_cache(&work.arrival.parts, &settings, reply);
+        }
+        answer
     };
     let status = match &answer {
         Answer::Send(reply) | Answer::Slowly(reply, _) => Some(reply.status),
@@ -157,6 +164,12 @@ impl Work<'_> {
             }
             Fault::HtmlOk => Answer::Send(Reply::html(200, "OK")),
             Fault::Redirect { location } => Answer::Send(Reply::redirect(302, location)),
+            Fault::Worded { committed, words } => {
+                if committed {
+                    self.run(true).await;
+                }
+                Answer::Send(Reply::worded(&words))
+            }
             Fault::Garbage => {
                 self.run(true).await;
                 Answer::Send(Reply::garbage())

@@ -46,8 +46,66 @@ pub enum Fault {
     Redirect { location: String },
     /// Committed; 200 with a body that is not JSON.
     Garbage,
+    /// Something before Mailu words the answer, committed or not.
+    Worded { committed: bool, words: Words },
     /// The request waits first; further rules still apply to it.
     Latency { ms: u64 },
+}
+
+/// An answer that is not Mailu's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Words {
+    pub status: u16,
+    pub media: Media,
+    #[serde(default)]
+    pub body: String,
+    /// The `Location` header.
+    #[serde(default)]
+    pub location: Option<String>,
+    /// The `Retry-After` header, in seconds.
+    #[serde(default)]
+    pub retry_after: Option<u32>,
+}
+
+/// What kind of body it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Media {
+    Html,
+    Text,
+    Json,
+}
+
+impl Words {
+    pub fn new(status: u16, media: Media, body: &str) -> Self {
+        Self {
+            status,
+            media,
+            body: body.to_owned(),
+            location: None,
+            retry_after: None,
+        }
+    }
+
+    /// What fronts were seen to say after a request was committed: nginx' `error_page`, a WAF that
+    /// judges answers, a router without a route, a limit, a gateway that speaks JSON.
+    pub fn of_fronts() -> Vec<Self> {
+        let page = "<html><body>Not here</body></html>";
+        let mut limit = Self::new(429, Media::Text, "slow down");
+        limit.retry_after = Some(2);
+        let mut moved = Self::new(302, Media::Html, page);
+        moved.location = Some("https://elsewhere.test/error".to_owned());
+        vec![
+            moved,
+            Self::new(403, Media::Html, page),
+            Self::new(404, Media::Html, page),
+            limit,
+            Self::new(400, Media::Json, r#"{"message":"upstream said no"}"#),
+            Self::new(404, Media::Json, r#"{"code":404,"message":"no route"}"#),
+            Self::new(409, Media::Json, r#"{"code":409,"message":"conflict"}"#),
+            Self::new(200, Media::Json, r#"{"code":200,"message":"ok"}"#),
+        ]
+    }
 }
 
 impl Fault {

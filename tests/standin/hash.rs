@@ -48,6 +48,12 @@ pub fn verify(password: &str, stored: &str) -> bool {
     }
 }
 
+/// Returns the rounds of a hash; `None` for any other scheme.
+pub fn rounds(stored: &str) -> Option<u32> {
+    let settings = stored.strip_prefix("$bcrypt-sha256$v=2,t=2b,r=")?;
+    settings.split('$').next()?.parse().ok()
+}
+
 fn with_salt(password: &str, rounds: u32, salt: [u8; 16]) -> String {
     let salt_text = BCRYPT64.encode(salt);
     let mut mac = Hmac::<Sha256>::new_from_slice(salt_text.as_bytes())

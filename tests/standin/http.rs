@@ -135,6 +135,9 @@ fn head(reply: &Reply) -> axum::http::response::Builder {
     if let Some(location) = &reply.location {
         head = head.header(header::LOCATION, location);
     }
+    for (name, value) in &reply.headers {
+        head = head.header(name, value);
+    }
     head
 }
 

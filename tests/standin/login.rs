@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{LoginService, Release, Settings};
+use super::config::{LoginService, Rehash, Release, Settings};
 use super::hash;
 use super::shared::{Shared, lock};
 
@@ -75,10 +75,35 @@ async fn secret_fits(
     if settings.require_tokens || !can_log_in {
         return false;
     }
-    let secret = secret.to_owned();
-    shared
-        .in_turn(Duration::ZERO, move || hash::verify(&secret, &stored))
-        .await
+    let (given, outdated) = (
+        secret.to_owned(),
+        hash::rounds(&stored) != Some(settings.rounds),
+    );
+    let fits = shared
+        .in_turn(Duration::ZERO, move || hash::verify(&given, &stored))
+        .await;
+    if fits && outdated {
+        rehash(shared, settings, email, secret).await;
+    }
+    fits
+}
+
+/// Writes the password that a login was given with a hash of today, whatever the column holds by
+/// then. Source: `User.check_password` of Mailu 2.0.43, 2024.06.57 and master, each seen doing it.
+async fn rehash(shared: &Arc<Shared>, settings: &Settings, email: &str, password: &str) {
+    let hash = shared.hash_in_turn(password.to_owned()).await;
+    match settings.rehash {
+        Rehash::AtOnce => lock(&shared.tables).rehash(email, hash),
+        Rehash::Held => {
+            let mut held = shared.faults.hold();
+            let (task, email) = (Arc::clone(shared), email.to_owned());
+            shared.tasks.spawn(async move {
+                if held.wait(None, &task.stop).await {
+                    lock(&task.tables).rehash(&email, hash);
+                }
+            });
+        }
+    }
 }
 
 fn charge(

@@ -43,8 +43,8 @@ mod tls;
 mod tokens;
 mod users;
 
-pub use config::{Config, HashShown, LoginService, Release};
-pub use faults::{Fault, Rule};
+pub use config::{Config, HashShown, LoginService, Rehash, Release};
+pub use faults::{Fault, Media, Rule, Words};
 pub use hash::{hash as hash_password, sha256_hex};
 pub use journal::{Entry, SmtpLogin, TokenSeen};
 pub use login::LoginAnswer;

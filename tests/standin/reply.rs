@@ -2,12 +2,16 @@
 
 use serde_json::{Value, json};
 
+use super::faults::{Media, Words};
+
 /// One answer, before it meets a fault.
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub status: u16,
     pub content_type: &'static str,
     pub location: Option<String>,
+    /// Further headers.
+    pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
@@ -21,6 +25,7 @@ impl Reply {
             status,
             content_type: JSON,
             location: None,
+            headers: Vec::new(),
             body,
         }
     }
@@ -63,6 +68,7 @@ impl Reply {
             status,
             content_type: "text/html; charset=utf-8",
             location: None,
+            headers: Vec::new(),
             body: page.into_bytes(),
         }
     }
@@ -73,6 +79,7 @@ impl Reply {
             status: 204,
             content_type: JSON,
             location: None,
+            headers: Vec::new(),
             body: Vec::new(),
         }
     }
@@ -87,12 +94,32 @@ impl Reply {
         reply
     }
 
+    /// What something before Mailu says in words of its own.
+    pub fn worded(words: &Words) -> Self {
+        Self {
+            status: words.status,
+            content_type: match words.media {
+                Media::Html => "text/html; charset=utf-8",
+                Media::Text => "text/plain",
+                Media::Json => JSON,
+            },
+            location: words.location.clone(),
+            headers: words
+                .retry_after
+                .iter()
+                .map(|seconds| ("retry-after".to_owned(), seconds.to_string()))
+                .collect(),
+            body: words.body.clone().into_bytes(),
+        }
+    }
+
     /// A 200 whose body says nothing a client can use.
     pub fn garbage() -> Self {
         Self {
             status: 200,
             content_type: JSON,
             location: None,
+            headers: Vec::new(),
             body: b"{\"code\": 200, \"mess\xff".to_vec(),
         }
     }

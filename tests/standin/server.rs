@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use super::config::{Config, HashShown, LoginService, Release, Settings};
+use super::config::{Config, HashShown, LoginService, Rehash, Release, Settings};
 use super::faults::Rule;
 use super::hash;
 use super::http::{self, Service};
@@ -166,6 +166,20 @@ impl MailuStandin {
 
     pub fn set_hash_shown(&self, shown: HashShown) {
         self.set(|settings| settings.hash_shown = shown);
+    }
+
+    /// `CREDENTIAL_ROUNDS`: hashes of other rounds are outdated from now on.
+    pub fn set_rounds(&self, rounds: u32) {
+        self.set(|settings| settings.rounds = rounds);
+    }
+
+    pub fn set_rehash(&self, rehash: Rehash) {
+        self.set(|settings| settings.rehash = rehash);
+    }
+
+    /// Puts a cache before the API.
+    pub fn set_cached_for(&self, time: Duration) {
+        self.set(|settings| settings.cached_for = time);
     }
 
     pub fn set_release(&self, release: Release) {

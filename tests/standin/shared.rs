@@ -1,8 +1,11 @@
 //! The state that listeners, accessors and the control API share.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::http::Method;
+use axum::http::request::Parts;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -12,6 +15,7 @@ use super::faults::Faults;
 use super::hash;
 use super::journal::Journal;
 use super::limits::Limits;
+use super::reply::Reply;
 use super::tables::Tables;
 
 /// Everything behind the listeners. No two of the locks are ever held together.
@@ -27,6 +31,8 @@ pub struct Shared {
     pub stop: CancellationToken,
     /// Hashing is serial in Mailu: password changes and logins wait in one queue.
     queue: tokio::sync::Mutex<()>,
+    /// Looks that the edge has answered, by URL, with the stand-in's time of the answer.
+    cache: Mutex<HashMap<String, (Reply, Duration)>>,
 }
 
 impl Shared {
@@ -41,12 +47,34 @@ impl Shared {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             queue: tokio::sync::Mutex::new(()),
+            cache: Mutex::default(),
             clock,
         }
     }
 
     pub fn settings(&self) -> Settings {
         lock(&self.settings).clone()
+    }
+
+    /// Answers a look from the edge's cache, if it has one and knows it.
+    pub fn from_cache(&self, request: &Parts, settings: &Settings) -> Option<Reply> {
+        if request.method != Method::GET {
+            return None;
+        }
+        let (mut reply, at) = lock(&self.cache).get(&request.uri.to_string())?.clone();
+        let age = self.clock.now().saturating_sub(at);
+        reply
+            .headers
+            .push(("age".to_owned(), age.as_secs().to_string()));
+        (age < settings.cached_for).then_some(reply)
+    }
+
+    pub fn to_cache(&self, request: &Parts, settings: &Settings, reply: &Reply) {
+        let kept = request.method == Method::GET && reply.status == 200;
+        if kept && !settings.cached_for.is_zero() {
+            let answer = (reply.clone(), self.clock.now());
+            lock(&self.cache).insert(request.uri.to_string(), answer);
+        }
     }
 
     /// Hashes in the queue, as slowly as the settings say.

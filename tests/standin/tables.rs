@@ -97,6 +97,13 @@ impl Tables {
         }
     }
 
+    /// Writes another hash of an existing user.
+    pub fn rehash(&mut self, email: &str, hash: String) {
+        if let Some(user) = self.user_mut(email) {
+            user.hash = hash;
+        }
+    }
+
     /// Removes a user and its tokens. Returns whether there was one.
     pub fn remove_user(&mut self, email: &str) -> bool {
         let email = email.to_lowercase();

@@ -169,7 +169,10 @@ fn find<'a>(tables: &'a Tables, id: &str) -> Option<(u64, &'a AppToken)> {
 }
 
 fn unknown(id: &str) -> Reply {
-    Reply::business(404, &format!("Record cannot be found for id {id}"))
+    Reply::business(
+        404,
+        &format!("Record cannot be found for id {id} or invalid id provided"),
+    )
 }
 
 fn networks(body: &Map<String, Value>, strict: bool) -> Result<Option<Vec<String>>, Reply> {
@@ -183,7 +186,7 @@ fn networks(body: &Map<String, Value>, strict: bool) -> Result<Option<Vec<String
             _ => {
                 return Err(Reply::business(
                     400,
-                    &format!("Provided AuthorizedIP {text} is not a valid IP address or network"),
+                    &format!("Provided AuthorizedIP {text} in {text} is invalid"),
                 ));
             }
         }

@@ -68,6 +68,7 @@ async fn change(locked: LockedTenant, batch: &Batch, id: String) -> Result<Turn,
         incident_id: batch.incident_id.clone(),
         source: None,
         again: None,
+        take_over: false,
         request_id: id,
     };
     match batch.action {

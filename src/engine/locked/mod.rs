@@ -17,7 +17,6 @@ mod suspicion;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use super::Engine;
@@ -56,7 +55,7 @@ pub(super) struct LockedTenant {
     /// For whom Mailu is called under this lock.
     pub(super) purpose: Purpose,
     /// How many hashes were computed under this lock.
-    pub(super) hash_checks: AtomicUsize,
+    pub(super) hash_checks: usize,
     /// What storage holds; `None` if there is no entry.
     stored: Option<Vec<u8>>,
     /// The schedule left the tenant alone, as storage has it.
@@ -125,7 +124,7 @@ impl Engine {
             config,
             record: Box::new(record),
             purpose: Purpose::Request,
-            hash_checks: AtomicUsize::new(0),
+            hash_checks: 0,
             stored_seq,
             stored,
             rested,

@@ -7,10 +7,14 @@ use crate::provider::{ReadError, Refusal, Sent, Trouble};
 pub(super) enum Heard {
     /// An answer that only an accepted token gets.
     Accepted,
-    /// 401 or 403.
+    /// Mailu's own 401 or 403: the token is wrong.
     Refused,
-    /// 429.
+    /// Mailu's own 429.
     Limited,
+    /// Somebody else's 401 or 403, with the status: Mailu may have counted it.
+    Denied(u16),
+    /// Somebody before Mailu asks to call later, in that many seconds if it says so.
+    Busy(Option<u32>),
     /// A definite answer that says nothing of the token.
     Other,
     /// No definite answer.
@@ -26,8 +30,8 @@ impl Heard {
             | Refusal::NoSuchAppToken
             | Refusal::NoSuchDomain
             | Refusal::Conflict => Self::Accepted,
-            // Given by a proxy or before the token is looked at.
-            Refusal::Invalid | Refusal::Redirect | Refusal::NoApi => Self::Other,
+            // Given before the token is looked at.
+            Refusal::Invalid => Self::Other,
         }
     }
 
@@ -47,10 +51,12 @@ impl Heard {
         }
     }
 
-    /// What is too large is an answer, and not 401, 403 or 429, whose bodies are not read.
     const fn of_trouble(trouble: Trouble) -> Self {
         match trouble {
-            Trouble::TooLarge => Self::Other,
+            Trouble::Denied { status } => Self::Denied(status),
+            Trouble::Busy { retry_after } => Self::Busy(retry_after),
+            // Answers, and none that Mailu's limiter counts: those have a status of their own.
+            Trouble::Redirect | Trouble::NoApi | Trouble::Cached | Trouble::TooLarge => Self::Other,
             trouble => Self::Nothing(trouble),
         }
     }
@@ -60,11 +66,6 @@ impl Heard {
     /// rules may be wrong, which must not keep others away.
     pub(super) const fn is_silence(self) -> bool {
         match self {
-            Self::Nothing(Trouble::Tls | Trouble::AddressRefused | Trouble::TooLarge)
-            | Self::Accepted
-            | Self::Refused
-            | Self::Limited
-            | Self::Other => false,
             Self::Nothing(
                 Trouble::Unresolved
                 | Trouble::Unreachable
@@ -73,6 +74,13 @@ impl Heard {
                 | Trouble::ServerError
                 | Trouble::Unintelligible,
             ) => true,
+            Self::Nothing(_)
+            | Self::Accepted
+            | Self::Refused
+            | Self::Limited
+            | Self::Denied(_)
+            | Self::Busy(_)
+            | Self::Other => false,
         }
     }
 }
@@ -82,12 +90,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_that_is_too_large_is_an_answer() {
-        let trouble = Trouble::TooLarge;
-        let read = Heard::of_read::<()>(&Err(ReadError::Trouble(trouble)));
-        for heard in [read, Heard::of_sent(&Sent::Unknown(trouble))] {
-            assert_eq!(heard, Heard::Other);
-            assert!(!heard.is_silence());
+    fn an_answer_that_says_nothing_is_an_answer() {
+        for trouble in [Trouble::TooLarge, Trouble::Redirect, Trouble::NoApi] {
+            let read = Heard::of_read::<()>(&Err(ReadError::Trouble(trouble)));
+            for heard in [read, Heard::of_sent(&Sent::Unknown(trouble))] {
+                assert_eq!(heard, Heard::Other);
+                assert!(!heard.is_silence());
+            }
         }
         let timeout = Heard::of_sent(&Sent::Unknown(Trouble::Timeout));
         assert!(timeout.is_silence());

@@ -1,10 +1,8 @@
 //! Which stored password is live: the hash checks, within what one server may cost.
 
-use std::sync::atomic::Ordering;
-
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::storage::record::{Credential, Version};
+use crate::engine::storage::record::{Compared, Credential, Version};
 use crate::provider::{Account, HashCheck, StoredHash};
 
 /// Most hashes computed under one lock in the first look.
@@ -32,6 +30,9 @@ pub(in crate::engine) enum Live {
     None,
     /// It cannot be told: no hash, another scheme, or no answer.
     CannotTell,
+    /// Not all of them were compared yet, and those that were do not fit. Decides nothing: the next
+    /// look, within a minute, goes on.
+    NotYet,
 }
 
 impl Live {
@@ -39,7 +40,7 @@ impl Live {
     pub(in crate::engine) const fn version(&self) -> Option<u64> {
         match self {
             Self::Version(number) => Some(*number),
-            Self::Candidate | Self::None | Self::CannotTell => None,
+            Self::Candidate | Self::None | Self::CannotTell | Self::NotYet => None,
         }
     }
 }
@@ -48,8 +49,9 @@ impl LockedTenant {
     /// Finds which stored password the account's hash fits: the candidate, the current version,
     /// the doubtful ones, then the others from the newest. Under one lock at most 11 hashes are
     /// computed, and two for each further look: how much one costs is the server's choice. Of
-    /// costly ones a look computes fewer: see [`most_checks`].
-    pub(in crate::engine) async fn find_live(&self, account: &Account) -> Result<Live, Error> {
+    /// costly ones a look computes fewer: see [`most_checks`]. What was found not to fit this very
+    /// hash is kept in the record, in memory, and not computed again.
+    pub(in crate::engine) async fn find_live(&mut self, account: &Account) -> Result<Live, Error> {
         const ALWAYS: usize = 2;
         let Some(hash) = &account.hash else {
             return Ok(Live::CannotTell);
@@ -72,30 +74,28 @@ impl LockedTenant {
                 )
             }));
         }
-        let spent = self.hash_checks.load(Ordering::Relaxed);
-        let wanted = order.len().min(MOST_CHECKS);
-        let affordable = most_checks(hash);
+        let mut compared = Compared::with(hash, self.record.open.compared.as_ref());
+        order.retain(|(_, number, _)| !compared.versions.contains(number));
         let most = MOST_CHECKS
-            .saturating_sub(spent)
+            .saturating_sub(self.hash_checks)
             .max(ALWAYS)
-            .min(affordable);
+            .min(most_checks(hash));
         let all = order.len() <= most;
-        for (found, number, sealed) in order.into_iter().take(most) {
+        let mut found = if all { Live::None } else { Live::NotYet };
+        for (live, number, sealed) in order.into_iter().take(most) {
             let password = self.open_password(number, sealed)?;
-            self.hash_checks.fetch_add(1, Ordering::Relaxed);
+            self.hash_checks += 1;
             match self.engine.parts.hash_pool.check(hash, &password).await {
-                HashCheck::Fits => return Ok(found),
-                HashCheck::DoesNotFit => {}
+                HashCheck::Fits => {
+                    found = live;
+                    break;
+                }
+                HashCheck::DoesNotFit => compared.versions.push(number),
                 HashCheck::CannotTell(_) => return Ok(Live::CannotTell),
             }
         }
-        // The likeliest are enough to say that a stranger's is live; a look that was cut short by
-        // the one before it, or by what the hash costs, says nothing.
-        Ok(if all || (spent == 0 && wanted <= affordable) {
-            Live::None
-        } else {
-            Live::CannotTell
-        })
+        self.record.open.compared = Some(compared);
+        Ok(found)
     }
 }
 

@@ -31,7 +31,7 @@ use crate::provider::{
 
 use heard::Heard;
 use stops::Caller;
-use turn::{Place, Turn, Waiting};
+use turn::{Closed, Place, Turn, Waiting};
 
 pub(super) use live::Live;
 pub(super) use turn::Servers;
@@ -92,8 +92,10 @@ impl Mail {
         call: impl Future<Output = Result<T, ReadError>>,
     ) -> Result<T, ReadError> {
         let mut turn = self.turn.lock().await;
-        if let Some(refusal) = turn.closed() {
-            return Err(ReadError::Refused(refusal));
+        match turn.closed() {
+            Some(Closed::Refused(refusal)) => return Err(ReadError::Refused(refusal)),
+            Some(Closed::Trouble(trouble)) => return Err(ReadError::Trouble(trouble)),
+            None => {}
         }
         let answer = call.await;
         turn.hear(heard(&answer)).await;
@@ -103,8 +105,10 @@ impl Mail {
     /// Makes a call that changes something, or answers what the server is known to answer.
     async fn change(&self, call: impl Future<Output = Sent>) -> Sent {
         let mut turn = self.turn.lock().await;
-        if let Some(refusal) = turn.closed() {
-            return Sent::Refused(refusal);
+        match turn.closed() {
+            Some(Closed::Refused(refusal)) => return Sent::Refused(refusal),
+            Some(Closed::Trouble(trouble)) => return Sent::Unknown(trouble),
+            None => {}
         }
         let sent = call.await;
         turn.hear(Heard::of_sent(&sent)).await;
@@ -218,11 +222,8 @@ impl Engine {
             .map_err(|_checked| Error::Defect("a stored smtp_address does not parse"))?;
         let origin = url.origin();
         let keyring = self.keyring(mount).await?;
-        let caller = Caller {
-            token: hex::encode(keyring.token_hash(&origin, &api_token)),
-            tenant: hex::encode(keyring.detail_hash(format!("{origin} {tenant}").as_bytes())),
-            purpose,
-        };
+        let written_at = server.token_written_at;
+        let caller = Caller::new(&keyring, &origin, tenant, &api_token, purpose, written_at);
         let provider = ProviderConfig::Mailu(MailuConfig {
             url,
             ca_cert: server.ca_cert.clone(),
@@ -237,14 +238,7 @@ impl Engine {
                 format!("{error}. Write <tenant>/config again."),
             )
         })?;
-        let place = Place {
-            storage: Arc::clone(&mount.storage),
-            clock: Arc::clone(&self.parts.clock),
-            servers: self.servers.clone(),
-            key: storage::server_key(&origin),
-            server: origin.clone(),
-        };
-        let waiting = Waiting::begin(place, caller).await?;
+        let waiting = Waiting::begin(self.place_of(mount, &origin), caller).await?;
         let guard = self.server_locks.lock(&origin).await;
         let turn = waiting.admit().await?;
         Ok(Mail {
@@ -254,9 +248,46 @@ impl Engine {
             server: Some(guard),
         })
     }
+
+    fn place_of(&self, mount: &Mount, origin: &str) -> Place {
+        Place {
+            storage: Arc::clone(&mount.storage),
+            clock: Arc::clone(&self.parts.clock),
+            servers: self.servers.clone(),
+            key: storage::server_key(origin),
+            server: origin.to_owned(),
+        }
+    }
 }
 
 impl LockedTenant {
+    /// Returns when a person's next call with the record's token would be made, if it is held back
+    /// now. Asks nobody.
+    ///
+    /// # Errors
+    ///
+    /// That storage failed, or that the token does not open.
+    pub(super) async fn held_until(&self) -> Result<Option<DateTime<Utc>>, Error> {
+        let Some(server) = &self.record.server else {
+            return Ok(None);
+        };
+        let url = EndpointUrl::parse_stored(&server.mailu_url)
+            .map_err(|_checked| Error::Defect("a stored mailu_url does not parse"))?;
+        let origin = url.origin();
+        let token = self.open_token(&server.api_token)?;
+        let keyring = self.engine.keyring(&self.mount).await?;
+        let caller = Caller::new(
+            &keyring,
+            &origin,
+            self.name.as_str(),
+            &token,
+            Purpose::Request,
+            server.token_written_at,
+        );
+        let place = self.engine.place_of(&self.mount, &origin);
+        place.held_until(&caller).await
+    }
+
     /// Connects to the record's server.
     ///
     /// # Errors

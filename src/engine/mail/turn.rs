@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::engine::error::Error;
 use crate::engine::storage;
 use crate::logical::{Storage, StorageEntry, StorageError};
-use crate::provider::Refusal;
+use crate::provider::{Refusal, Trouble};
 
 /// Servers of which something is kept in memory, those called last; each takes some 300 bytes.
 const MOST_SERVERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4_095);
@@ -115,6 +115,12 @@ struct Seen {
 }
 
 impl Place {
+    /// See [`Stops::held_until`].
+    pub(super) async fn held_until(&self, caller: &Caller) -> Result<Option<DateTime<Utc>>, Error> {
+        let seen = self.read().await?;
+        Ok(seen.stops.held_until(caller, self.clock.now()))
+    }
+
     async fn read(&self) -> Result<Seen, StorageError> {
         let epoch = self.servers.epoch();
         let unsaved = self.servers.with(&self.key, |it| it.unsaved.clone());
@@ -202,6 +208,7 @@ impl Waiting {
             Admission::Free => Ok(false),
             Admission::Announced => Ok(true),
             Admission::Held(refusal) => Err(Error::Refused(refusal)),
+            Admission::Denied(status) => Err(Error::Unreachable(Trouble::Denied { status })),
             Admission::Open => Err(Error::BreakerOpen),
         }
     }
@@ -216,7 +223,16 @@ pub(super) struct Turn {
     /// A call that was counted before it went out, until its answer is known.
     announced: Option<DateTime<Utc>>,
     /// Why no further call goes out in this turn.
-    closed: Option<Refusal>,
+    closed: Option<Closed>,
+}
+
+/// Why a turn is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// Mailu's own word.
+    Refused(Refusal),
+    /// What stands before it.
+    Trouble(Trouble),
 }
 
 impl Turn {
@@ -225,7 +241,7 @@ impl Turn {
     }
 
     /// Returns what a further call is answered instead of being made.
-    pub(super) const fn closed(&self) -> Option<Refusal> {
+    pub(super) const fn closed(&self) -> Option<Closed> {
         self.closed
     }
 
@@ -238,18 +254,30 @@ impl Turn {
             known.silent = match heard {
                 heard if heard.is_silence() => known.silent.saturating_add(1),
                 Heard::Nothing(_) => known.silent,
-                Heard::Accepted | Heard::Refused | Heard::Limited | Heard::Other => 0,
+                Heard::Busy(_) => known.silent,
+                Heard::Accepted
+                | Heard::Refused
+                | Heard::Limited
+                | Heard::Denied(_)
+                | Heard::Other => 0,
             };
             known.silent
         });
         let stops = &mut self.seen.stops;
         stops.hear(heard, &self.caller, announced, silent, now);
         self.closed = match heard {
-            Heard::Refused => Some(Refusal::Token),
-            Heard::Limited => Some(Refusal::RateLimited),
+            Heard::Refused => Some(Closed::Refused(Refusal::Token)),
+            Heard::Limited => Some(Closed::Refused(Refusal::RateLimited)),
             // The one call that was counted is used up, and whether it was refused is open.
-            Heard::Nothing(_) if announced.is_some() => Some(Refusal::RateLimited),
-            Heard::Nothing(_) | Heard::Accepted | Heard::Other => None,
+            Heard::Nothing(_) if announced.is_some() => Some(Closed::Refused(Refusal::RateLimited)),
+            Heard::Denied(status) if !stops.risks_a_look(self.caller.purpose, now) => {
+                Some(Closed::Trouble(Trouble::Denied { status }))
+            }
+            Heard::Denied(_)
+            | Heard::Busy(_)
+            | Heard::Nothing(_)
+            | Heard::Accepted
+            | Heard::Other => None,
         };
         // An accepted token is stored once: for a server in order that is the only Put.
         let nothing = self.seen.stops.is_empty() && !self.seen.exists;
@@ -305,6 +333,7 @@ impl Turn {
             refused_tokens = after.tokens,
             rate_limited = after.limited,
             breaker_open = after.breaker,
+            unrecognised_refusal = after.denied,
             "a server's stops changed"
         );
     }
@@ -320,7 +349,6 @@ mod tests {
     use crate::clock::ManualClock;
     use crate::engine::mail::Purpose;
     use crate::logical::MemoryStorage;
-    use crate::provider::Trouble;
 
     struct Bench {
         storage: Arc<MemoryStorage>,
@@ -361,6 +389,7 @@ mod tests {
                 token: token.to_owned(),
                 tenant: tenant.to_owned(),
                 purpose,
+                written_at: None,
             };
             Waiting::begin(self.place.clone(), caller).await
         }
@@ -394,7 +423,7 @@ mod tests {
         let mut turn = bench.turn("stale").await.unwrap();
         assert_eq!(turn.closed(), None);
         turn.hear(Heard::Refused).await;
-        assert_eq!(turn.closed(), Some(Refusal::Token));
+        assert_eq!(turn.closed(), Some(Closed::Refused(Refusal::Token)));
         drop(turn);
         bench.place.servers = Servers::default();
         held(bench.turn("stale").await, Refusal::Token);

@@ -125,6 +125,13 @@ const NEXT_ROTATION: Field = Field::instant(
 .example("2027-02-28T02:14:00Z")
 .nullable();
 
+const STATE_AFTER: Field = Field::text(
+    "state",
+    "What reads say now: settled; uncertain while a login under way may still undo it; or drift.",
+)
+.one_of(STATES)
+.example("settled");
+
 /// A value that may be live.
 const CANDIDATE: &[Field] = &[
     Field::integer("version", "Its version.").example("4"),

@@ -12,6 +12,7 @@ use crate::crypto::Sensitive;
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::rotation::{self, Change, Done, Queued, Reset, ResetOutcome};
+use crate::engine::state::State;
 use crate::engine::storage::record::AppTokenWork;
 use crate::logical::{
     ActiveNode, Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, Wrap,
@@ -43,10 +44,11 @@ const FIELDS: &[Field] = &[
 const ANSWERS: &[Field] = &[
     Field::text(
         "state",
-        "done: the new password is live. queued: Mailu cannot be asked, ticks go on with it; \
+        "done: the new password is live. uncertain: so it was, and whether a login under way has \
+         undone it is looked at by a tick. queued: Mailu cannot be asked, ticks go on with it; \
          <tenant>/reveal shows the password.",
     )
-    .one_of(&["done", "queued"])
+    .one_of(&["done", "uncertain", "queued"])
     .example("done"),
     Field::text("username", "Mail address of the account; only when done.")
         .example("admin@acme.example"),
@@ -166,6 +168,7 @@ async fn reset(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             incident_id: Some(incident_id),
             source: None,
             again: None,
+            take_over: false,
             request_id: call.request.id.as_str().to_owned(),
         },
         hold: flag("hold"),
@@ -176,25 +179,42 @@ async fn reset(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let proof = mount.active_node().await?;
     let config = engine.config(&mount).await?;
-    let worker = Arc::clone(&engine);
+    let (worker, until) = (Arc::clone(&engine), engine.waits_until(&config));
     let work = async move {
         let locked = worker.lock_tenant(&mount, &name).await?;
-        rotation::reset(locked, order).await
+        let outcome = rotation::reset(locked, order).await?;
+        let state = match &outcome {
+            ResetOutcome::Done(_) => {
+                rotation::await_first_look(&worker, &mount, &name, until).await?
+            }
+            ResetOutcome::Queued(_) => State::Uncertain,
+        };
+        Ok((outcome, state))
     };
-    match engine.finish(&config, work).await? {
+    let (outcome, state) = engine.finish(&config, work).await?;
+    match outcome {
         ResetOutcome::Done(done) => {
             let ttl = Duration::from_secs(config.reveal_ttl);
-            wrapped(*done, &proof, ttl, engine.clock().now())
+            wrapped(*done, state, &proof, ttl, engine.clock().now())
         }
         ResetOutcome::Queued(queued) => waiting(&queued),
     }
 }
 
-fn wrapped(done: Done, proof: &ActiveNode, ttl: Duration, now: DateTime<Utc>) -> Reply {
+fn wrapped(
+    done: Done,
+    state: State,
+    proof: &ActiveNode,
+    ttl: Duration,
+    now: DateTime<Utc>,
+) -> Reply {
     let tokens = done.tokens.as_ref();
     let event = done.event.as_ref();
     let output = DoneOutput {
-        state: "done",
+        state: match state {
+            State::Settled => "done",
+            State::Uncertain | State::Drift => "uncertain",
+        },
         username: &done.username,
         password: done.password,
         webmail_url: done.webmail_url.as_deref().unwrap_or_default(),

@@ -58,16 +58,19 @@ async fn rollback(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         incident_id: None,
         source: Some(number),
         again: None,
+        take_over: false,
         request_id: call.request.id.as_str().to_owned(),
     };
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
     let detail = format!("{number} {reason}");
     let key = WorkKey::new("rollback", &name, &change.actor, detail);
-    let worker = Arc::clone(&engine);
+    let (worker, until) = (Arc::clone(&engine), engine.waits_until(&config));
     let work = async move {
         let locked = worker.lock_tenant(&mount, &name).await?;
-        rotate::answer(rotation::roll_back(locked, change, number).await?)
+        let changed = rotation::roll_back(locked, change, number).await?;
+        let state = rotation::await_first_look(&worker, &mount, &name, until).await?;
+        rotate::answer(changed, state)
     };
     Ok(engine.join(&config, key, Kept::ForRepeats, work).await?)
 }

@@ -11,6 +11,7 @@ use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::joined::{Kept, WorkKey};
 use crate::engine::rotation::{self, Change, Changed};
+use crate::engine::state::State;
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
 };
@@ -29,6 +30,7 @@ pub(super) const ANSWERS: &[Field] = &[
     Field::text("event", "The name of the event.").example("smtp_credentials_rotated"),
     super::EVENT_ID,
     super::SEQ,
+    super::STATE_AFTER,
 ];
 
 pub(super) fn route() -> Route<Engine> {
@@ -64,6 +66,7 @@ struct Output {
     event: Option<EventName>,
     event_id: Option<String>,
     seq: Option<u64>,
+    state: State,
 }
 
 async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
@@ -75,6 +78,7 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         incident_id: None,
         source: None,
         again: None,
+        take_over: false,
         request_id: call.request.id.as_str().to_owned(),
     };
     engine.require_active(&mount).await?;
@@ -85,15 +89,17 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         &change.actor,
         change.reason.clone().unwrap_or_default(),
     );
-    let worker = Arc::clone(&engine);
+    let (worker, until) = (Arc::clone(&engine), engine.waits_until(&config));
     let work = async move {
         let locked = worker.lock_tenant(&mount, &name).await?;
-        answer(rotation::rotate(locked, change).await?)
+        let changed = rotation::rotate(locked, change).await?;
+        let state = rotation::await_first_look(&worker, &mount, &name, until).await?;
+        answer(changed, state)
     };
     Ok(engine.join(&config, key, Kept::ForRepeats, work).await?)
 }
 
-pub(super) fn answer(changed: Changed) -> Result<Option<Response>, Error> {
+pub(super) fn answer(changed: Changed, state: State) -> Result<Option<Response>, Error> {
     let output = Output {
         tenant: changed.tenant,
         version: changed.version,
@@ -103,6 +109,7 @@ pub(super) fn answer(changed: Changed) -> Result<Option<Response>, Error> {
         event: changed.event.as_ref().map(|event| event.event),
         event_id: changed.event.as_ref().map(|event| event.event_id.clone()),
         seq: changed.event.as_ref().map(|event| event.seq),
+        state,
     };
     let data = Data::from_serialize(&output)?;
     Ok(Some(Response {

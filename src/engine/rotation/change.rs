@@ -21,6 +21,8 @@ pub(in crate::engine) struct Change {
     /// The abandoned version whose value is sent again instead of a new one; the new version takes
     /// its place.
     pub(in crate::engine) again: Option<u64>,
+    /// A first password may be set though another mount or cluster has marked the account.
+    pub(in crate::engine) take_over: bool,
     /// The host's request.
     pub(in crate::engine) request_id: String,
 }
@@ -35,6 +37,7 @@ impl Change {
             incident_id: None,
             source: None,
             again: None,
+            take_over: false,
             request_id: String::new(),
         }
     }
@@ -68,6 +71,7 @@ impl From<&Intent> for Change {
             incident_id: intent.incident_id.clone(),
             source: intent.source,
             again: None,
+            take_over: false,
             request_id: intent.request_id.clone(),
         }
     }

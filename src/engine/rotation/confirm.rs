@@ -1,16 +1,24 @@
 //! Looking again at what was settled: late writes and foreign changes show up here.
 //!
-//! Run by ticks 2 and 15 minutes after every change that may have left a write on its way, and by
-//! the daily sweep wherever its cheap comparison found something.
+//! Run by ticks 2 and 15 minutes after every change, some seconds after one that a login may undo
+//! (see `steps::late_writes`), and by the daily sweep wherever its cheap comparison found something.
 
 use super::change::Change;
 use super::steps::Announced;
 use super::verify::conclude;
 use super::{notes, read_account, settle, strangers};
+use std::sync::Arc;
+use std::time::Duration;
+
 use crate::audit::RotationType;
+use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Live};
+use crate::engine::state::{self, State};
+use crate::engine::storage::record::{FirstLook, TenantRecord};
+use crate::engine::tenant::TenantName;
+use crate::logical::Mount;
 
 /// Asks Mailu which stored password is live and records what came out. Sends nothing, unless a
 /// compromised password has become live: then the current one is set again, once.
@@ -39,34 +47,119 @@ pub(in crate::engine) async fn confirm(mut tenant: LockedTenant) -> Result<(), E
     let open = &mut tenant.record.open;
     open.drop_due_looks(now);
     open.settle_failures = 0;
-    if let Some(mark) = strangers::mark_of_stranger(&tenant.record, account.as_ref()) {
-        strangers::note(&mut tenant, &mark, live.version())?;
+    let first = open.confirm_first.clone();
+    if live != Live::NotYet {
+        open.end_first_look(now);
+    }
+    if let Some(stranger) = strangers::stranger_of(&tenant.record, account.as_ref()) {
+        strangers::note(&mut tenant, &stranger, live.version())?;
         return tenant.store().await;
     }
     conclude(&mut tenant, account.as_ref(), &live)?;
+    let undone = first.filter(|first| is_undone(&tenant, first, &live));
     let again = live.version().filter(|live| must_set_again(&tenant, *live));
-    if again.is_some() {
+    if undone.is_some() || again.is_some() {
         // Until it is done, and if it cannot be begun now.
         tenant.record.open.confirm_later(now);
     }
+    let reason = match &undone {
+        Some(first) => {
+            tenant.record.open.confirm_first = Some(FirstLook {
+                at: notes::next_try(first.times, now),
+                ..first.clone()
+            });
+            Some("a write that began before the change has undone it")
+        }
+        None => again.map(|_version| "a compromised password had become live again"),
+    };
     tenant.store_if_changed().await?;
-    match again {
-        Some(_compromised) => set_again(tenant).await,
+    match reason {
+        Some(reason) => set_again(tenant, reason).await,
         None => Ok(()),
+    }
+}
+
+/// So often a change that was undone is made again before it is a person's to find out by whom.
+const MOST_TIMES: u32 = 8;
+
+/// Reports whether the password from before the change is live again, by a write that began earlier.
+fn is_undone(tenant: &LockedTenant, first: &FirstLook, live: &Live) -> bool {
+    let credential = tenant.record.credential.as_ref();
+    let current = credential.and_then(|kept| kept.current);
+    let live = live.version();
+    live.is_some()
+        && live != current
+        && live == first.before
+        && first.times < MOST_TIMES
+        && !strangers::is_noted(&tenant.record)
+}
+
+/// Waits for the look that a change still needs, as long as it is due by `until` (monotonic time), and
+/// takes it. Returns what reads say then.
+pub(in crate::engine) async fn await_first_look(
+    engine: &Arc<Engine>,
+    mount: &Mount,
+    name: &TenantName,
+    until: Duration,
+) -> Result<State, Error> {
+    let due = |record: &TenantRecord| {
+        let first = record.open.confirm_first.as_ref()?;
+        Some(
+            (first.at - engine.clock().now())
+                .to_std()
+                .unwrap_or_default(),
+        )
+    };
+    let record = engine.read_tenant(mount, name).await?;
+    let due = record.as_deref().and_then(due);
+    let left = until.saturating_sub(engine.clock().monotonic());
+    if let Some(due) = due.filter(|due| *due + FOR_THE_LOOK <= left) {
+        let stopping = engine.tasks.cancelled();
+        let waited = tokio::select! {
+            () = tokio::time::sleep(due) => true,
+            () = stopping.cancelled() => false,
+        };
+        if waited {
+            look_now(engine, mount, name).await?;
+        }
+    }
+    let record = engine.read_tenant(mount, name).await?;
+    Ok(record.as_deref().map_or(State::Uncertain, state::of))
+}
+
+/// What a look at Mailu may take within a request.
+const FOR_THE_LOOK: Duration = Duration::from_secs(2);
+
+async fn look_now(engine: &Arc<Engine>, mount: &Mount, name: &TenantName) -> Result<(), Error> {
+    let mut tenant = engine.lock_tenant(mount, name).await?;
+    let now = engine.clock().now();
+    if tenant.record.intent.is_some() || tenant.record.live_credential().is_none() {
+        return Ok(());
+    }
+    let Some(first) = &mut tenant.record.open.confirm_first else {
+        return Ok(());
+    };
+    first.at = first.at.min(now);
+    match confirm(tenant).await {
+        // The next tick looks.
+        Err(Error::Refused(_) | Error::Unreachable(_) | Error::BreakerOpen) => Ok(()),
+        looked => looked,
     }
 }
 
 /// Tries a look that was due again later.
 fn put_off(tenant: &mut LockedTenant) {
     let now = tenant.engine.clock().now();
+    if !tenant.record.looks_now(now) {
+        return;
+    }
     let open = &mut tenant.record.open;
-    let waiting = open.confirm_at.len();
+    let next = notes::next_try(open.settle_failures, now);
+    open.settle_failures = open.settle_failures.saturating_add(1);
     open.drop_due_looks(now);
-    if open.confirm_at.len() < waiting {
-        let next = notes::next_try(open.settle_failures, now);
-        open.settle_failures = open.settle_failures.saturating_add(1);
-        open.confirm_at.insert(0, next);
-        open.confirm_at.sort_unstable();
+    match open.confirm_first.as_mut().filter(|first| first.at <= now) {
+        Some(first) => first.at = next,
+        None => open.look_at(next),
     }
 }
 
@@ -92,7 +185,7 @@ fn must_set_again(tenant: &LockedTenant, live: u64) -> bool {
 }
 
 /// Sets the current password again, as a new version: a compromised one had become live.
-async fn set_again(mut tenant: LockedTenant) -> Result<(), Error> {
+async fn set_again(mut tenant: LockedTenant, reason: &str) -> Result<(), Error> {
     let current = tenant
         .record
         .credential
@@ -112,10 +205,7 @@ async fn set_again(mut tenant: LockedTenant) -> Result<(), Error> {
     {
         drift.set_again = true;
     }
-    let mut change = Change::automatic(
-        RotationType::Automated,
-        "a compromised password had become live again",
-    );
+    let mut change = Change::automatic(RotationType::Automated, reason);
     change.source = Some(number);
     let announced = Announced::prepare(tenant, &change, &password).await?;
     settle::drive(announced).await.map(|_committed| ())

@@ -27,7 +27,7 @@ use crate::crypto::Sensitive;
 use crate::provider::{Account, EmailAddress};
 pub(super) use app_tokens::revoke_if_due as revoke_app_tokens_if_due;
 pub(super) use change::Change;
-pub(super) use confirm::confirm;
+pub(super) use confirm::{await_first_look, confirm};
 pub(super) use held::{go_on as go_on_with_held, is_held};
 pub(super) use notes::note_live;
 pub(super) use preflight::preflight;
@@ -35,7 +35,9 @@ pub(super) use reset::{Done, Outcome as ResetOutcome, Queued, Reset, release, re
 pub(super) use settle::{InDrift, Settled, settle};
 use steps::Announced;
 pub(super) use steps::Committed;
-pub(super) use strangers::{STALE_STORAGE, mark_of_stranger, take_over};
+pub(super) use strangers::{
+    STALE_STORAGE, Stranger, accept, owned_by_other, stranger_of, take_over,
+};
 pub(super) use unfinished::{abandon, drop_held as withdraw};
 pub(super) use verify::{Verified, live_password, verify};
 

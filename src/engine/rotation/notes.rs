@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::change::Change;
-use super::strangers::STALE_STORAGE;
+use super::strangers;
 use crate::audit::{Actor, EventName, NewEvent, Outcome, RotationType, Severity};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
@@ -147,11 +147,13 @@ pub(in crate::engine) fn note_live(tenant: &mut LockedTenant, fingerprint: Optio
             version.proof = Proof::Hash;
         }
         version.verified_at = Some(now);
+        version.shaken = false;
         version.hash_fingerprint = fingerprint;
     }
     tenant.record.last_error = None;
     // Looks that were due are done.
     tenant.record.open.drop_due_looks(now);
+    tenant.record.open.end_first_look(now);
 }
 
 /// Marks the credential as drifted and records the event, once per drift.
@@ -168,7 +170,7 @@ pub(in crate::engine) fn note_drift(
         return Ok(());
     };
     if let Some(drift) = credential.drift.as_mut()
-        && drift.code == STALE_STORAGE
+        && strangers::is_strangers(&drift.code)
     {
         // The graver of the two stays until a person has decided.
         drift.live_version = live_version;

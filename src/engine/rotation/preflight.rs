@@ -22,15 +22,15 @@ const CERTIFICATE_HOLDS: TimeDelta = TimeDelta::weeks(2);
 /// # Cancel safety
 ///
 /// Dropping the future drops what was found; nothing else depends on it.
-pub(in crate::engine) async fn preflight(tenant: &LockedTenant) -> Preflight {
+pub(in crate::engine) async fn preflight(tenant: &mut LockedTenant) -> Preflight {
     let mut look = Look {
         now: tenant.engine.clock().now(),
         findings: Vec::new(),
         mailu_version: None,
         certificate_expires_at: None,
     };
-    match &tenant.record.credential {
-        Some(credential) => look.at(tenant, credential).await,
+    match tenant.record.credential.clone() {
+        Some(credential) => look.at(tenant, &credential).await,
         // Nothing says which account the change would be about.
         None => look.find(Finding::LiveUnknown),
     }
@@ -67,7 +67,7 @@ impl Look {
         }
     }
 
-    async fn at(&mut self, tenant: &LockedTenant, credential: &Credential) {
+    async fn at(&mut self, tenant: &mut LockedTenant, credential: &Credential) {
         self.find_if(credential.drift.is_some(), Finding::Drift);
         self.find_if(tenant.record.intent.is_some(), Finding::Unsettled);
         if tenant.record.server.is_none() {
@@ -120,11 +120,11 @@ impl Look {
     /// last proof.
     async fn at_account(
         &mut self,
-        tenant: &LockedTenant,
+        tenant: &mut LockedTenant,
         credential: &Credential,
         account: &Account,
     ) {
-        let stranger = strangers::mark_of_stranger(&tenant.record, Some(account));
+        let stranger = strangers::stranger_of(&tenant.record, Some(account));
         self.find_if(stranger.is_some(), Finding::Drift);
         match tenant.find_live(account).await {
             Ok(Live::Version(number)) => {
@@ -133,7 +133,7 @@ impl Look {
             Ok(Live::None) => self.find(Finding::Drift),
             // Its change is open, which was said.
             Ok(Live::Candidate) => {}
-            Ok(Live::CannotTell) | Err(_) => self.find(Finding::LiveUnknown),
+            Ok(Live::CannotTell | Live::NotYet) | Err(_) => self.find(Finding::LiveUnknown),
         }
     }
 }
@@ -163,11 +163,7 @@ const fn of_refusal(refusal: Refusal) -> Finding {
         Refusal::RateLimited => Finding::LimiterBusy,
         Refusal::NoSuchAccount | Refusal::NoSuchDomain => Finding::AccountMissing,
         // Whoever answers there, it is not the API.
-        Refusal::NoSuchAppToken
-        | Refusal::Conflict
-        | Refusal::Invalid
-        | Refusal::Redirect
-        | Refusal::NoApi => Finding::Unreachable,
+        Refusal::NoSuchAppToken | Refusal::Conflict | Refusal::Invalid => Finding::Unreachable,
     }
 }
 
@@ -180,6 +176,11 @@ const fn of_trouble(trouble: Trouble) -> Finding {
         | Trouble::Timeout
         | Trouble::Broken
         | Trouble::ServerError
+        | Trouble::Denied { .. }
+        | Trouble::Busy { .. }
+        | Trouble::Redirect
+        | Trouble::NoApi
+        | Trouble::Cached
         | Trouble::Unintelligible
         | Trouble::TooLarge => Finding::Unreachable,
     }

@@ -5,7 +5,7 @@
 
 use super::steps::{Announced, Committed, SENDS_PER_OPERATION, Verdict};
 use super::unfinished::{
-    drop_candidate, give_up, is_exhausted, leave_open, refused, stop_in_drift,
+    drop_candidate, give_up, go_on_comparing, is_exhausted, leave_open, refused, stop_in_drift,
 };
 use super::{held, notes, strangers};
 use crate::engine::error::Error;
@@ -100,7 +100,9 @@ async fn conclude(verdict: Verdict, look: Look) -> Result<Settled, Error> {
             let mut tenant = announced.into_tenant();
             tenant.record.open.settle_at = None;
             let stored = tenant.store_if_changed().await;
-            Err(stored.err().unwrap_or_else(strangers::error))
+            Err(stored
+                .err()
+                .unwrap_or_else(|| strangers::error(&tenant.record)))
         }
         // A stop is not ended by a hash that says nothing.
         Verdict::CannotTell(announced, None)
@@ -124,6 +126,7 @@ async fn conclude(verdict: Verdict, look: Look) -> Result<Settled, Error> {
         Verdict::CannotTell(announced, Some(error)) => {
             Err(leave_open(announced.into_tenant(), &error).await)
         }
+        Verdict::NotYet(announced) => Err(go_on_comparing(announced.into_tenant()).await),
     }
 }
 
@@ -145,6 +148,7 @@ async fn settle_reset(announced: Announced) -> Result<Settled, Error> {
         Verdict::CannotTell(announced, Some(error)) => {
             Err(leave_open(announced.into_tenant(), &error).await)
         }
+        Verdict::NotYet(announced) => Err(go_on_comparing(announced.into_tenant()).await),
     }
 }
 
@@ -155,9 +159,11 @@ async fn drive_on(announced: Announced) -> Result<Settled, Error> {
 
 /// Sends the candidate, at most [`SENDS_PER_OPERATION`] times, until it is proven.
 pub(super) async fn drive(mut announced: Announced) -> Result<Committed, Error> {
+    let mut trouble = Trouble::Unintelligible;
     for _ in 0..SENDS_PER_OPERATION {
         let applied = announced.send().await?.apply().await?;
         let looked = Box::pin(applied.prove()).await?;
+        trouble = looked.trouble.unwrap_or(trouble);
         announced = match (looked.verdict, looked.refusal) {
             (Verdict::Live(proven), _) => return proven.commit().await,
             // A send of unknown outcome among them may land at any time: that is no end.
@@ -169,15 +175,22 @@ pub(super) async fn drive(mut announced: Announced) -> Result<Committed, Error> 
             {
                 return Err(refused(open, None, refusal).await);
             }
+            // What stands before Mailu worded this; at once it would do so again.
+            (Verdict::OtherLive(open, _) | Verdict::CannotTell(open, None), _)
+                if trouble.is_worded() =>
+            {
+                return Err(leave_open(open.into_tenant(), &Error::Unreachable(trouble)).await);
+            }
             (Verdict::OtherLive(again, _) | Verdict::CannotTell(again, None), _) => again,
             // Somebody set a password in between: an emergency overwrites it.
             (Verdict::NoneLive(again), _) if again.is_emergency() => again,
             (Verdict::NoneLive(open), _) => return Err(stop_in_drift(open).await),
+            (Verdict::NotYet(open), _) => return Err(go_on_comparing(open.into_tenant()).await),
             (Verdict::CannotTell(open, Some(error)), _) => {
                 return Err(leave_open(open.into_tenant(), &error).await);
             }
         };
     }
-    let trouble = Error::Unreachable(Trouble::Unintelligible);
-    Err(leave_open(announced.into_tenant(), &trouble).await)
+    let error = Error::Unreachable(trouble);
+    Err(leave_open(announced.into_tenant(), &error).await)
 }

@@ -11,7 +11,7 @@ use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::Purpose;
 use crate::engine::storage::record::{ATTENTION_AFTER, Credential, HELD_BACK, Intent, Version};
-use crate::provider::{Refusal, Trouble};
+use crate::provider::Refusal;
 
 /// After this many sends the candidate is not sent again.
 const MOST_SENDS: u32 = 8;
@@ -143,14 +143,20 @@ pub(super) async fn leave_open(mut tenant: LockedTenant, error: &Error) -> Error
     match tenant.store().await {
         // Only what may pass by itself is worth a repeat; the rest says what to do.
         Ok(()) => match error {
-            Error::Refused(_)
-            | Error::Conflict { .. }
-            | Error::Invalid { .. }
-            | Error::Unreachable(Trouble::Tls | Trouble::AddressRefused) => error.clone(),
+            Error::Refused(_) | Error::Conflict { .. } | Error::Invalid { .. } => error.clone(),
+            Error::Unreachable(trouble) if trouble.is_permanent() => error.clone(),
             _ => Error::Unsettled,
         },
         Err(storage) => storage,
     }
+}
+
+/// Not every stored value was compared with the account's hash: the next look goes on, within a
+/// minute. That is no failure, and nothing is decided by it.
+pub(super) async fn go_on_comparing(mut tenant: LockedTenant) -> Error {
+    let now = tenant.engine.clock().now();
+    tenant.record.open.settle_at = Some(notes::next_try(0, now));
+    tenant.store().await.err().unwrap_or(Error::Unsettled)
 }
 
 /// A change that nobody asked for is in doubt and does not come out of it: told once, because the
@@ -268,6 +274,7 @@ fn note_live(tenant: &mut LockedTenant, live: Option<u64>) -> Result<(), Error> 
                 credential.drift = None;
                 if let Some(version) = credential.current_version_mut() {
                     version.verified_at = Some(now);
+                    version.shaken = false;
                 }
             }
         }
@@ -306,7 +313,7 @@ fn keep(tenant: &mut LockedTenant, intent: Intent) -> Result<(), Error> {
         .ok_or(Error::Defect("no credential to abandon a candidate of"))?;
     if let Some(current) = credential.current_version_mut() {
         // What was sent may be live instead, until somebody looks.
-        current.verified_at = None;
+        current.shaken = true;
     }
     credential.versions.push(Version {
         // Doubtful even if every outcome is known: nothing proved where it went.

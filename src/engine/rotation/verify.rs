@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::notes;
 use super::settle::{InDrift, Settled, settle};
-use super::{notes, strangers};
+use super::strangers::{self, Stranger};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Live, Mail};
@@ -64,13 +65,24 @@ pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, 
         Some(account) => tenant.find_live(account).await?,
         None => Live::None,
     };
-    if let Some(mark) = strangers::mark_of_stranger(&tenant.record, account.as_ref()) {
-        strangers::note(&mut tenant, &mark, live.version())?;
+    let stranger = strangers::stranger_of(&tenant.record, account.as_ref());
+    if let Some(stranger) = &stranger {
+        strangers::note(&mut tenant, stranger, live.version())?;
+        if !tenant.purpose.is_unattended() {
+            // It was told, and whoever asked sees it in the answer.
+            strangers::accept(&mut tenant.record, account.as_ref());
+        }
     }
     conclude(&mut tenant, account.as_ref(), &live)?;
     tenant.store().await?;
     let (app_tokens, server_version) = server_facts(&mail, &address).await;
-    let warnings = warnings(account.as_ref(), &live, app_tokens, server_version);
+    let mut warnings = warnings(account.as_ref(), &live, app_tokens, server_version);
+    if let Some(Stranger::Other(_)) = stranger {
+        warnings.push(String::from(
+            "the account carried the mark of another mount or cluster, which may go on changing its \
+             password. The mark is accepted now; another one will be told again.",
+        ));
+    }
     Ok(Verified {
         live_version: live.version(),
         enabled: account.map(|account| account.enabled),
@@ -113,6 +125,10 @@ pub(super) fn conclude(
         }
         // No conclusion: absence of a hash is not absence of the password.
         Live::CannotTell | Live::Candidate => {}
+        Live::NotYet => {
+            let now = tenant.engine.clock().now();
+            tenant.record.open.look_at(notes::next_try(0, now));
+        }
     }
     Ok(())
 }
@@ -172,6 +188,11 @@ fn warnings(
         *live == Live::CannotTell,
         "Mailu shows no password hash that can be checked: which password is live cannot be \
          told.",
+    );
+    warn(
+        *live == Live::NotYet,
+        "not every stored version was compared with Mailu's hash yet, because one is costly: it goes \
+         on within a minute. Read <tenant>/status, or repeat this.",
     );
     warn(
         server_version == ServerVersion::Mailu2024 && app_tokens.is_some_and(|count| count > 0),

@@ -29,7 +29,7 @@ impl Engine {
             return Ok(false);
         };
         let now = self.clock().now();
-        let verdict = rotation::preflight(&tenant).await;
+        let verdict = rotation::preflight(&mut tenant).await;
         let grave = verdict.findings.iter().any(|finding| finding.prevents());
         let mut event = NewEvent::new(EventName::RotationNotice, Actor::system(), now);
         event.rotation_type = Some(RotationType::Automated);

@@ -328,5 +328,5 @@ fn is_as_proven(record: &TenantRecord, credential: &Credential, account: Option<
     credential.drift.is_none()
         && known.is_some()
         && known == shown.as_deref()
-        && rotation::mark_of_stranger(record, account).is_none()
+        && rotation::stranger_of(record, account).is_none()
 }

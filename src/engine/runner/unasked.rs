@@ -12,7 +12,7 @@ use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::tenant::TenantName;
 use crate::logical::Mount;
-use crate::provider::{Refusal, Trouble};
+use crate::provider::Refusal;
 
 /// Names that are kept: some 700 KB at most. The rest is asked by the next day's sweep.
 const MOST: usize = 10_000;
@@ -61,7 +61,7 @@ impl Unasked {
 pub(super) const fn is_worth_asking_again(error: &Error) -> bool {
     match error {
         Error::BreakerOpen | Error::InProgress | Error::Refused(Refusal::RateLimited) => true,
-        Error::Unreachable(trouble) => !matches!(trouble, Trouble::AddressRefused | Trouble::Tls),
+        Error::Unreachable(trouble) => !trouble.is_permanent(),
         _ => false,
     }
 }

@@ -54,6 +54,7 @@ pub(in crate::engine) fn version(number: u64, created_at: DateTime<Utc>) -> Vers
         doubtful: false,
         login_tried: false,
         abandoned: false,
+        shaken: false,
         compromised: None,
     }
 }

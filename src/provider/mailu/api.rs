@@ -66,7 +66,7 @@ struct User {
 /// Reads the answer to `GET /user/<email>`; `None` if it is not about the account asked for.
 pub(super) fn account(body: &[u8], asked: &EmailAddress) -> Option<Account> {
     let user: User = serde_json::from_slice(body).ok()?;
-    if canonical(&user.email)? != canonical(asked.as_str())? {
+    if !is_same_address(&user.email, asked.as_str()) {
         return None;
     }
     Some(Account {
@@ -81,6 +81,11 @@ pub(super) fn account(body: &[u8], asked: &EmailAddress) -> Option<Account> {
         auto_reply: user.reply_enabled.unwrap_or(false),
         administrator: user.global_admin,
     })
+}
+
+/// Reports whether two spellings name one account.
+pub(super) fn is_same_address(one: &str, other: &str) -> bool {
+    canonical(one).is_some_and(|one| Some(one) == canonical(other))
 }
 
 /// Brings an address to the form in which two spellings of one account are equal: Mailu ignores

@@ -7,10 +7,10 @@ use chrono::{DateTime, Utc};
 use reqwest::Method;
 
 use super::api::{self, Change, Creation};
-use super::error::{Meaning, Operation, classify};
+use super::error::{Meaning, Operation, Shown, classify};
 use super::login::SmtpLogin;
 use super::transport::{Answer, Call, MAX_ANSWER, Transport};
-use crate::crypto::Sensitive;
+use crate::crypto::{Sensitive, random_u128};
 use crate::provider::registry::{ConnectError, MailuConfig};
 use crate::provider::{
     Account, AppTokenId, EmailAddress, Login, MailProvider, NetworkPolicy, ReadError, Refusal,
@@ -49,7 +49,7 @@ impl MailuClient {
 
     async fn change(
         &self,
-        operation: Operation,
+        operation: Operation<'_>,
         method: Method,
         path: &str,
         body: Option<zeroize::Zeroizing<Vec<u8>>>,
@@ -72,11 +72,21 @@ impl MailuClient {
         }
     }
 
-    /// Reads content; the answer is only given if it is some.
-    async fn read(&self, path: &str, limit: usize) -> Result<Answer, ReadError> {
+    /// Reads content about an account; the answer is only given if it is some.
+    ///
+    /// Every look has a query of its own and asks not to be answered from a cache: fronts that cache
+    /// mostly ignore what a request asks for. An answer that has an age is none.
+    async fn read(
+        &self,
+        account: &EmailAddress,
+        path: &str,
+        limit: usize,
+    ) -> Result<Answer, ReadError> {
+        let nonce =
+            random_u128().map_err(|_no_numbers| ReadError::Trouble(Trouble::Unreachable))?;
         let call = Call {
             method: Method::GET,
-            path,
+            path: &format!("{path}?_={nonce:032x}"),
             body: None,
             authorized: true,
             limit,
@@ -86,7 +96,8 @@ impl MailuClient {
             .call(call)
             .await
             .map_err(ReadError::Trouble)?;
-        match meaning(Operation::OnAccount, &answer) {
+        match meaning(Operation::Look(account), &answer) {
+            _ if answer.cached => Err(ReadError::Trouble(Trouble::Cached)),
             Meaning::Content => Ok(answer),
             Meaning::Refused(refusal) => Err(ReadError::Refused(refusal)),
             Meaning::Unknown(trouble) => Err(ReadError::Trouble(trouble)),
@@ -95,13 +106,14 @@ impl MailuClient {
     }
 }
 
-fn meaning(operation: Operation, answer: &Answer) -> Meaning {
-    classify(
-        operation,
-        answer.status,
-        answer.content_type.as_deref(),
-        &answer.body,
-    )
+fn meaning(operation: Operation<'_>, answer: &Answer) -> Meaning {
+    let shown = Shown {
+        status: answer.status,
+        content_type: answer.content_type.as_deref(),
+        retry_after: answer.retry_after,
+        body: &answer.body,
+    };
+    classify(operation, shown)
 }
 
 impl fmt::Debug for MailuClient {
@@ -129,7 +141,7 @@ impl MailProvider for MailuClient {
             return Sent::Refused(Refusal::Invalid);
         };
         let path = format!("/user/{account}");
-        self.change(Operation::OnAccount, Method::PATCH, &path, Some(body))
+        self.change(Operation::Change(account), Method::PATCH, &path, Some(body))
             .await
     }
 
@@ -150,12 +162,20 @@ impl MailProvider for MailuClient {
         let Some(body) = api::encode(&creation, texts) else {
             return Sent::Refused(Refusal::Invalid);
         };
-        self.change(Operation::Creation, Method::POST, "/user", Some(body))
-            .await
+        self.change(
+            Operation::Creation(account),
+            Method::POST,
+            "/user",
+            Some(body),
+        )
+        .await
     }
 
     async fn account(&self, account: &EmailAddress) -> Result<Option<Account>, ReadError> {
-        let answer = match self.read(&format!("/user/{account}"), MAX_ANSWER).await {
+        let answer = match self
+            .read(account, &format!("/user/{account}"), MAX_ANSWER)
+            .await
+        {
             Ok(answer) => answer,
             Err(ReadError::Refused(Refusal::NoSuchAccount)) => return Ok(None),
             Err(error) => return Err(error),
@@ -171,11 +191,11 @@ impl MailProvider for MailuClient {
     ) -> Result<Option<Vec<AppTokenId>>, ReadError> {
         // There really is no slash between the two words.
         let path = format!("/tokenuser/{account}");
-        let answer = match self.read(&path, MAX_TOKEN_LIST).await {
+        let answer = match self.read(account, &path, MAX_TOKEN_LIST).await {
             Ok(answer) => answer,
             // What the 2.0 line, which has no tokens, answers to any unknown path; and what any
             // front may answer for a while. Who believed that would leave the tokens alive.
-            Err(ReadError::Refused(Refusal::NoApi)) => {
+            Err(ReadError::Trouble(Trouble::NoApi)) => {
                 return match self.server_version().await {
                     ServerVersion::Mailu20 => Ok(None),
                     ServerVersion::Mailu2024 | ServerVersion::Unknown => {
@@ -192,8 +212,13 @@ impl MailProvider for MailuClient {
 
     async fn delete_app_token(&self, token: &AppTokenId) -> Sent {
         let path = format!("/token/{token}");
-        self.change(Operation::OnAppToken, Method::DELETE, &path, None)
-            .await
+        self.change(
+            Operation::AppTokenDeletion(token),
+            Method::DELETE,
+            &path,
+            None,
+        )
+        .await
     }
 
     async fn server_version(&self) -> ServerVersion {

@@ -23,7 +23,7 @@ use crate::tasks::Tasks;
 
 const PASSWORD: &str = "pass\"word-ä";
 const TOKEN: &str = "token-of-this-server";
-const DONE: &str = r#"{"code":200,"message":"User x@y has been updated"}"#;
+const DONE: &str = r#"{"code":200,"message":"User admin+x@acme.example has been updated"}"#;
 
 /// A private CA.
 struct Authority {
@@ -236,7 +236,14 @@ async fn a_change_is_one_request_with_the_secrets_in_their_places_only() {
 
 #[tokio::test]
 async fn a_creation_makes_an_enabled_administrator() {
-    let server = Server::start(None, json("404 NOT FOUND", r#"{"code":404,"message":"x"}"#)).await;
+    let server = Server::start(
+        None,
+        json(
+            "404 NOT FOUND",
+            r#"{"code":404,"message":"Domain acme.example does not exist"}"#,
+        ),
+    )
+    .await;
     let client = client(&config(&format!("http://127.0.0.1:{}", server.port)));
     let password = Sensitive::new("p".to_owned());
     assert_eq!(
@@ -262,13 +269,13 @@ async fn a_redirect_is_not_followed() {
             "HTTP/1.1 {status}\r\nLocation: http://127.0.0.1:{}/\r\nContent-Length: 0\r\n\r\n",
             target.port
         ));
-        assert_eq!(change_at(reply).await, Sent::Refused(Refusal::Redirect));
+        assert_eq!(change_at(reply).await, Sent::Unknown(Trouble::Redirect));
     }
     assert!(target.seen().is_empty());
 }
 
 #[tokio::test]
-async fn answers_are_taken_by_shape_not_by_status() {
+async fn answers_are_taken_by_mailus_words_not_by_status() {
     for (reply, outcome) in [
         (
             answer("502 Bad Gateway", "text/html", "<html>"),
@@ -280,7 +287,14 @@ async fn answers_are_taken_by_shape_not_by_status() {
         ),
         (
             json("400 BAD REQUEST", r#"{"code":400,"message":"Invalid"}"#),
-            Sent::Refused(Refusal::Invalid),
+            Sent::Unknown(Trouble::Unintelligible),
+        ),
+        (
+            json(
+                "404 NOT FOUND",
+                r#"{"code":404,"message":"User admin+x@acme.example cannot be found"}"#,
+            ),
+            Sent::Refused(Refusal::NoSuchAccount),
         ),
         (json("200 OK", "[]"), Sent::Unknown(Trouble::Unintelligible)),
         (
@@ -289,15 +303,36 @@ async fn answers_are_taken_by_shape_not_by_status() {
         ),
         (
             answer("404 Not Found", "text/html", "<html>"),
-            Sent::Refused(Refusal::NoApi),
+            Sent::Unknown(Trouble::NoApi),
+        ),
+        (
+            answer("403 Forbidden", "text/html", "<html>"),
+            Sent::Unknown(Trouble::Denied { status: 403 }),
+        ),
+        (
+            // What costs a try counts, whatever its body is like.
+            Reply::Write("HTTP/1.1 401 No\r\nContent-Length: 999999999\r\n\r\n".to_owned()),
+            Sent::Unknown(Trouble::Denied { status: 401 }),
         ),
         (
             json("403 Forbidden", r#"{"message":"Invalid API token"}"#),
             Sent::Refused(Refusal::Token),
         ),
         (
-            Reply::Write("HTTP/1.1 429 Too Many\r\nContent-Length: 999999999\r\n\r\n".to_owned()),
+            json(
+                "429 TOO MANY REQUESTS",
+                r#"{"message":"Too many attempts from your IP (rate-limit)"}"#,
+            ),
             Sent::Refused(Refusal::RateLimited),
+        ),
+        (
+            Reply::Write(
+                "HTTP/1.1 429 Too Many\r\nRetry-After: 2\r\nContent-Length: 99999999\r\n\r\n"
+                    .to_owned(),
+            ),
+            Sent::Unknown(Trouble::Busy {
+                retry_after: Some(2),
+            }),
         ),
     ] {
         assert_eq!(change_at(reply).await, outcome);
@@ -482,7 +517,7 @@ async fn reads_tell_absence_from_trouble() {
     let gone = || {
         json(
             "404 NOT FOUND",
-            r#"{"code":404,"message":"cannot be found"}"#,
+            r#"{"code":404,"message":"User admin+x@acme.example cannot be found"}"#,
         )
     };
     let at = async |reply| {
@@ -504,7 +539,7 @@ async fn reads_tell_absence_from_trouble() {
     let (client, _server) = at(html()).await;
     assert_eq!(
         client.account(&address()).await.unwrap_err(),
-        ReadError::Refused(Refusal::NoApi)
+        ReadError::Trouble(Trouble::NoApi)
     );
     // Any front may answer this: nothing says that the server has no tokens.
     assert_eq!(
@@ -523,7 +558,7 @@ async fn reads_tell_absence_from_trouble() {
         client.app_tokens(&address()).await,
         Err(ReadError::Trouble(Trouble::Unintelligible))
     );
-    assert!(server.seen()[1].starts_with("GET /api/v1/tokenuser/admin+x@acme.example "));
+    assert!(server.seen()[1].starts_with("GET /api/v1/tokenuser/admin+x@acme.example?_="));
     let (client, server) = at(json("200 OK", r#"{"paths":{"/token":{}}}"#)).await;
     assert_eq!(client.server_version().await, ServerVersion::Mailu2024);
     let asked = server.seen()[0].to_ascii_lowercase();
@@ -532,14 +567,56 @@ async fn reads_tell_absence_from_trouble() {
 }
 
 #[tokio::test]
+async fn a_look_is_never_believed_from_a_cache() {
+    let shown = r#"{"email":"admin+x@acme.example","password":"$h"}"#;
+    for (age, is_cached) in [
+        ("0", false),
+        ("1", true),
+        ("99999999999", true),
+        ("x", true),
+        ("0, 7", true),
+    ] {
+        let reply = Reply::Write(format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nAge: {age}\r\n\
+             Content-Length: {}\r\n\r\n{shown}",
+            shown.len()
+        ));
+        let server = Server::start(None, reply).await;
+        let client = client(&config(&format!("http://127.0.0.1:{}", server.port)));
+        for _ in 0..2 {
+            let seen = client.account(&address()).await;
+            match seen {
+                Err(ReadError::Trouble(Trouble::Cached)) => assert!(is_cached, "{age}"),
+                seen => assert!(seen.is_ok_and(|it| it.is_some()) && !is_cached, "{age}"),
+            }
+        }
+        // A cache that ignores what it is asked has no answer to a question never asked before.
+        let asked = server.seen();
+        assert_ne!(asked[0].lines().next(), asked[1].lines().next());
+        assert!(
+            asked[0]
+                .to_ascii_lowercase()
+                .contains("\r\ncache-control: no-cache\r\n")
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_app_token_is_deleted_once_and_gone_is_an_outcome() {
     let token = AppTokenId::parse("17").unwrap();
     for (reply, sent) in [
-        (json("200 OK", DONE), Sent::Acknowledged),
+        (
+            json(
+                "200 OK",
+                r#"{"code":200,"message":"Token with id 17 has been deleted"}"#,
+            ),
+            Sent::Acknowledged,
+        ),
+        (json("200 OK", DONE), Sent::Unknown(Trouble::Unintelligible)),
         (
             json(
                 "404 NOT FOUND",
-                r#"{"code":404,"message":"Record cannot be found for id 17"}"#,
+                r#"{"code":404,"message":"Record cannot be found for id 17 or invalid id provided"}"#,
             ),
             Sent::Refused(Refusal::NoSuchAppToken),
         ),

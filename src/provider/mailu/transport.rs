@@ -8,12 +8,15 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use reqwest::header::{
+    ACCEPT, AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, HeaderName,
+    HeaderValue, RETRY_AFTER,
+};
 use reqwest::tls::TlsInfo;
 use reqwest::{Client, Method, Response};
 use zeroize::Zeroizing;
 
-use super::error::depends_on_body;
+use super::error::{MAX_REFUSAL, depends_on_body, is_refusal};
 use crate::crypto::Sensitive;
 use crate::network::http::{self, Peer, fault};
 use crate::network::tls::{certificate_end, client_config, parse_server_name};
@@ -41,6 +44,10 @@ pub(super) struct Answer {
     pub(super) status: u16,
     /// The media type with its parameters.
     pub(super) content_type: Option<String>,
+    /// `Retry-After`, if it was given in seconds.
+    pub(super) retry_after: Option<u32>,
+    /// Whether a cache says that it gave the answer: any `Age` but 0.
+    pub(super) cached: bool,
     /// The body; may hold a hash or an echoed password.
     pub(super) body: Zeroizing<Vec<u8>>,
 }
@@ -102,10 +109,14 @@ impl Transport {
     /// Dropping the future closes the connection; Mailu still applies a change it has received.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Answer, Trouble> {
         let url = format!("{}{}", self.base, call.path);
+        let fresh = call.method == Method::GET;
         let mut request = self
             .client
             .request(call.method, url)
             .header(ACCEPT, HeaderValue::from_static("application/json"));
+        if fresh {
+            request = request.header(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        }
         if let Some(host) = &self.host_header {
             request = request.header(HOST, host.clone());
         }
@@ -166,25 +177,47 @@ async fn read(mut response: Response, limit: usize) -> Result<Answer, Trouble> {
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .map(str::to_owned);
-    let mut body = Zeroizing::new(Vec::new());
-    if depends_on_body(status) {
-        let announced = response.content_length().unwrap_or(0);
-        if announced > u64::try_from(limit).unwrap_or(u64::MAX) {
-            return Err(Trouble::TooLarge);
-        }
-        body.reserve_exact(limit);
-        while let Some(chunk) = response.chunk().await.map_err(|error| fault(&error))? {
-            if chunk.len() > limit - body.len() {
-                return Err(Trouble::TooLarge);
-            }
-            body.extend_from_slice(&chunk);
-        }
-    }
+    let retry_after = seconds(response.headers(), &RETRY_AFTER);
+    let ages = response.headers().get_all(AGE).iter();
+    let cached = ages.map(HeaderValue::as_bytes).any(|age| age != b"0");
+    let body = if is_refusal(status) {
+        // A status that costs Mailu's limiter a try counts, whatever becomes of its body.
+        body(&mut response, MAX_REFUSAL).await.unwrap_or_default()
+    } else if depends_on_body(status) {
+        body(&mut response, limit).await?
+    } else {
+        Zeroizing::default()
+    };
     Ok(Answer {
         status,
         content_type,
+        retry_after,
+        cached,
         body,
     })
+}
+
+/// Reads a header that counts seconds; more than fit are as many as fit.
+fn seconds(headers: &HeaderMap, name: &HeaderName) -> Option<u32> {
+    let text = headers.get(name)?.to_str().ok()?.trim();
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().unwrap_or(u32::MAX))
+}
+
+async fn body(response: &mut Response, limit: usize) -> Result<Zeroizing<Vec<u8>>, Trouble> {
+    let announced = response.content_length().unwrap_or(0);
+    if announced > u64::try_from(limit).unwrap_or(u64::MAX) {
+        return Err(Trouble::TooLarge);
+    }
+    let mut body = Zeroizing::new(Vec::new());
+    body.reserve_exact(limit);
+    while let Some(chunk) = response.chunk().await.map_err(|error| fault(&error))? {
+        if chunk.len() > limit - body.len() {
+            return Err(Trouble::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::engine::{EMAIL, Rig};
-use crate::support::mailu::standin::{Fault, HashShown, LoginService, Release, Rule};
+use crate::support::mailu::standin::{Fault, HashShown, LoginService, Media, Release, Rule, Words};
 
 async fn rotate(rig: &Rig) -> crate::support::engine::Answer {
     rig.write("acme/rotate", json!({})).await
@@ -206,24 +206,28 @@ async fn a_write_held_by_a_frozen_server_is_recognised_when_it_lands() {
     assert_eq!(record.open.confirm_at.len(), 2, "still");
 }
 
+/// What Mailu itself says of a body that does not fit its schema.
+fn own_refusal() -> Fault {
+    let body = r#"{"errors":{"comment":"x"},"message":"Input payload validation failed"}"#;
+    Fault::Worded {
+        committed: false,
+        words: Words::new(400, Media::Json, body),
+    }
+}
+
 #[tokio::test]
 async fn a_refusal_ends_the_change_and_keeps_what_was_sent() {
     for (case, status, code) in [
         (0, 400, "mailu_token_refused"),
         (1, 400, "mailu_no_such_account"),
-        (2, 400, "mailu_redirect"),
+        (2, 400, "mailu_rejected"),
     ] {
         let rig = Rig::created().await;
         let old = rig.settled().await;
         match case {
             0 => rig.mailu.set_token("another-token"),
             1 => assert!(rig.mailu.delete(EMAIL)),
-            _ => rig.mailu.fault(
-                Rule::new(Fault::Redirect {
-                    location: String::from("https://elsewhere.test/"),
-                })
-                .method("PATCH"),
-            ),
+            _ => rig.mailu.fault(Rule::new(own_refusal()).method("PATCH")),
         }
         rotate(&rig).await.fails(status, code);
         let read = rig.read("acme/admin").await;
@@ -233,7 +237,7 @@ async fn a_refusal_ends_the_change_and_keeps_what_was_sent() {
         assert_eq!(read.text_of("password"), old);
         let record = rig.record("acme").await.unwrap();
         assert_eq!(record.intent, None);
-        // Only the redirect answered a send: the others were noticed by the look before it.
+        // Only the last answered a send: the others were noticed by the look before it.
         let versions = &record.credential.unwrap().versions;
         let abandoned: Vec<u64> = versions
             .iter()
@@ -245,6 +249,52 @@ async fn a_refusal_ends_the_change_and_keeps_what_was_sent() {
         let events = rig.events("acme").await;
         assert_eq!(events.last().unwrap()["error_code"], code);
         assert_eq!(events.last().unwrap()["outcome"], "failure");
+    }
+}
+
+/// A proxy, a WAF or a gateway commits the change and words the answer itself.
+#[tokio::test]
+async fn whatever_a_front_says_after_the_effect_the_change_is_done() {
+    for words in Words::of_fronts() {
+        let rig = Rig::created().await;
+        let old = rig.settled().await;
+        let fault = Fault::Worded {
+            committed: true,
+            words: words.clone(),
+        };
+        rig.mailu.fault(Rule::new(fault).method("PATCH"));
+        rotate(&rig).await.ok();
+        let new = rig.settled().await;
+        assert_ne!(new, old, "{words:?}");
+        assert_eq!(rig.password_writes(), 2, "{words:?}");
+        rig.write("acme/verify", json!({})).await.ok();
+        // Nothing is stopped: by a person at once, by the engine itself when the hour is over.
+        rig.later(301);
+        rotate(&rig).await.ok();
+        rig.settled().await;
+    }
+}
+
+/// The same without its effect: nothing is lost, nothing is stopped, and the next try ends it.
+#[tokio::test]
+async fn whatever_a_front_says_instead_of_the_effect_nothing_is_lost() {
+    for words in Words::of_fronts() {
+        let rig = Rig::created().await;
+        let old = rig.settled().await;
+        let fault = Fault::Worded {
+            committed: false,
+            words: words.clone(),
+        };
+        rig.mailu.fault(Rule::new(fault).method("PATCH"));
+        let answer = rotate(&rig).await;
+        if answer.status != 200 {
+            uncertain(&rig.read("acme/admin").await, &old);
+            rotate(&rig).await.ok();
+        }
+        let new = rig.settled().await;
+        assert_ne!(new, old, "{words:?}");
+        let record = rig.record("acme").await.unwrap();
+        assert_eq!(record.credential.unwrap().versions.len(), 2, "{words:?}");
     }
 }
 
@@ -274,10 +324,7 @@ async fn a_refusal_after_an_unknown_outcome_does_not_drop_the_candidate() {
     let old = rig.settled().await;
     rig.mailu
         .fault(Rule::new(Fault::ApplyLater).method("PATCH"));
-    let redirect = Fault::Redirect {
-        location: String::from("https://elsewhere.test/"),
-    };
-    rig.mailu.fault(Rule::new(redirect).method("PATCH"));
+    rig.mailu.fault(Rule::new(own_refusal()).method("PATCH"));
     rotate(&rig).await.fails(503, "mailu_unreachable");
     let candidates = uncertain(&rig.read("acme/admin").await, &old);
     rig.mailu.release().await;

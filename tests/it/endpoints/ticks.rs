@@ -300,7 +300,7 @@ async fn a_second_cluster_with_the_same_record_is_noticed() {
     rig.later(86_400);
     rig.tick().await;
     let status = rig.read("acme/status").await;
-    assert_eq!(status.get("drift")["code"], "stale_storage");
+    assert_eq!(status.get("drift")["code"], "other_owner");
 }
 
 #[tokio::test]
@@ -331,7 +331,13 @@ async fn an_import_takes_the_mark_of_an_earlier_life_over() {
     let foreign = json!("ask Ada [smtp other 99 other]");
     rig.mailu.set_field(EMAIL, "comment", foreign);
     let import = json!({ "username": EMAIL, "password": crate::support::engine::FIRST });
-    rig.write("acme/admin", import).await.ok();
+    let mut take_over = import.clone();
+    rig.write("acme/admin", import)
+        .await
+        .fails(400, "other_owner");
+    assert_eq!(rig.read("acme/admin").await.status, 404);
+    take_over["take_over"] = json!(true);
+    rig.write("acme/admin", take_over).await.ok();
     rig.tick().await;
     rig.settled().await;
     rig.write("acme/rotate", json!({})).await.ok();
@@ -604,7 +610,7 @@ async fn a_compromised_value_behind_a_stranger_is_for_a_person() {
     }
     assert_eq!(rig.password_writes(), writes);
     let status = rig.read("acme/status").await;
-    assert_eq!(status.get("drift")["code"], "stale_storage");
+    assert_eq!(status.get("drift")["code"], "other_owner");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::rig::{EMAIL, Rig, USER};
-use crate::support::mailu::standin::{Config, Fault, Rule, sha256_hex};
+use crate::support::mailu::standin::{Config, Fault, Rehash, Rule, Words, sha256_hex};
 
 #[tokio::test]
 async fn faults_before_the_commit_leave_the_password_and_faults_after_it_do_not() {
@@ -32,8 +32,16 @@ async fn faults_before_the_commit_leave_the_password_and_faults_after_it_do_not(
         ),
         (Fault::Garbage, Some(200), true),
     ];
+    let worded = Words::of_fronts().into_iter().flat_map(|words| {
+        [true, false].map(|committed| {
+            let status = Some(words.status);
+            let words = words.clone();
+            (Fault::Worded { committed, words }, status, committed)
+        })
+    });
+    let cases = cases.into_iter().chain(worded);
     let rig = Rig::start().await;
-    for (number, (fault, status, applied)) in cases.into_iter().enumerate() {
+    for (number, (fault, status, applied)) in cases.enumerate() {
         let password = format!("password {number}");
         rig.mailu
             .fault(Rule::new(fault.clone()).method("PATCH").path("/user/"));
@@ -85,6 +93,52 @@ async fn a_late_write_lands_at_the_release_even_when_its_client_is_gone() {
     assert!(rig.mailu.password_fits(EMAIL, "late"));
     rig.mailu.release().await;
     assert!(rig.mailu.password_fits(EMAIL, "held"));
+}
+
+#[tokio::test]
+async fn a_login_hashes_an_outdated_password_again_and_may_undo_a_change() {
+    let rig = Rig::start().await;
+    let hash = || rig.mailu.user(EMAIL).unwrap().hash;
+    let first = hash();
+    assert!(rig.logs_in("first").await);
+    assert_eq!(hash(), first, "it is of today");
+    rig.mailu.set_rounds(5);
+    assert!(!rig.logs_in("wrong").await);
+    assert_eq!(hash(), first);
+    assert!(rig.logs_in("first").await);
+    assert!(hash().contains("r=5") && rig.mailu.password_fits(EMAIL, "first"));
+    rig.mailu.set_rounds(6);
+    rig.mailu.set_rehash(Rehash::Held);
+    assert!(rig.logs_in("first").await);
+    assert_eq!(rig.patch(json!({ "raw_password": "second" })).await.0, 200);
+    assert!(rig.mailu.password_fits(EMAIL, "second"));
+    rig.mailu.release().await;
+    assert!(rig.mailu.password_fits(EMAIL, "first"), "the whole column");
+}
+
+#[tokio::test]
+async fn a_cache_heeds_the_url_and_nothing_else() {
+    let rig = Rig::start().await;
+    rig.mailu.set_cached_for(Duration::from_secs(60));
+    let look = async |query: &str| {
+        let request = rig.request(Method::GET, &format!("{USER}{query}"));
+        let answer = request.header("cache-control", "no-cache").send();
+        let answer = answer.await.unwrap();
+        let age = answer.headers().get("age").cloned();
+        (age, answer.text().await.unwrap())
+    };
+    let (age, first) = look("").await;
+    assert_eq!(age, None);
+    assert_eq!(rig.patch(json!({ "raw_password": "second" })).await.0, 200);
+    rig.mailu.advance(Duration::from_secs(7));
+    let (age, again) = look("").await;
+    assert_eq!(
+        (age.unwrap().to_str().unwrap(), again),
+        ("7", first.clone())
+    );
+    assert_ne!(look("?_=1").await.1, first);
+    rig.mailu.advance(Duration::from_secs(60));
+    assert_eq!(look("").await.0, None);
 }
 
 #[tokio::test]

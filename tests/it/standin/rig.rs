@@ -85,6 +85,11 @@ impl Rig {
         request.send().await.unwrap().status().as_u16()
     }
 
+    pub(super) async fn logs_in(&self, password: &str) -> bool {
+        let answer = self.smtp(true, Mechanism::Plain, password).await;
+        answer.starts_with("235")
+    }
+
     /// Logs in over SMTP; returns the reply's first line or the refusal's text.
     pub(super) async fn smtp(
         &self,

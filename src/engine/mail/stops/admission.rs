@@ -3,7 +3,8 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
-    CHARGED, COUNTED, Caller, Limited, MOST_REFUSED, Purpose, StoppedToken, Stops, rested,
+    CHARGED, COUNTED, Caller, Limited, MOST_REFUSED, PERSONS_WORD, Purpose, StoppedToken, Stops,
+    rested,
 };
 use crate::provider::Refusal;
 
@@ -25,6 +26,8 @@ pub(in crate::engine::mail) enum Admission {
     Announced,
     /// Not now: what the server would answer, or answered.
     Held(Refusal),
+    /// Not now: something before the server refused with this status, and no further call is risked.
+    Denied(u16),
     /// The breaker is open.
     Open,
 }
@@ -36,6 +39,37 @@ impl Stops {
         caller: &Caller,
         now: DateTime<Utc>,
     ) -> Admission {
+        let decided = self.without_a_word(caller, now);
+        match decided {
+            Admission::Held(_) | Admission::Denied(_) if self.has_word(caller, now) => {
+                Admission::Announced
+            }
+            decided => decided,
+        }
+    }
+
+    /// When a call that is held back would be made, at a minute's resolution; `None` if it is not
+    /// held back.
+    pub(in crate::engine::mail) fn held_until(
+        &self,
+        caller: &Caller,
+        now: DateTime<Utc>,
+    ) -> Option<DateTime<Utc>> {
+        const LONGEST_MINUTES: i64 = 95;
+        let held = |at| {
+            matches!(
+                self.admission(caller, at),
+                Admission::Held(_) | Admission::Denied(_)
+            )
+        };
+        let ends = || (1..LONGEST_MINUTES).map(|minutes| now + TimeDelta::minutes(minutes));
+        held(now).then(|| {
+            let end = ends().find(|at| !held(*at));
+            end.unwrap_or(now + TimeDelta::minutes(LONGEST_MINUTES))
+        })
+    }
+
+    fn without_a_word(&self, caller: &Caller, now: DateTime<Utc>) -> Admission {
         let purpose = caller.purpose;
         if purpose.is_unattended() && self.is_open(now) {
             return Admission::Open;
@@ -46,14 +80,18 @@ impl Stops {
             }
             limited => limited.is_some(),
         };
+        let refused = self.refused_within(COUNTED, now).count();
         if self.is_accepted(&caller.token) {
-            return if probing {
-                Admission::Announced
-            } else {
-                Admission::Free
+            return match self.denied_at(now) {
+                // Whoever words these, Mailu may have counted them.
+                Some((_, status)) if refused >= self.most_of_accepted(purpose, now) => {
+                    Admission::Denied(status)
+                }
+                Some(_) => Admission::Announced,
+                None if probing => Admission::Announced,
+                None => Admission::Free,
             };
         }
-        let refused = self.refused_within(COUNTED, now).count();
         if let Some(stopped) = self.stopped(&caller.token) {
             if self.may_probe(stopped, caller, refused, now) {
                 Admission::Announced
@@ -69,17 +107,78 @@ impl Stops {
         }
     }
 
+    /// Reports whether a call goes out by a person's word alone.
+    pub(super) fn needs_a_word(&self, caller: &Caller, now: DateTime<Utc>) -> bool {
+        matches!(
+            self.without_a_word(caller, now),
+            Admission::Held(_) | Admission::Denied(_)
+        )
+    }
+
+    /// Reports whether a person wrote the token after what stops it, and may have it tried.
+    fn has_word(&self, caller: &Caller, now: DateTime<Utc>) -> bool {
+        let stopped = self.stopped(&caller.token).map(|stopped| stopped.tried_at);
+        let denied = self.denied_at(now).map(|(at, _)| at);
+        let limited = self.limited.as_ref().map(|limited| limited.tried_at);
+        let stop = stopped.max(denied).max(limited);
+        let after = |at: DateTime<Utc>| stop.is_some_and(|stop| at > stop) && at <= now;
+        let rests = |at: DateTime<Utc>| rested(at, PERSONS_WORD, now);
+        // What is left to emergencies and to tokens that were not refused yet is not for this.
+        let purpose = match caller.purpose {
+            Purpose::Request if stopped.is_some() => Purpose::Automatic,
+            purpose => purpose,
+        };
+        caller.written_at.is_some_and(after)
+            && self.spoken_at.is_none_or(rests)
+            && self.refused_within(COUNTED, now).count() < self.most_of_accepted(purpose, now)
+    }
+
+    /// The last refusal that somebody else worded and that counts, with its status.
+    pub(super) fn denied_at(&self, now: DateTime<Utc>) -> Option<(DateTime<Utc>, u16)> {
+        let counted = self.refused_within(COUNTED, now);
+        counted
+            .filter_map(|call| call.foreign.map(|status| (call.at, status)))
+            .last()
+    }
+
+    /// Refusals within the hour below which a token that Mailu did not refuse is tried: one is left
+    /// to emergencies until one had it, and another to whoever asks by hand.
+    fn most_of_accepted(&self, purpose: Purpose, now: DateTime<Utc>) -> usize {
+        let of_resets = usize::from(!self.reset_had_its_call(now));
+        match purpose {
+            Purpose::Reset => MOST_REFUSED,
+            Purpose::Request => MOST_REFUSED - of_resets,
+            Purpose::Automatic | Purpose::Bulk => MOST_REFUSED - of_resets - 1,
+        }
+    }
+
+    /// Reports whether, after somebody else's refusal, the same turn may ask once more: what was
+    /// refused may have been done, and a look would end the doubt.
+    pub(in crate::engine::mail) fn risks_a_look(
+        &self,
+        purpose: Purpose,
+        now: DateTime<Utc>,
+    ) -> bool {
+        let most = match purpose {
+            Purpose::Reset => MOST_REFUSED,
+            _ => MOST_REFUSED - usize::from(!self.reset_had_its_call(now)),
+        };
+        self.refused_within(COUNTED, now).count() < most
+    }
+
     /// Refusals that all tokens together may have but the accepted one: what that may need is
     /// nobody else's.
-    fn most_of_others(&self) -> usize {
-        MOST_REFUSED - usize::from(self.accepted.is_some())
+    fn most_of_others(&self, now: DateTime<Utc>) -> usize {
+        // What the accepted one has had of somebody else's refusals is counted like any other's.
+        let has_had = self.denied_at(now).is_some();
+        MOST_REFUSED - usize::from(self.accepted.is_some() && !has_had)
     }
 
     /// Those of them that calls with this purpose may use: one is left to resets until a reset
     /// had it.
     fn most_refused(&self, purpose: Purpose, now: DateTime<Utc>) -> usize {
         let left = purpose != Purpose::Reset && !self.reset_had_its_call(now);
-        self.most_of_others() - usize::from(left)
+        self.most_of_others(now) - usize::from(left)
     }
 
     fn reset_had_its_call(&self, now: DateTime<Utc>) -> bool {
@@ -117,7 +216,7 @@ impl Stops {
     fn used_up(&self, tenant: &str, now: DateTime<Utc>) -> bool {
         let charged = self.refused_within(CHARGED, now);
         let of_this = charged.filter(|call| call.charged.as_deref() == Some(tenant));
-        of_this.count() + 1 >= self.most_of_others()
+        of_this.count() + 1 >= self.most_of_others(now)
     }
 }
 

@@ -14,10 +14,18 @@
 //! - another one is left to emergency resets;
 //! - one tenant's new tokens may not use up what all new tokens have: the last call is left to the
 //!   other tenants, and for half an hour longer than a refused call counts;
+//! - a front's 401 or 403 (any that Mailu does not word so) stops no token, since it may be right;
+//!   but Mailu may have counted it, so it takes one of the three as well. While one counts, the
+//!   engine's own work risks no second, persons one more, emergencies the last;
+//! - who writes a token, the same one too, ends its stop for one call, if one of the three is free
+//!   (not the one that is left to emergencies), at most once in 15 minutes;
 //! - a refused token is tried again as a probe, once an hour (by an emergency reset, once per
 //!   15 minutes), and only if that leaves a call to a token that was not refused yet: a corrected
 //!   token works at once. Beside an accepted token there is no second call to leave, and a probe
 //!   every three hours is enough.
+//!
+//! A front that asks to call later (429, or 503 with `Retry-After`) is back-off of the engine's own
+//! work, as an open breaker is, for at most ten minutes.
 //!
 //! A call that may be refused while one was within the hour is counted in storage before it goes
 //! out and taken back when it was not refused: no crash forgets it. Only the first refusal of an
@@ -34,6 +42,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Purpose;
 use super::heard::Heard;
+use crate::crypto::{Keyring, Sensitive};
 use crate::engine::error::Error;
 use crate::engine::storage;
 
@@ -53,6 +62,10 @@ const MOST_KEPT: usize = 3 * MOST_REFUSED;
 const TRIPS_AT: u32 = 3;
 /// Minutes the breaker stays open, the first time, the second time in a row, ...
 const OPEN_MINUTES: [i64; 5] = [1, 2, 4, 8, 10];
+/// Longest that a front may ask for, in seconds.
+const LONGEST_BUSY: u32 = 600;
+/// How often a person's word may end a stop at one server.
+const PERSONS_WORD: TimeDelta = TimeDelta::minutes(15);
 /// Refused tokens remembered; the one that was tried longest ago is forgotten first. A forgotten
 /// one counts as new: it is still among the refused calls of its hour.
 const MOST_TOKENS: usize = 16;
@@ -72,8 +85,11 @@ pub(in crate::engine) struct Stops {
     accepted: Option<String>,
     /// Set while the server's limiter refuses every token.
     limited: Option<Limited>,
-    /// Set while the server gives no answers.
+    /// Set while the server gives no answers, or something before it asks to call later.
     breaker: Option<Breaker>,
+    /// When a person's word ended a stop for the last time.
+    #[serde(default)]
+    spoken_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +101,9 @@ struct RefusedCall {
     charged: Option<String>,
     /// Whether it was made by an emergency reset.
     reset: bool,
+    /// The status, if it was not worded by Mailu: it says nothing of the token.
+    #[serde(default)]
+    foreign: Option<u16>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +128,9 @@ struct Breaker {
     opened_at: DateTime<Utc>,
     /// How often it tripped without an answer in between.
     times: u32,
+    /// For how many seconds, if the other side named them.
+    #[serde(default)]
+    seconds: Option<u32>,
 }
 
 /// Who calls.
@@ -119,6 +141,27 @@ pub(super) struct Caller {
     /// Keyed hash of server and tenant.
     pub(super) tenant: String,
     pub(super) purpose: Purpose,
+    /// When a person wrote the token for this tenant.
+    pub(super) written_at: Option<DateTime<Utc>>,
+}
+
+impl Caller {
+    /// Names a caller by keyed hashes.
+    pub(super) fn new(
+        keyring: &Keyring,
+        origin: &str,
+        tenant: &str,
+        token: &Sensitive<String>,
+        purpose: Purpose,
+        written_at: Option<DateTime<Utc>>,
+    ) -> Self {
+        Self {
+            token: hex::encode(keyring.token_hash(origin, token)),
+            tenant: hex::encode(keyring.detail_hash(format!("{origin} {tenant}").as_bytes())),
+            purpose,
+            written_at,
+        }
+    }
 }
 
 /// What is held back, in short.
@@ -130,6 +173,8 @@ pub(super) struct Holding {
     pub(super) limited: bool,
     /// Whether the breaker tripped.
     pub(super) breaker: bool,
+    /// The status of somebody else's refusal that still counts.
+    pub(super) denied: Option<u16>,
 }
 
 impl Default for Stops {
@@ -141,6 +186,7 @@ impl Default for Stops {
             accepted: None,
             limited: None,
             breaker: None,
+            spoken_at: None,
         }
     }
 }
@@ -166,6 +212,7 @@ impl Stops {
                 at: now,
                 charged: None,
                 reset: false,
+                foreign: None,
             }],
             ..Self::default()
         }
@@ -178,14 +225,16 @@ impl Stops {
             && self.tokens.is_empty()
             && self.limited.is_none()
             && self.breaker.is_none()
+            && self.spoken_at.is_none()
     }
 
     /// Returns what an operator is told of.
-    pub(super) const fn holding(&self) -> Holding {
+    pub(super) fn holding(&self) -> Holding {
         Holding {
             tokens: self.tokens.len(),
             limited: self.limited.is_some(),
             breaker: self.breaker.is_some(),
+            denied: self.refused.iter().rev().find_map(|call| call.foreign),
         }
     }
 
@@ -210,6 +259,9 @@ impl Stops {
         now: DateTime<Utc>,
     ) -> Option<DateTime<Utc>> {
         self.prune(now);
+        if self.needs_a_word(caller, now) {
+            self.spoken_at = Some(now);
+        }
         let call = self.refused_call(caller, now);
         if let Some(limited) = &mut self.limited {
             limited.tried_at = now;
@@ -218,7 +270,7 @@ impl Stops {
         if let Some(stopped) = self.tokens.iter_mut().find(tried) {
             stopped.tried_at = now;
         }
-        if self.is_accepted(&caller.token) {
+        if self.is_accepted(&caller.token) && self.denied_at(now).is_none() {
             return None;
         }
         self.refused.push(call);
@@ -241,6 +293,7 @@ impl Stops {
             at: now,
             charged: charged.then(|| caller.tenant.clone()),
             reset,
+            foreign: None,
         }
     }
 
@@ -286,6 +339,25 @@ impl Stops {
                 });
                 self.breaker = None;
             }
+            Heard::Denied(status) => {
+                self.take_back(announced);
+                let call = RefusedCall {
+                    foreign: Some(status),
+                    ..self.refused_call(caller, announced.unwrap_or(now))
+                };
+                self.refused.push(call);
+                self.bound();
+                self.breaker = None;
+            }
+            Heard::Busy(seconds) => {
+                self.take_back(announced);
+                let times = self.breaker.as_ref().map_or(0, |breaker| breaker.times);
+                self.breaker = Some(Breaker {
+                    opened_at: now,
+                    times: times.saturating_add(1),
+                    seconds: seconds.map(|seconds| seconds.min(LONGEST_BUSY)),
+                });
+            }
             Heard::Other => {
                 self.take_back(announced);
                 self.breaker = None;
@@ -313,6 +385,7 @@ impl Stops {
         self.breaker = Some(Breaker {
             opened_at: now,
             times,
+            seconds: None,
         });
     }
 
@@ -355,6 +428,7 @@ impl Stops {
         self.refused.retain(|call| !rested(call.at, CHARGED, now));
         self.tokens
             .retain(|it| !rested(it.tried_at, REMEMBERED, now));
+        self.spoken_at = self.spoken_at.filter(|at| !rested(*at, PERSONS_WORD, now));
     }
 
     fn bound(&mut self) {
@@ -371,7 +445,10 @@ impl Breaker {
     fn is_open(&self, now: DateTime<Utc>) -> bool {
         let step = usize::try_from(self.times.saturating_sub(1)).unwrap_or(usize::MAX);
         let minutes = OPEN_MINUTES.get(step).or(OPEN_MINUTES.last());
-        let open = TimeDelta::minutes(minutes.copied().unwrap_or(10));
+        let open = match self.seconds {
+            Some(seconds) => TimeDelta::seconds(i64::from(seconds)),
+            None => TimeDelta::minutes(minutes.copied().unwrap_or(10)),
+        };
         !rested(self.opened_at, open, now)
     }
 }
@@ -405,6 +482,7 @@ mod tests {
             token: token.to_owned(),
             tenant: tenant.to_owned(),
             purpose,
+            written_at: None,
         }
     }
 
@@ -449,7 +527,7 @@ mod tests {
             let announced = match self.stops.admission(&caller, now) {
                 Admission::Free => None,
                 Admission::Announced => self.stops.announce(&caller, now),
-                Admission::Held(_) | Admission::Open => return false,
+                Admission::Held(_) | Admission::Denied(_) | Admission::Open => return false,
             };
             self.silent = if heard.is_silence() {
                 self.silent + 1
@@ -829,6 +907,200 @@ mod tests {
             bench.admission("a", Purpose::Request, 0),
             Admission::Announced
         );
+    }
+
+    /// A front words 401 and 403 as well; Mailu may have counted them, and the token may be right.
+    #[test]
+    fn somebody_elses_refusals_stop_no_token_and_are_never_more_than_three_an_hour() {
+        use Admission::{Announced, Denied, Free};
+        let denied = Heard::Denied(403);
+        let mut bench = Bench::in_order();
+        assert!(bench.call("good", Purpose::Automatic, 1, denied));
+        assert_eq!(bench.stops.accepted(), Some("good"));
+        for (purpose, admission) in [
+            (Purpose::Automatic, Denied(403)),
+            (Purpose::Bulk, Denied(403)),
+            (Purpose::Request, Announced),
+            (Purpose::Reset, Announced),
+        ] {
+            assert_eq!(
+                bench.admission("good", purpose, 2),
+                admission,
+                "{purpose:?}"
+            );
+        }
+        // What is accepted is taken back; the hour goes on.
+        assert!(bench.call("good", Purpose::Request, 2, Heard::Accepted));
+        assert_eq!(bench.admission("good", Purpose::Automatic, 3), Denied(403));
+        // A corrected token has a place, and an emergency has the last.
+        assert_eq!(
+            bench.admission_of("globex", "new", Purpose::Request, 3),
+            Announced
+        );
+        assert!(bench.call("good", Purpose::Request, 4, denied));
+        assert_eq!(bench.admission("good", Purpose::Request, 5), Denied(403));
+        assert!(bench.call("good", Purpose::Reset, 5, denied));
+        for purpose in [Purpose::Automatic, Purpose::Request, Purpose::Reset] {
+            assert_eq!(bench.admission("good", purpose, 6), Denied(403));
+        }
+        assert_eq!(bench.admission("good", Purpose::Automatic, 68), Free);
+        assert!(bench.call("good", Purpose::Automatic, 68, Heard::Accepted));
+        assert_eq!(bench.stops.holding().denied, None);
+    }
+
+    #[test]
+    fn mixed_refusals_are_never_more_than_three_an_hour() {
+        const PURPOSES: [Purpose; 4] = [
+            Purpose::Automatic,
+            Purpose::Request,
+            Purpose::Reset,
+            Purpose::Bulk,
+        ];
+        for accepts_looks in [false, true] {
+            for words in 1..5 {
+                let mut bench = Bench::in_order();
+                let mut refused = Vec::new();
+                for minute in 1..24 * HOUR {
+                    let turn = usize::try_from(minute).unwrap();
+                    let heard = match minute % 5 < words {
+                        true => Heard::Denied(if minute % 2 == 0 { 401 } else { 403 }),
+                        false => Heard::Refused,
+                    };
+                    if accepts_looks {
+                        bench.call("good", PURPOSES[turn % 4], minute, Heard::Accepted);
+                    }
+                    let token = ["good", "bad", "worse"][turn % 3];
+                    let tenant = ["acme", "globex"][turn % 2];
+                    let purpose = PURPOSES[(turn / 3) % 4];
+                    if bench.call_of(tenant, token, purpose, minute, heard) {
+                        refused.push(minute);
+                    }
+                }
+                for first in &refused {
+                    let hour = *first..first + HOUR;
+                    let within = refused.iter().filter(|minute| hour.contains(minute));
+                    assert!(within.count() <= 3, "{accepts_looks} {words} {refused:?}");
+                }
+                assert!(refused.len() >= 23, "{refused:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_person_who_writes_a_token_has_it_tried_once() {
+        let held = Admission::Held(Refusal::Token);
+        let word = |token: &str, purpose, minute| Caller {
+            written_at: Some(at(minute)),
+            ..caller(token, "acme", purpose)
+        };
+        let mut bench = Bench::default();
+        assert!(bench.call("stale", Purpose::Reset, 0, Heard::Refused));
+        assert_eq!(bench.admission("stale", Purpose::Request, 5), held);
+        let spoken = word("stale", Purpose::Request, 5);
+        // A word from before the refusal is none.
+        let before = Caller {
+            written_at: Some(at(0) - TimeDelta::seconds(1)),
+            ..spoken.clone()
+        };
+        assert_eq!(bench.stops.admission(&before, at(5)), held);
+        assert_eq!(bench.stops.held_until(&spoken, at(5)), None);
+        assert_eq!(bench.stops.admission(&spoken, at(5)), Admission::Announced);
+        let announced = bench.stops.announce(&spoken, at(5));
+        // It may have been sent, whatever becomes of the process.
+        assert_eq!(bench.stops.admission(&spoken, at(5)), held);
+        let mut right = bench.clone();
+        right
+            .stops
+            .hear(Heard::Accepted, &spoken, announced, 0, at(5));
+        assert_eq!(right.stops.admission(&spoken, at(6)), Admission::Free);
+        bench
+            .stops
+            .hear(Heard::Refused, &spoken, announced, 0, at(5));
+        // The last place is a new token's, and nobody's by a word; the answer names the time.
+        let again = word("stale", Purpose::Request, 21);
+        assert_eq!(bench.stops.admission(&again, at(21)), held);
+        assert_eq!(bench.stops.held_until(&again, at(21)), Some(at(67)));
+        let new = bench.admission("new", Purpose::Request, 21);
+        assert_eq!(new, Admission::Announced);
+    }
+
+    #[test]
+    fn a_persons_word_counts_once_in_fifteen_minutes() {
+        let held = Admission::Held(Refusal::RateLimited);
+        let mut bench = Bench::in_order();
+        for (minute, admission) in [
+            (1, Admission::Announced),
+            (9, held),
+            (17, Admission::Announced),
+        ] {
+            bench.stops.limited = Some(Limited {
+                tried_at: at(minute),
+                times: 4,
+            });
+            let spoken = Caller {
+                written_at: Some(at(minute)),
+                ..caller("good", "acme", Purpose::Request)
+            };
+            assert_eq!(
+                bench.stops.admission(&spoken, at(minute)),
+                admission,
+                "{minute}"
+            );
+            if admission == Admission::Announced {
+                bench.stops.announce(&spoken, at(minute));
+            }
+        }
+    }
+
+    #[test]
+    fn a_persons_word_ends_the_servers_limiter_and_somebody_elses_refusal_for_one_call() {
+        for heard in [Heard::Limited, Heard::Denied(403)] {
+            let mut bench = Bench::in_order();
+            assert!(bench.call("good", Purpose::Automatic, 1, heard));
+            let spoken = Caller {
+                written_at: Some(at(2)),
+                ..caller("good", "acme", Purpose::Request)
+            };
+            assert_eq!(bench.stops.admission(&spoken, at(2)), Admission::Announced);
+            let announced = bench.stops.announce(&spoken, at(2));
+            bench
+                .stops
+                .hear(Heard::Accepted, &spoken, announced, 0, at(2));
+            let next = bench.admission("good", Purpose::Request, 3);
+            assert!(
+                matches!(next, Admission::Free | Admission::Announced),
+                "{heard:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_front_that_asks_to_call_later_is_asked_later_by_the_engine_alone() {
+        let mut bench = Bench::in_order();
+        for (asks, seconds) in [(Some(2), 2), (None, 120), (Some(86_400), 600), (Some(0), 0)] {
+            assert!(bench.call("good", Purpose::Request, 1, Heard::Busy(asks)));
+            assert_eq!(bench.stops.holding().tokens, 0);
+            let good = caller("good", "acme", Purpose::Automatic);
+            let end = at(1) + TimeDelta::seconds(seconds);
+            if seconds > 0 {
+                let early = end - TimeDelta::milliseconds(1);
+                assert_eq!(
+                    bench.stops.admission(&good, early),
+                    Admission::Open,
+                    "{asks:?}"
+                );
+            }
+            assert_eq!(
+                bench.stops.admission(&good, end),
+                Admission::Free,
+                "{asks:?}"
+            );
+            for purpose in [Purpose::Request, Purpose::Reset] {
+                assert_eq!(bench.admission("good", purpose, 1), Admission::Free);
+            }
+        }
+        assert!(bench.call("good", Purpose::Request, 1, Heard::Accepted));
+        assert!(bench.is_quiet());
     }
 
     #[test]

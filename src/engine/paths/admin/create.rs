@@ -8,7 +8,7 @@ use crate::audit::{EventName, NewEvent};
 use crate::crypto::Sensitive;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::rotation::{self, Change};
+use crate::engine::rotation::{self, Change, Stranger};
 use crate::engine::storage::record::{Credential, Proof, RotationPolicy, Version};
 use crate::engine::{mail, schedule};
 use crate::provider::{Account, EmailAddress};
@@ -92,6 +92,10 @@ async fn import(
     change: Change,
 ) -> Result<Written, Error> {
     let checked = check(&locked, username, &password).await?;
+    let other = rotation::stranger_of(&locked.record, checked.seen.as_ref());
+    if matches!(other, Some(Stranger::Other(_))) && !change.take_over {
+        return Err(rotation::owned_by_other());
+    }
     let event = add_version(&mut locked, &password, &checked, last_rotated, change)?;
     locked.check_room()?;
     let event = locked.record_event(event(EventName::Imported))?;
@@ -167,6 +171,8 @@ pub(super) fn add_version(
     change: Change,
 ) -> Result<impl FnOnce(EventName) -> NewEvent + use<>, Error> {
     let now = locked.engine.clock().now();
+    // Whoever gives a password knows of the account: its mark is accepted.
+    rotation::accept(&mut locked.record, checked.seen.as_ref());
     rotation::take_over(&mut locked.record, checked.seen.as_ref());
     let number = locked.record.last_version + 1;
     let sealed = locked.seal_password(number, password)?;
@@ -196,6 +202,7 @@ pub(super) fn add_version(
         doubtful: false,
         login_tried: false,
         abandoned: false,
+        shaken: false,
         compromised: None,
     });
     locked.record.last_error = None;

@@ -20,6 +20,7 @@ pub(super) struct Input {
     pub(super) password: Option<Sensitive<String>>,
     pub(super) last_rotated: Option<DateTime<Utc>>,
     pub(super) cas: Option<u64>,
+    pub(super) take_over: bool,
 }
 
 impl Input {
@@ -70,6 +71,7 @@ impl Input {
             password,
             last_rotated,
             cas,
+            take_over: fields.boolean("take_over").set().unwrap_or(false),
         })
     }
 }

@@ -72,6 +72,11 @@ const FIELDS: &[Field] = &[
     )
     .range(0, i64::MAX)
     .example("3"),
+    Field::boolean(
+        "take_over",
+        "Create or import although the account carries another mount's or cluster's mark.",
+    )
+    .default("false"),
 ];
 
 const READ_ANSWERS: &[Field] = &[
@@ -122,8 +127,9 @@ pub(super) fn route() -> Route<Engine> {
         synopsis: "The tenant's SMTP admin credential.",
         description: "Creates, reads, updates or deletes the credential. Without `password` one \
                       is generated and set in Mailu (which needs <tenant>/config); with it, an \
-                      existing one is imported after a check against Mailu. A write keeps what it \
-                      does not name; null restores a default. Delete is soft: the passwords are \
+                      existing one is imported after a check against Mailu. An account that \
+                      carries the mark of another mount or cluster is refused unless \
+                      take_over=true. A write keeps what it does not name; null restores a default. Delete is soft: the passwords are \
                       kept for the mount's deleted_retention.
 
     bao write smtp/acme/admin username=admin@acme.example rotation_policy=180_days
@@ -231,6 +237,7 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             incident_id: None,
             source: None,
             again: None,
+            take_over: input.take_over,
             request_id: call.request.id.as_str().to_owned(),
         };
         let written = if locked.record.credential.is_some() {

@@ -8,6 +8,7 @@ mod wanted;
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{event_of, tenant};
@@ -159,20 +160,27 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
     let worker = Arc::clone(&engine);
-    engine
+    let tried_at = engine
         .finish(&config, async move {
             store(&worker, &mount, &name, &call).await
         })
         .await?;
-    Ok(None)
+    Ok(tried_at.map(|at| {
+        Response::default().warn(format!(
+            "The token is stored. It is tried at {} at the earliest: the server refused calls within \
+             the last hour, and the same token is tried again at once only once in 15 minutes.",
+            crate::logical::instant::format(&at)
+        ))
+    }))
 }
 
+/// Returns until when the token is not tried, if a stop holds it back.
 async fn store(
     engine: &Arc<Engine>,
     mount: &Mount,
     name: &TenantName,
     call: &Call,
-) -> Result<(), Error> {
+) -> Result<Option<DateTime<Utc>>, Error> {
     let mut locked = engine.lock_tenant(mount, name).await?;
     if call.request.operation == Operation::Patch && locked.record.server.is_none() {
         return Err(Error::UnknownTenant);
@@ -189,13 +197,18 @@ async fn store(
         None => None,
     };
     let token_changed = wanted.token.is_some() && wanted.token != old_token;
+    // A person's word: what stops this token ends for one call, if one may be risked.
+    let spoken = wanted.token.is_some();
     let token = wanted
         .token
         .take()
         .or(old_token)
         .ok_or_else(token_required)?;
     if !token_changed && locked.record.server.as_ref() == Some(&wanted.server) {
-        return Ok(());
+        if spoken && locked.held_until().await?.is_some() {
+            return speak(locked).await;
+        }
+        return Ok(None);
     }
     if wanted.endpoint_changed && locked.record.credential.is_some() {
         let fingerprint = require_same_server(&locked, &wanted.server, token.clone()).await?;
@@ -206,6 +219,9 @@ async fn store(
     }
     // The clock only moves what really changed.
     wanted.server.written_at = engine.clock().now();
+    if spoken {
+        wanted.server.token_written_at = Some(engine.clock().now());
+    }
     locked.replace_server(wanted.server)?;
     let sealed = locked.seal_token(&token)?;
     if let Some(server) = &mut locked.record.server {
@@ -221,7 +237,19 @@ async fn store(
         EventName::TenantConfigChanged,
         engine.clock().now(),
     ))?;
-    locked.store().await
+    locked.store().await?;
+    locked.held_until().await
+}
+
+/// The same token was written again while it is stopped: nothing changes but that it is tried.
+async fn speak(mut locked: LockedTenant) -> Result<Option<DateTime<Utc>>, Error> {
+    let now = locked.engine.clock().now();
+    if let Some(server) = &mut locked.record.server {
+        server.token_written_at = Some(now);
+    }
+    locked.record.go_on_at(now);
+    locked.store().await?;
+    locked.held_until().await
 }
 
 /// The new endpoint must answer a hash that the stored current password fits, or the one that an

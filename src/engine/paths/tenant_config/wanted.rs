@@ -73,6 +73,7 @@ pub(super) fn wanted(
             request_timeout_seconds: timeout,
             verify_smtp,
             written_at: stored.map_or(locked.record.created_at, |server| server.written_at),
+            token_written_at: stored.and_then(|server| server.token_written_at),
         },
         token,
         endpoint_changed,

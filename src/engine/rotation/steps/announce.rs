@@ -8,7 +8,8 @@ use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Mail};
 use crate::engine::rotation::change::{Change, started_event};
 use crate::engine::rotation::notes::record_failure;
-use crate::engine::rotation::{retention, strangers};
+use crate::engine::rotation::retention;
+use crate::engine::rotation::strangers::{self, OTHER_OWNER};
 use crate::engine::storage::record::Intent;
 use crate::provider::{Account, EmailAddress, Refusal};
 
@@ -39,6 +40,12 @@ impl Announced {
             return Err(error);
         }
         if first {
+            let other = strangers::stranger_of(&tenant.record, seen.as_ref());
+            if other.is_some_and(|it| it.code() == OTHER_OWNER) && !change.take_over {
+                let error = strangers::owned_by_other();
+                record_failure(&mut tenant, change, &error).await;
+                return Err(error);
+            }
             strangers::take_over(&mut tenant.record, seen.as_ref());
         } else if let Some(error) = stranger(&mut tenant, seen.as_ref())? {
             tenant.store().await?;
@@ -87,11 +94,12 @@ impl Announced {
 /// Notes a writer that this record does not know. A person's change goes on over it; the engine's
 /// own does not: its error is returned.
 fn stranger(tenant: &mut LockedTenant, seen: Option<&Account>) -> Result<Option<Error>, Error> {
-    let Some(mark) = strangers::mark_of_stranger(&tenant.record, seen) else {
+    let Some(stranger) = strangers::stranger_of(&tenant.record, seen) else {
         return Ok(None);
     };
-    strangers::note(tenant, &mark, None)?;
-    Ok(tenant.purpose.is_unattended().then(strangers::error))
+    strangers::note(tenant, &stranger, None)?;
+    let unattended = tenant.purpose.is_unattended();
+    Ok(unattended.then(|| strangers::error(&tenant.record)))
 }
 
 /// Reports whether the credential has no password yet.
@@ -118,8 +126,10 @@ pub(in crate::engine::rotation) fn put_intent(
     }
     tenant.record.last_version = version;
     tenant.record.last_attempt = Some(now);
+    let attempt = tenant.engine.identifiers().hex()?;
+    tenant.record.note_attempt(&attempt);
     tenant.record.intent = Some(Intent {
-        attempt: tenant.engine.identifiers().hex()?,
+        attempt,
         version,
         candidate,
         rotation_type: change.rotation_type,

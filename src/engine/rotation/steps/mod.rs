@@ -6,6 +6,7 @@
 //! cannot stop; a crash anywhere leaves the stored intent, which [`mod@super::settle`] picks up.
 
 mod announce;
+mod late_writes;
 mod verdict;
 
 use std::time::Duration;
@@ -14,15 +15,16 @@ use chrono::TimeDelta;
 
 use super::change::{Change, success_event};
 use super::{reset, retention};
-use crate::audit::{Event, NewEvent, RotationType, Severity};
+use crate::audit::{Event, NewEvent, Severity};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::Mail;
 use crate::engine::schedule;
 use crate::engine::storage::record::{Intent, OpenWork, Proof, Version};
-use crate::provider::{Account, EmailAddress, Login, Marker, Sent, marker};
+use crate::provider::{Account, EmailAddress, Login, Marker, Sent, StoredHash, marker};
 
 pub(super) use announce::{put_intent, record_started};
+use late_writes::Before;
 pub(super) use verdict::Verdict;
 
 /// A send follows its own stored announcement by at most this much monotonic time: otherwise the
@@ -63,7 +65,10 @@ pub(super) struct Proven {
     mail: Mail,
     account: EmailAddress,
     proof: Proof,
-    fingerprint: Option<String>,
+    /// The hash that proved it.
+    hash: Option<StoredHash>,
+    /// What the account was seen with before the last send.
+    before: Before,
     /// Whether the account may log in at all: a disabled one only costs the limiter a try.
     enabled: bool,
 }
@@ -284,14 +289,23 @@ impl Proven {
         if intent.is_emergency() {
             event.severity = Severity::Critical;
         }
+        let earlier_look = record.open.confirm_first.take();
         record.open = OpenWork {
             // Those of an earlier change still stand: its sends may land late as well.
             confirm_at: std::mem::take(&mut record.open.confirm_at),
             ..OpenWork::default()
         };
-        if intent.is_doubtful() || is_confirmed(&intent) || self.proof == Proof::Acknowledged {
-            record.open.confirm_later(now);
-        }
+        record.open.confirm_later(now);
+        record.open.confirm_first = late_writes::first_look(
+            &intent,
+            credential,
+            late_writes::Seen {
+                before: &self.before,
+                after: self.hash.as_ref(),
+            },
+            earlier_look,
+            now,
+        );
         record.last_error = None;
         if intent.is_emergency() {
             reset::conclude(credential, &intent, now);
@@ -300,8 +314,8 @@ impl Proven {
         credential.current = Some(intent.version);
         credential.versions.push(Version {
             proof: self.proof,
-            verified_at: Some(now),
-            hash_fingerprint: self.fingerprint.take(),
+            verified_at: (self.proof != Proof::Acknowledged).then_some(now),
+            hash_fingerprint: self.hash.as_ref().map(StoredHash::fingerprint),
             // Stored with the commit: the login after it is never tried twice.
             login_tried: self.mail.verify_smtp && self.enabled && !intent.is_emergency(),
             ..intent.into_version()
@@ -327,14 +341,6 @@ impl Proven {
         retention::prune(credential, &self.tenant.config, now);
         Ok((event, previous_version))
     }
-}
-
-/// Reports whether a change is looked at again after its commit whatever its sends came to.
-fn is_confirmed(intent: &Intent) -> bool {
-    matches!(
-        intent.rotation_type,
-        Some(RotationType::Emergency | RotationType::Rollback | RotationType::Rehome)
-    )
 }
 
 impl Committed {

@@ -1,10 +1,11 @@
 //! What Mailu says of a candidate, and how it is asked.
 
+use super::late_writes::Before;
 use super::{Announced, Applied, Proven};
 use crate::engine::error::Error;
 use crate::engine::mail::{self, Live};
 use crate::engine::storage::record::Proof;
-use crate::provider::{Account, Refusal, Sent};
+use crate::provider::{Account, Refusal, Sent, StoredHash, Trouble};
 
 /// What a look at Mailu says of the candidate.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(in crate::engine::rotation) enum Verdict {
     /// Mailu cannot be asked, or shows no hash that can be checked. `None` if it answered: then
     /// sending again gets at least an acknowledgement.
     CannotTell(Announced, Option<Error>),
+    /// Not every stored value was compared yet: nothing is decided.
+    NotYet(Announced),
 }
 
 /// What a look after a send says.
@@ -28,18 +31,21 @@ pub(in crate::engine::rotation) struct Looked {
     /// What the send was answered with, if that was a refusal. It may be a front's, after the
     /// effect, or of a repeat whose first copy still hangs: the look alone decides.
     pub(in crate::engine::rotation) refusal: Option<Refusal>,
+    /// Why its outcome is not known, if it is not.
+    pub(in crate::engine::rotation) trouble: Option<Trouble>,
 }
 
 impl Announced {
     /// Judges by what Mailu showed before anything is sent.
     pub(in crate::engine::rotation) async fn judge(self) -> Result<Verdict, Error> {
         let seen = Ok(self.seen.clone());
-        self.verdict(seen, false).await
+        self.verdict(seen, Before::Unknown, false).await
     }
 
     async fn verdict(
         mut self,
         seen: Result<Option<Account>, Error>,
+        before: Before,
         acknowledged: bool,
     ) -> Result<Verdict, Error> {
         let account = match seen {
@@ -49,18 +55,23 @@ impl Announced {
                 return Ok(self.none_live());
             }
             Err(_unasked) if acknowledged => {
-                return Ok(Verdict::Live(self.proven(Proof::Acknowledged, None)));
+                return Ok(Verdict::Live(self.proven(
+                    Proof::Acknowledged,
+                    None,
+                    before,
+                )));
             }
             Err(error) => return Ok(Verdict::CannotTell(self, Some(error))),
         };
         let live = self.tenant.find_live(&account).await?;
-        let fingerprint = account.hash.as_ref().map(|hash| hash.fingerprint());
+        let hash = account.hash.clone();
         self.seen = Some(account);
         Ok(match live {
-            Live::Candidate => Verdict::Live(self.proven(Proof::Hash, fingerprint)),
+            Live::Candidate => Verdict::Live(self.proven(Proof::Hash, hash, before)),
             Live::CannotTell if acknowledged => {
-                Verdict::Live(self.proven(Proof::Acknowledged, None))
+                Verdict::Live(self.proven(Proof::Acknowledged, None, before))
             }
+            Live::NotYet => Verdict::NotYet(self),
             Live::CannotTell => Verdict::CannotTell(self, None),
             Live::Version(number) => Verdict::OtherLive(self, Some(number)),
             Live::None => self.none_live(),
@@ -83,14 +94,15 @@ impl Announced {
         }
     }
 
-    fn proven(self, proof: Proof, fingerprint: Option<String>) -> Proven {
+    fn proven(self, proof: Proof, hash: Option<StoredHash>, before: Before) -> Proven {
         Proven {
             enabled: self.seen.as_ref().is_none_or(|account| account.enabled),
             tenant: self.tenant,
             mail: self.mail,
             account: self.account,
             proof,
-            fingerprint,
+            hash,
+            before,
         }
     }
 }
@@ -99,9 +111,10 @@ impl Applied {
     /// Asks Mailu what is live now, whatever the send was answered with.
     pub(in crate::engine::rotation) async fn prove(self) -> Result<Looked, Error> {
         let Self { announced, sent } = self;
-        let refusal = match sent {
-            Sent::Refused(refusal) => Some(refusal),
-            Sent::Acknowledged | Sent::Unknown(_) => None,
+        let (refusal, trouble) = match sent {
+            Sent::Refused(refusal) => (Some(refusal), None),
+            Sent::Unknown(trouble) => (None, Some(trouble)),
+            Sent::Acknowledged => (None, None),
         };
         // A refused token or an exhausted limiter will refuse the look as well.
         if let Some(refusal @ (Refusal::Token | Refusal::RateLimited)) = refusal {
@@ -109,6 +122,7 @@ impl Applied {
             return Ok(Looked {
                 verdict,
                 refusal: Some(refusal),
+                trouble,
             });
         }
         let acknowledged = sent == Sent::Acknowledged;
@@ -116,11 +130,16 @@ impl Applied {
             // The mount goes away, and its storage with it: the next process looks.
             return Err(Error::Unsettled);
         }
+        let before = match announced.seen.as_ref().map(|account| &account.hash) {
+            Some(Some(hash)) => Before::Hash(hash.clone()),
+            Some(None) | None => Before::Nothing,
+        };
         let seen = announced.mail.account(&announced.account).await;
         let seen = seen.map_err(mail::read_error);
         Ok(Looked {
-            verdict: announced.verdict(seen, acknowledged).await?,
+            verdict: announced.verdict(seen, before, acknowledged).await?,
             refusal,
+            trouble,
         })
     }
 }

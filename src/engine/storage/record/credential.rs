@@ -174,7 +174,7 @@ pub struct Version {
     pub attempt: String,
     /// What is known of its being live.
     pub proof: Proof,
-    /// When that was last established.
+    /// When that was last checked: an acknowledgement is no check.
     pub verified_at: Option<DateTime<Utc>>,
     /// Hex SHA-256 of the hash text Mailu showed when it was last proven by hash.
     pub hash_fingerprint: Option<String>,
@@ -186,6 +186,9 @@ pub struct Version {
     pub login_tried: bool,
     /// It was given up as a candidate.
     pub abandoned: bool,
+    /// Something was sent after its proof and given up: the proof is none of now.
+    #[serde(default)]
+    pub shaken: bool,
     /// It must never be used again.
     pub compromised: Option<Compromise>,
 }
@@ -222,7 +225,8 @@ pub struct Compromise {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drift {
-    /// Why: `foreign_password`, `older_version`, `stale_storage`, `account_missing`.
+    /// Why: `foreign_password`, `older_version`, `stale_storage`, `other_owner`,
+    /// `account_missing`.
     pub code: String,
     /// The stored version that is live, if any.
     pub live_version: Option<u64>,

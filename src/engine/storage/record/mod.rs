@@ -25,7 +25,7 @@ pub use credential::{
     AppTokenWork, Compromise, Credential, Deletion, Drift, Finding, Hold, Preflight, Proof,
     RotationPolicy, Version,
 };
-pub use work::{Intent, OpenWork};
+pub use work::{Compared, FirstLook, Intent, OpenWork};
 
 /// The version of the stored format this build writes.
 pub const SCHEMA: u32 = 3;
@@ -42,6 +42,15 @@ pub struct TenantRecord {
     pub incarnation: String,
     /// Random; names this chain of events and markers, new when storage went back in time.
     pub lineage: String,
+    /// Those that this record had before, the latest last: their marks are its own.
+    #[serde(default)]
+    pub lineages: Vec<String>,
+    /// The attempts of this record, ended ones too, the latest last: their marks are its own.
+    #[serde(default)]
+    pub attempts: Vec<String>,
+    /// The mark of somebody else that a person has accepted, as it stands in Mailu.
+    #[serde(default)]
+    pub accepted_mark: Option<String>,
     /// Grows by one with every stored change.
     pub revision: u64,
     /// Grows by one with every send to Mailu; written into Mailu's marker.
@@ -88,6 +97,9 @@ pub struct Server {
     pub verify_smtp: bool,
     /// When this server was written.
     pub written_at: DateTime<Utc>,
+    /// When a person wrote the token last, the same one too: a word that ends a stop for one call.
+    #[serde(default)]
+    pub token_written_at: Option<DateTime<Utc>>,
 }
 
 /// A pause of automatic rotation.
@@ -114,7 +126,33 @@ pub struct LastError {
     pub attempts: u32,
 }
 
+/// Earlier lineages kept.
+const MOST_LINEAGES: usize = 4;
+/// Attempts kept.
+const MOST_ATTEMPTS: usize = 32;
+
 impl TenantRecord {
+    /// Remembers a new attempt by its name in Mailu's marks.
+    pub fn note_attempt(&mut self, attempt: &str) {
+        self.attempts.push(attempt.to_owned());
+        let surplus = self.attempts.len().saturating_sub(MOST_ATTEMPTS);
+        self.attempts.drain(..surplus);
+    }
+
+    /// Goes on under another lineage; the earlier one stays known.
+    pub fn begin_lineage(&mut self, lineage: String) {
+        let earlier = std::mem::replace(&mut self.lineage, lineage);
+        self.lineages.push(earlier);
+        let surplus = self.lineages.len().saturating_sub(MOST_LINEAGES);
+        self.lineages.drain(..surplus);
+    }
+
+    /// Reports whether marks of this lineage are this record's.
+    #[must_use]
+    pub fn is_own_lineage(&self, lineage: &str) -> bool {
+        self.lineage == lineage || self.lineages.iter().any(|own| own == lineage)
+    }
+
     /// Makes the empty record of a tenant that is not stored yet.
     #[must_use]
     pub fn new(tenant: &str, incarnation: String, lineage: String, now: DateTime<Utc>) -> Self {
@@ -123,6 +161,9 @@ impl TenantRecord {
             tenant: tenant.to_owned(),
             incarnation,
             lineage,
+            lineages: Vec::new(),
+            attempts: Vec::new(),
+            accepted_mark: None,
             revision: 0,
             generation: 0,
             last_version: 0,
@@ -199,16 +240,13 @@ impl TenantRecord {
 
     /// Returns when Mailu is to be looked at again, or the password to be changed by itself.
     fn next_look(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let looks = self.open.confirm_at.iter();
-        let looks = looks.map(|at| OpenWork::due(*at, now));
-        looks.chain(self.rotate_at(now)).min()
+        self.open.looks(now).chain(self.rotate_at(now)).min()
     }
 
     /// Reports whether a look at Mailu is due.
     #[must_use]
     pub fn looks_now(&self, now: DateTime<Utc>) -> bool {
-        let mut looks = self.open.confirm_at.iter();
-        looks.any(|at| OpenWork::due(*at, now) <= now)
+        self.open.looks(now).any(|at| at <= now)
     }
 
     /// Returns when the password is to be changed because somebody saw it.

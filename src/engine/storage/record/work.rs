@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Proof, Server, Version};
 use crate::audit::{Actor, RotationType};
 use crate::crypto::Sealed;
+use crate::provider::StoredHash;
 
 /// Looks at Mailu that may wait at once.
 const MOST_CONFIRMATIONS: usize = 8;
@@ -106,6 +107,7 @@ impl Intent {
             doubtful,
             login_tried: false,
             abandoned: false,
+            shaken: false,
             compromised: None,
         }
     }
@@ -121,10 +123,54 @@ pub struct OpenWork {
     pub settle_failures: u32,
     /// Look at Mailu again, not before: late writes show up here. Earliest first.
     pub confirm_at: Vec<DateTime<Utc>>,
+    /// The look that a change waits for before reads call it settled.
+    #[serde(default)]
+    pub confirm_first: Option<FirstLook>,
+    /// Which versions were found not to fit the account's hash.
+    #[serde(default)]
+    pub compared: Option<Compared>,
     /// Try an automatic rotation again, not before.
     pub retry_at: Option<DateTime<Utc>>,
     /// How many automatic rotations failed in a row.
     pub retry_failures: u32,
+}
+
+/// A look soon after a change that something may have undone since it was proven: Mailu hashes a
+/// password again at a login that finds an outdated hash, and writes the whole column, so a login
+/// with the old password that began before the change brings it back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FirstLook {
+    /// When to look, not before.
+    pub at: DateTime<Utc>,
+    /// The version that was current before the change.
+    pub before: Option<u64>,
+    /// How often the change was made again because of such a look.
+    pub times: u32,
+}
+
+/// Versions whose passwords do not fit one hash: computing that again would tell nothing new.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compared {
+    /// Hex SHA-256 of the hash's text.
+    pub fingerprint: String,
+    /// Their numbers, an open candidate's included.
+    pub versions: Vec<u64>,
+}
+
+impl Compared {
+    /// Begins with what is known of this hash.
+    pub fn with(hash: &StoredHash, known: Option<&Self>) -> Self {
+        let fingerprint = hash.fingerprint();
+        let versions = known
+            .filter(|known| known.fingerprint == fingerprint)
+            .map(|known| known.versions.clone());
+        Self {
+            fingerprint,
+            versions: versions.unwrap_or_default(),
+        }
+    }
 }
 
 /// How far ahead anything is ever planned here: what lies further was planned by a clock that was
@@ -140,6 +186,26 @@ impl OpenWork {
     /// Drops the looks that are due: they were taken.
     pub fn drop_due_looks(&mut self, now: DateTime<Utc>) {
         self.confirm_at.retain(|at| Self::due(*at, now) > now);
+    }
+
+    /// Returns when the looks that wait are due, as seen from `now`.
+    pub(super) fn looks(&self, now: DateTime<Utc>) -> impl Iterator<Item = DateTime<Utc>> {
+        let first = self.confirm_first.iter().map(|look| look.at);
+        let all = first.chain(self.confirm_at.iter().copied());
+        all.map(move |at| Self::due(at, now))
+    }
+
+    /// Ends the wait for the first look, if that is due.
+    pub fn end_first_look(&mut self, now: DateTime<Utc>) {
+        let waits = |look: &FirstLook| Self::due(look.at, now) > now;
+        self.confirm_first = self.confirm_first.take().filter(waits);
+    }
+
+    /// Looks at Mailu then, beside the looks that wait.
+    pub fn look_at(&mut self, at: DateTime<Utc>) {
+        self.confirm_at.push(at);
+        self.confirm_at.sort_unstable();
+        self.confirm_at.dedup();
     }
 
     /// Looks again in 2 and in 15 minutes: a hung server may apply an older send by then.

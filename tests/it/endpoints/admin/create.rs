@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::engine::{EMAIL, FIRST, Rig};
-use crate::support::mailu::standin::{Config, Fault, HashShown, Release, Rule};
+use crate::support::mailu::standin::{Config, Fault, HashShown, Media, Release, Rule, Words};
 
 fn create() -> Value {
     json!({ "username": EMAIL })
@@ -243,10 +243,13 @@ async fn a_refusal_after_a_lost_answer_does_not_drop_the_candidate() {
     rig.configure("acme").await;
     // The first POST takes effect only later; the second meets a full domain.
     rig.mailu.fault(Rule::new(Fault::ApplyLater).method("POST"));
-    let redirect = Fault::Redirect {
-        location: String::from("https://elsewhere.test/"),
+    let full = r#"{"code":409,"message":"Too many users for domain example.test"}"#;
+    let words = Words::new(409, Media::Json, full);
+    let refusal = Fault::Worded {
+        committed: false,
+        words,
     };
-    rig.mailu.fault(Rule::new(redirect).method("POST"));
+    rig.mailu.fault(Rule::new(refusal).method("POST"));
     rig.write("acme/admin", create())
         .await
         .fails(503, "mailu_unreachable");
@@ -290,7 +293,13 @@ async fn one_account_belongs_to_one_tenant() {
     let body = json!({ "reason": "moved", "confirm": "acme" });
     rig.write("acme/destroy", body).await.ok();
     rig.check_pointers("acme").await;
-    rig.write("other/admin", create()).await.ok();
+    // Its mark is still there: whoever owned it may go on.
+    rig.write("other/admin", create())
+        .await
+        .fails(400, "other_owner");
+    let mut take_over = create();
+    take_over["take_over"] = json!(true);
+    rig.write("other/admin", take_over).await.ok();
     rig.check_pointers("other").await;
 }
 
