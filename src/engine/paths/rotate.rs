@@ -9,7 +9,7 @@ use super::{actor, optional_text, tenant};
 use crate::audit::{EventName, RotationType};
 use crate::engine::Engine;
 use crate::engine::error::Error;
-use crate::engine::joined::{Kept, WorkKey};
+use crate::engine::joined::Kept;
 use crate::engine::rotation::{self, Change, Changed};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
@@ -79,18 +79,13 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     };
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = WorkKey::new(
-        "rotate",
-        &name,
-        &change.actor,
-        change.reason.clone().unwrap_or_default(),
-    );
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let locked = worker.lock_tenant(&mount, &name).await?;
         answer(rotation::rotate(locked, change).await?)
     };
-    Ok(engine.join(&config, key, Kept::ForRepeats, work).await?)
+    Ok(engine.join(&config, key, work).await?)
 }
 
 pub(super) fn answer(changed: Changed) -> Result<Option<Response>, Error> {

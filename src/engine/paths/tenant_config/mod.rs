@@ -14,6 +14,7 @@ use super::{event_of, tenant};
 use crate::audit::EventName;
 use crate::crypto::Sensitive;
 use crate::engine::error::Error;
+use crate::engine::joined::Kept;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::Purpose;
 use crate::engine::storage::record::Server;
@@ -158,13 +159,13 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
-    engine
-        .finish(&config, async move {
-            store(&worker, &mount, &name, &call).await
-        })
-        .await?;
-    Ok(None)
+    let work = async move {
+        store(&worker, &mount, &name, &call).await?;
+        Ok(None)
+    };
+    Ok(engine.join(&config, key, work).await?)
 }
 
 async fn store(
@@ -288,13 +289,13 @@ async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
-    engine
-        .finish(&config, async move {
-            remove(&worker, &mount, &name, &call).await
-        })
-        .await?;
-    Ok(None)
+    let work = async move {
+        remove(&worker, &mount, &name, &call).await?;
+        Ok(None)
+    };
+    Ok(engine.join(&config, key, work).await?)
 }
 
 async fn remove(
