@@ -233,6 +233,10 @@ pub struct Actor {
     /// What the host calls the caller; empty for the engine itself.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub display_name: String,
+    /// A keyed digest of the caller's token, where callers are told apart by it; else empty. In no
+    /// event.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub token: String,
 }
 
 impl Actor {
@@ -242,6 +246,7 @@ impl Actor {
         Self {
             user_id: String::from("system"),
             display_name: String::new(),
+            token: String::new(),
         }
     }
 
@@ -256,6 +261,7 @@ impl Actor {
         Self {
             user_id: user_id.to_owned(),
             display_name: display_name.to_owned(),
+            token: String::new(),
         }
     }
 }

@@ -5,6 +5,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use super::Sensitive;
+use super::random::{RandomError, secret_bytes};
 
 /// Returns the lower-case hex SHA-256 (FIPS 180-4) of `bytes`.
 #[must_use]
@@ -27,6 +28,39 @@ pub fn hmac_sha256(key: &[u8], bytes: &[u8]) -> [u8; 32] {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any key length");
     mac.update(bytes);
     mac.finalize().into_bytes().into()
+}
+
+/// A random key that is never stored: what is hashed under it can be told apart for as long as the
+/// process lives, and says nothing to anybody else.
+#[derive(Debug)]
+pub struct ProcessKey(Sensitive<[u8; 32]>);
+
+impl ProcessKey {
+    /// Makes a key.
+    ///
+    /// # Errors
+    ///
+    /// [`RandomError`] if the operating system gives no random bytes.
+    pub fn generate() -> Result<Self, RandomError> {
+        secret_bytes([0; 32]).map(Self)
+    }
+
+    /// Returns the HMAC-SHA256 (RFC 2104) of the parts, each behind its length: different parts
+    /// never give the same. They are not copied.
+    #[must_use]
+    #[expect(
+        clippy::expect_used,
+        clippy::missing_panics_doc,
+        reason = "HMAC is defined for keys of every length (RFC 2104, section 2)"
+    )]
+    pub fn digest(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose()).expect("any key length");
+        for part in parts {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
+    }
 }
 
 /// Derives a 256-bit key by HKDF-SHA256 (RFC 5869).
@@ -86,6 +120,16 @@ mod tests {
         let prk = hmac_sha256(&[0; 32], master.expose());
         let expected = hmac_sha256(&prk, b"info\x01");
         assert_eq!(derive(&master, b"info").expose(), &expected);
+    }
+
+    #[test]
+    fn a_digest_is_of_the_key_and_of_each_part() {
+        let key = ProcessKey::generate().unwrap();
+        assert_eq!(key.digest(&[b"ab", b"c"]), key.digest(&[b"ab", b"c"]));
+        assert_ne!(key.digest(&[b"ab", b"c"]), key.digest(&[b"a", b"bc"]));
+        assert_ne!(key.digest(&[b"a", b""]), key.digest(&[b"a"]));
+        let other = ProcessKey::generate().unwrap();
+        assert_ne!(key.digest(&[b"a"]), other.digest(&[b"a"]));
     }
 
     #[test]

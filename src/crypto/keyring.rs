@@ -34,6 +34,9 @@ const RECEIPT_LABEL: &str = "vault-plugin-secrets-smtp/v1/receipt";
 /// Label of the keys that make hashes of API tokens.
 const TOKEN_LABEL: &str = "vault-plugin-secrets-smtp/v1/token-hash";
 
+/// Separates the key of callers' tokens from every other use of the audit key.
+const CALLER_LABEL: &str = "vault-plugin-secrets-smtp/v1/caller-hash";
+
 /// Numbered master keys, newest last. At least one. `Debug` shows numbers and dates only.
 ///
 /// Version numbers are never used twice: the newest one cannot be removed.
@@ -221,6 +224,15 @@ impl Keyring {
     pub fn token_hash(&self, server: &str, token: &Sensitive<String>) -> [u8; 32] {
         let key = derive(&self.audit_key, &canonical(&[TOKEN_LABEL, server]));
         hmac_sha256(key.expose(), token.expose().as_bytes())
+    }
+
+    /// Hashes what a caller's token is told apart by, so that it can be recognised without being
+    /// kept: HMAC-SHA256 under a key of its own, the same for the keyring's whole life.
+    #[must_use]
+    pub fn caller_hash(&self, token: &[&str]) -> [u8; 32] {
+        let key = derive(&self.audit_key, &canonical(&[CALLER_LABEL]));
+        let token = Sensitive::new(canonical(token));
+        hmac_sha256(key.expose(), token.expose())
     }
 
     /// Returns the stored form: magic, schema, audit key, count, entries (version, milliseconds

@@ -15,7 +15,7 @@ mod random;
 mod sensitive;
 
 pub(crate) use digest::sha256;
-pub use digest::{hmac_sha256, sha256_hex};
+pub use digest::{ProcessKey, hmac_sha256, sha256_hex};
 pub use envelope::{Binding, OpenError, SealError, Sealed, SealedParseError};
 pub use keyring::{Keyring, KeyringError, KeyringVersion};
 pub use password::{PasswordEncoding, PasswordShape, PasswordShapeError};

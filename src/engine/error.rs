@@ -55,6 +55,12 @@ pub(crate) enum Error {
     /// The work goes on after the request stopped waiting for it.
     #[error("the work goes on")]
     InProgress,
+    /// Too much waits for the tenant, or for the mount, already.
+    #[error("too many requests wait")]
+    Busy,
+    /// Another request that waited for the same work was answered with its secret.
+    #[error("the answer was shown to another request")]
+    ShownToAnother,
     /// An automatic change waits until an audit device has its beginning.
     #[error("the change waits for the audit devices")]
     HeldBack,
@@ -140,6 +146,8 @@ impl Error {
             Self::Unreachable(trouble) | Self::Interrupted(trouble) => trouble_code(*trouble),
             Self::BreakerOpen | Self::Unsettled => "mailu_unreachable",
             Self::InProgress => "in_progress",
+            Self::Busy => "busy",
+            Self::ShownToAnother => "shown_to_another",
             Self::HeldBack => HELD_BACK,
             Self::NoCredential => "unknown_tenant",
             Self::Deleted => "deleted",
@@ -339,6 +347,8 @@ impl From<Error> for logical::Error {
             Error::BreakerOpen => Self::status(503, code, BREAKER_OPEN),
             Error::Unsettled => Self::status(503, code, UNSETTLED),
             Error::InProgress => Self::status(503, code, IN_PROGRESS),
+            Error::Busy => Self::status(503, code, BUSY),
+            Error::ShownToAnother => Self::status(409, code, SHOWN_TO_ANOTHER),
             Error::HeldBack => Self::status(409, code, HELD_BACK_TEXT),
             Error::Tainted => Self::status(409, code, TAINTED),
             Error::Unopenable(_) => Self::status(500, code, UNOPENABLE),
@@ -360,6 +370,10 @@ const BREAKER_OPEN: &str = "the Mailu server gave no answer several times in a r
 const UNSETTLED: &str = "the password was sent and Mailu's answer is open; both passwords are \
                          kept. Repeat the request to settle it, or read <tenant>/status.";
 const IN_PROGRESS: &str = "the work goes on in the background. Repeat the request to join it.";
+const BUSY: &str = "too many requests wait already. Nothing was begun. Repeat the request later; an \
+                    emergency reset has places of its own.";
+const SHOWN_TO_ANOTHER: &str = "several requests waited for this answer, and another one of them \
+                                was shown the password. Write <tenant>/reveal to look at it.";
 const HELD_BACK_TEXT: &str = "the change waits until an audit device has taken its beginning. Read \
                               status for what the audit devices lack.";
 const TAINTED: &str = "the mount is being removed; nothing is changed any more.";

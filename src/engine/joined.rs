@@ -1,122 +1,234 @@
-//! Work that outlives its request, and requests that join work already under way.
+//! Writes that outlive their requests, and requests that join work already under way.
 //!
 //! A request waits at most the mount's `wait`; then it answers 503 `in_progress` and the work goes
 //! on. The client's repeat (Go clients repeat a 503 by themselves) must find that work, not start
-//! it again: it joins it while it runs, and is handed its outcome if it ended meanwhile.
+//! it again: it joins it while it runs, and is handed its outcome if it ended meanwhile. This is
+//! the only way in which a handler changes anything. What must stay true:
+//!
+//! - The same path, caller and fields are one piece of work. The caller includes the token.
+//! - An answer with a secret is rendered once, for the first waiter who is still there; what is
+//!   kept for it is what opens the secret, not an answer.
+//! - The work that goes on for a tenant is bounded: what is beyond is refused before it began.
+//!   Emergencies have places of their own.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::Engine;
-use super::channels::Channel;
 use super::config::MountConfig;
 use super::error::Error;
+use super::storage::record::TenantRecord;
 use super::tenant::TenantName;
-use crate::audit::{Actor, NewEvent};
-use crate::logical::Response;
+use crate::crypto::ProcessKey;
+use crate::logical::{Call, Mount, Operation, Request, Response};
 
 /// How long the outcome of work whose requests all left is kept for a repeat. Clients that repeat
 /// a 503 by themselves do so within seconds; a person who asks again later means it.
 const UNCLAIMED: Duration = Duration::from_secs(15);
 
-type Outcome = Result<Option<Response>, Error>;
+/// How many requests may wait for one tenant, or have left work behind that goes on: all of it runs
+/// before what comes later.
+const PLACES: usize = 8;
+
+/// The places of emergencies, for each tenant.
+const EMERGENCY_PLACES: usize = 8;
+
+/// The places of work that is about no tenant.
+const MOUNT_PLACES: usize = 64;
+
+/// What a write answers.
+pub(super) type Outcome = Result<Option<Response>, Error>;
+
+/// Makes the answer with a secret, from the tenant's record as it is now (`None` if there is none).
+pub(super) type Render = Box<dyn FnOnce(Option<&TenantRecord>) -> Result<Rendered, Error> + Send>;
+
+/// What became of an answer with a secret.
+#[derive(Debug)]
+pub(super) enum Rendered {
+    /// The answer.
+    Shown(Response),
+    /// It is not what the tenant's record says any more: the work begins anew.
+    Stale,
+}
+
+/// How work ended that may answer a secret.
+pub(super) enum Ended {
+    /// With what every waiter may see.
+    ForAll(Option<Response>),
+    /// With a secret for one of them.
+    ForOne(Render),
+    /// Without having done anything, because nobody waited any more.
+    Nobody,
+}
 
 /// The joinable work of one mount.
 #[derive(Default)]
 pub(super) struct Joined {
     // A blocking mutex: held only for map operations.
     running: Mutex<HashMap<WorkKey, Work>>,
+    /// Callers and fields are told apart under it.
+    key: OnceLock<ProcessKey>,
 }
 
 /// What two requests must have in common to share work.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct WorkKey {
-    operation: &'static str,
+    /// Empty if it is about the mount: no tenant has an empty name.
     tenant: String,
-    user_id: String,
-    display_name: String,
-    /// What else was asked for.
-    detail: String,
-}
-
-impl WorkKey {
-    pub(super) fn new(
-        operation: &'static str,
-        tenant: &TenantName,
-        caller: &Actor,
-        detail: String,
-    ) -> Self {
-        Self {
-            operation,
-            tenant: tenant.as_str().to_owned(),
-            user_id: caller.user_id.clone(),
-            display_name: caller.display_name.clone(),
-            detail,
-        }
-    }
-
-    /// The key of work that is about the mount and no tenant, by the event it begins with.
-    pub(super) fn of_mount(operation: &'static str, event: &NewEvent) -> Self {
-        Self {
-            operation,
-            // No tenant has an empty name.
-            tenant: String::new(),
-            user_id: event.actor.user_id.clone(),
-            display_name: event.actor.display_name.clone(),
-            detail: event.reason.clone().unwrap_or_default(),
-        }
-    }
-
-    /// The key of work that is about a notification channel, as it was written last.
-    pub(super) fn of_channel(operation: &'static str, channel: &Channel, caller: &Actor) -> Self {
-        Self {
-            operation,
-            tenant: String::new(),
-            user_id: caller.user_id.clone(),
-            display_name: caller.display_name.clone(),
-            detail: format!("{}\0{}\0{}", channel.name, channel.id, channel.written_at),
-        }
-    }
-
-    /// The same key for a request that asks for something particular.
-    pub(super) fn with_detail(mut self, detail: &str) -> Self {
-        self.detail.push('\0');
-        self.detail.push_str(detail);
-        self
-    }
-}
-
-struct Work {
-    /// The outcome and when it came.
-    outcome: watch::Receiver<Option<(Outcome, Duration)>>,
+    path: String,
+    /// Of the operation, the caller and every field; keyed.
+    digest: [u8; 32],
     kept: Kept,
+    /// The incident of an emergency.
+    emergency: Option<String>,
 }
 
 /// Whether an outcome that no request took waits for a repeat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kept {
-    /// For a while: repeating the work would change something again.
+    /// For a while: repeating the work would change something again. What belongs to a tenant is
+    /// forgotten when something else happens to it.
     ForRepeats,
+    /// The same until anybody else writes the path: what is there then is another thing.
+    UntilWritten,
     /// Not at all: the outcome is a statement about now.
     No,
 }
 
-impl Work {
-    /// Reports whether a request may still join: the work runs, or its outcome waits to be taken.
-    fn is_joinable(&self, now: Duration) -> bool {
-        match &*self.outcome.borrow() {
-            Some((_, ended)) => {
-                self.kept == Kept::ForRepeats && now.saturating_sub(*ended) < UNCLAIMED
-            }
-            // A sender that is gone without an outcome panicked.
-            None => self.outcome.has_changed().is_ok(),
+impl WorkKey {
+    /// Makes it an emergency for this incident, with the places of its own.
+    pub(super) fn for_emergency(mut self, incident: &str) -> Self {
+        self.emergency = Some(incident.to_owned());
+        self
+    }
+
+    /// The same key for work on something that may have become another thing meanwhile.
+    pub(super) fn on(mut self, what: &str) -> Self {
+        self.path.push('\0');
+        self.path.push_str(what);
+        self
+    }
+
+    const fn places(&self) -> usize {
+        match (&self.emergency, self.tenant.is_empty()) {
+            (Some(_), _) => EMERGENCY_PLACES,
+            (None, true) => MOUNT_PLACES,
+            (None, false) => PLACES,
         }
     }
+
+    /// Reports whether both take the same kind of place.
+    fn shares_places(&self, other: &Self) -> bool {
+        self.tenant == other.tenant && self.emergency.is_some() == other.emergency.is_some()
+    }
+}
+
+/// Who still waits for a piece of work.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Waiters(Arc<AtomicUsize>);
+
+impl Waiters {
+    /// Reports whether anybody would see an answer.
+    pub(super) fn is_any_left(&self) -> bool {
+        self.count() > 0
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+#[derive(Clone)]
+enum Answer {
+    ForAll(Outcome),
+    ForOne(Arc<Mutex<Option<Render>>>),
+    Nobody,
+}
+
+struct Work {
+    /// The answer and when it came.
+    answer: watch::Receiver<Option<(Answer, Duration)>>,
+    waiters: Waiters,
+}
+
+impl Work {
+    /// Reports whether a request may still join: the work runs, or its outcome waits to be taken.
+    fn is_joinable(&self, kept: Kept, now: Duration) -> bool {
+        match &*self.answer.borrow() {
+            Some((Answer::Nobody, _)) => false,
+            Some((_, ended)) => kept != Kept::No && now.saturating_sub(*ended) < UNCLAIMED,
+            None => self.is_running(),
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        // A sender that is gone without an outcome panicked.
+        self.answer.borrow().is_none() && self.answer.has_changed().is_ok()
+    }
+
+    /// How many places it takes: each who waits has one, and work that everybody left has one.
+    fn places(&self) -> usize {
+        if self.is_running() {
+            self.waiters.count().max(1)
+        } else {
+            0
+        }
+    }
+
+    fn wait(&self) -> Waiting {
+        Waiting::new(self, self.waiters.clone())
+    }
+
+    /// Waits for its end, not for its answer.
+    fn wait_aside(&self) -> Waiting {
+        Waiting::new(self, Waiters::default())
+    }
+}
+
+/// One who waits, until dropped.
+struct Waiting {
+    answer: watch::Receiver<Option<(Answer, Duration)>>,
+    waiters: Waiters,
+}
+
+impl Waiting {
+    fn new(work: &Work, waiters: Waiters) -> Self {
+        waiters.0.fetch_add(1, Ordering::SeqCst);
+        Self {
+            answer: work.answer.clone(),
+            waiters,
+        }
+    }
+
+    async fn ended(&mut self) -> Result<Answer, Error> {
+        let lost = || Error::Defect("joined work ended without an outcome");
+        let ended = self.answer.wait_for(Option::is_some).await;
+        let ended = ended.map_err(|_panicked| Error::Defect("a background task failed"))?;
+        ended
+            .as_ref()
+            .map(|(answer, _)| answer.clone())
+            .ok_or_else(lost)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.waiters.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// How a request takes part.
+enum Part {
+    /// It began the work, or joined its own.
+    Own(Waiting),
+    /// There is no place for it: it waits for the work of somebody else for the same incident.
+    Behind(Waiting),
 }
 
 impl fmt::Debug for Joined {
@@ -130,11 +242,49 @@ impl Joined {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets outcomes of a tenant that nobody took: something else happens to it now.
+    /// Forgets outcomes of a tenant that nobody took: something else happens to it now. What opens
+    /// a secret is judged by the record when it is taken.
     pub(super) fn forget_outcomes(&self, tenant: &TenantName) {
-        self.lock()
-            .retain(|key, work| key.tenant != tenant.as_str() || work.outcome.borrow().is_none());
+        self.lock().retain(|key, work| {
+            let stays = |answer: &Option<(Answer, Duration)>| {
+                matches!(answer, None | Some((Answer::ForOne(_), _)))
+            };
+            key.tenant != tenant.as_str() || stays(&work.answer.borrow())
+        });
     }
+
+    /// Forgets outcomes that nobody took in time.
+    pub(super) fn forget_old(&self, now: Duration) {
+        self.lock()
+            .retain(|key, work| work.is_joinable(key.kept, now));
+    }
+
+    /// The answer was taken. Another request that joined may have begun anew meanwhile.
+    fn taken(&self, key: &WorkKey, waiting: &Waiting) {
+        let mut running = self.lock();
+        let own = |work: &Work| work.answer.same_channel(&waiting.answer);
+        if running.get(key).is_some_and(own) {
+            running.remove(key);
+        }
+    }
+
+    fn key(&self) -> Result<&ProcessKey, Error> {
+        if let Some(key) = self.key.get() {
+            return Ok(key);
+        }
+        let made = ProcessKey::generate()?;
+        Ok(self.key.get_or_init(|| made))
+    }
+}
+
+/// What a caller's token is told apart by. A caller of whom nothing is known is nobody but this
+/// request's.
+pub(super) fn token_of(request: &Request) -> [&str; 3] {
+    let accessor = request.client_token_accessor.expose().as_str();
+    let token = request.client_token.expose().as_str();
+    let unknown = accessor.is_empty() && token.is_empty() && request.entity_id.is_empty();
+    let id = if unknown { request.id.as_str() } else { "" };
+    [accessor, token, id]
 }
 
 impl Engine {
@@ -143,82 +293,187 @@ impl Engine {
         self.clock().monotonic() + Duration::from_secs(config.wait)
     }
 
-    /// Runs `work` to its end on a tracked task and waits for it at most the mount's `wait`.
+    /// Returns what a request shares with its repeats.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Random`] for the first one of a process.
+    pub(super) fn work_key(&self, call: &Call, kept: Kept) -> Result<WorkKey, Error> {
+        let request = &call.request;
+        let operation = match request.operation {
+            // The host tells them apart by whether there is something, which the work changes.
+            Operation::Create | Operation::Update => "write",
+            other => other.as_str(),
+        };
+        let [accessor, token, id] = token_of(request);
+        let asked = call.asked();
+        let digest = self.joined.key()?.digest(&[
+            operation.as_bytes(),
+            request.entity_id.as_bytes(),
+            request.display_name.as_bytes(),
+            accessor.as_bytes(),
+            token.as_bytes(),
+            id.as_bytes(),
+            asked.expose(),
+        ]);
+        Ok(WorkKey {
+            tenant: call.find_capture("tenant").unwrap_or_default().to_owned(),
+            path: request.path.clone(),
+            digest,
+            kept,
+            emergency: None,
+        })
+    }
+
+    /// Runs `work` to its end on a tracked task and waits for it at most the mount's `wait`; a
+    /// request with the same key joins it instead of starting it again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InProgress`] if it goes on, [`Error::Busy`] if too many wait already, the work's
+    /// own.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves the work running.
-    pub(super) async fn finish<T, F>(&self, config: &MountConfig, work: F) -> Result<T, Error>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, Error>> + Send + 'static,
-    {
-        let task = self.tasks.spawn(work);
-        match tokio::time::timeout(Duration::from_secs(config.wait), task).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_panicked)) => Err(Error::Defect("a background task failed")),
-            Err(_elapsed) => Err(Error::InProgress),
-        }
-    }
-
-    /// Like [`Engine::finish`], but a request with the same `key` joins the work instead of
-    /// starting it again.
-    pub(super) async fn join<F>(
-        &self,
-        config: &MountConfig,
-        key: WorkKey,
-        kept: Kept,
-        work: F,
-    ) -> Outcome
+    pub(super) async fn join<F>(&self, config: &MountConfig, key: WorkKey, work: F) -> Outcome
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
-        let mut outcome = self.start_or_join(key.clone(), kept, work);
-        let wait = Duration::from_secs(config.wait);
-        let answered = match tokio::time::timeout(wait, outcome.wait_for(Option::is_some)).await {
-            Ok(Ok(answered)) => answered.clone().map(|(outcome, _ended)| outcome),
-            Ok(Err(_panicked)) => Some(Err(Error::Defect("a background task failed"))),
-            Err(_elapsed) => return Err(Error::InProgress),
+        let mut work = Some(work);
+        let begin = |_waiters| {
+            let work = work.take();
+            async move {
+                match work {
+                    Some(work) => work.await.map(Ended::ForAll),
+                    None => Err(Error::Defect("work that is for all began twice")),
+                }
+            }
         };
-        let mut running = self.joined.lock();
-        let own = |work: &Work| work.outcome.same_channel(&outcome);
-        // Another request that joined may have taken this outcome away and begun anew.
-        if running.get(&key).is_some_and(own) {
-            running.remove(&key);
+        in_time(config, self.take_part(key, begin, None)).await
+    }
+
+    /// Like [`Engine::join`] for work whose answer may have a secret of the tenant. `begin` is told
+    /// who waits, and is asked again if what was kept for a repeat is not true any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::join`]; [`Error::ShownToAnother`] for all but one of those who waited.
+    pub(super) async fn join_for_one<F>(
+        &self,
+        mount: &Mount,
+        config: &MountConfig,
+        (key, name): (WorkKey, &TenantName),
+        begin: impl FnMut(Waiters) -> F,
+    ) -> Outcome
+    where
+        F: Future<Output = Result<Ended, Error>> + Send + 'static,
+    {
+        in_time(config, self.take_part(key, begin, Some((mount, name)))).await
+    }
+
+    async fn take_part<F>(
+        &self,
+        key: WorkKey,
+        mut begin: impl FnMut(Waiters) -> F,
+        tenant: Option<(&Mount, &TenantName)>,
+    ) -> Outcome
+    where
+        F: Future<Output = Result<Ended, Error>> + Send + 'static,
+    {
+        loop {
+            let mut waiting = match self.start_or_join(&key, &mut begin)? {
+                Part::Own(waiting) => waiting,
+                Part::Behind(mut waiting) => {
+                    waiting.ended().await?;
+                    continue;
+                }
+            };
+            match waiting.ended().await? {
+                Answer::Nobody => self.joined.taken(&key, &waiting),
+                Answer::ForAll(outcome) => {
+                    self.joined.taken(&key, &waiting);
+                    return outcome;
+                }
+                Answer::ForOne(render) => {
+                    let record = match tenant {
+                        Some((mount, name)) => self.read_tenant(mount, name).await?,
+                        None => None,
+                    };
+                    // From here on nothing waits: who takes it is there to see it.
+                    self.joined.taken(&key, &waiting);
+                    let render = render.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    let render = render.ok_or(Error::ShownToAnother)?;
+                    if let Rendered::Shown(response) = render(record.as_deref())? {
+                        return Ok(Some(response));
+                    }
+                }
+            }
         }
-        drop(running);
-        answered.unwrap_or(Err(Error::Defect("joined work ended without an outcome")))
     }
 
     fn start_or_join<F>(
         &self,
-        key: WorkKey,
-        kept: Kept,
-        work: F,
-    ) -> watch::Receiver<Option<(Outcome, Duration)>>
+        key: &WorkKey,
+        begin: &mut impl FnMut(Waiters) -> F,
+    ) -> Result<Part, Error>
     where
-        F: Future<Output = Outcome> + Send + 'static,
+        F: Future<Output = Result<Ended, Error>> + Send + 'static,
     {
         let now = self.clock().monotonic();
         let mut running = self.joined.lock();
-        running.retain(|_, work| work.is_joinable(now));
-        if let Some(work) = running.get(&key) {
-            return work.outcome.clone();
+        running.retain(|key, work| work.is_joinable(key.kept, now));
+        let sharing = running.iter().filter(|(other, _)| key.shares_places(other));
+        let is_full = sharing.map(|(_, work)| work.places()).sum::<usize>() >= key.places();
+        match running.get(key) {
+            Some(work) if !(is_full && work.is_running()) => return Ok(Part::Own(work.wait())),
+            None if !is_full => {}
+            _ => {
+                let incident = |other: &WorkKey| {
+                    key.emergency.is_some()
+                        && other.tenant == key.tenant
+                        && other.emergency == key.emergency
+                };
+                let mut ahead = running.iter().filter(|(other, _)| incident(other));
+                let ahead = ahead.find(|(_, work)| work.is_running());
+                return ahead
+                    .map(|(_, work)| Part::Behind(work.wait_aside()))
+                    .ok_or(Error::Busy);
+            }
         }
-        let (sender, outcome) = watch::channel(None);
-        running.insert(
-            key,
-            Work {
-                outcome: outcome.clone(),
-                kept,
-            },
-        );
+        running.retain(|other, work| {
+            let replaced = other.kept == Kept::UntilWritten
+                && (&other.tenant, &other.path) == (&key.tenant, &key.path);
+            work.is_running() || !replaced
+        });
+        let (sender, answer) = watch::channel(None);
+        let work = Work {
+            answer,
+            waiters: Waiters::default(),
+        };
+        let waiting = work.wait();
+        running.insert(key.clone(), work);
         drop(running);
+        let work = begin(waiting.waiters.clone());
         let clock = Arc::clone(&self.parts.clock);
         self.tasks.spawn(async move {
-            let outcome = work.await;
-            sender.send_replace(Some((outcome, clock.monotonic())));
+            let answer = match work.await {
+                Ok(Ended::ForAll(response)) => Answer::ForAll(Ok(response)),
+                Ok(Ended::ForOne(render)) => Answer::ForOne(Arc::new(Mutex::new(Some(render)))),
+                Ok(Ended::Nobody) => Answer::Nobody,
+                Err(error) => Answer::ForAll(Err(error)),
+            };
+            sender.send_replace(Some((answer, clock.monotonic())));
         });
-        outcome
+        Ok(Part::Own(waiting))
+    }
+}
+
+/// Waits at most the mount's `wait`.
+async fn in_time(config: &MountConfig, answer: impl Future<Output = Outcome>) -> Outcome {
+    let wait = Duration::from_secs(config.wait);
+    match tokio::time::timeout(wait, answer).await {
+        Ok(outcome) => outcome,
+        Err(_elapsed) => Err(Error::InProgress),
     }
 }

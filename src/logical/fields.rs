@@ -96,6 +96,64 @@ pub(super) enum Typed {
     TextList(Vec<String>),
 }
 
+impl Typed {
+    /// How many bytes [`Typed::write`] adds.
+    fn size(&self) -> usize {
+        1 + match self {
+            Self::Null => 0,
+            Self::Text(text) => 8 + text.len(),
+            Self::Secret(secret) => 8 + secret.expose().len(),
+            Self::Boolean(_) => 1,
+            Self::Integer(_) => 8,
+            Self::Duration(_) | Self::Instant(_) => 12,
+            Self::TextList(texts) => 8 + texts.iter().map(|text| 8 + text.len()).sum::<usize>(),
+        }
+    }
+
+    /// Adds the kind and the value.
+    fn write(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Null => bytes.push(0),
+            Self::Text(text) => {
+                bytes.push(1);
+                put(bytes, text);
+            }
+            Self::Secret(secret) => {
+                bytes.push(2);
+                put(bytes, secret.expose());
+            }
+            Self::Integer(number) => {
+                bytes.push(3);
+                bytes.extend_from_slice(&number.to_be_bytes());
+            }
+            Self::Boolean(truth) => bytes.extend_from_slice(&[4, u8::from(*truth)]),
+            Self::Duration(span) => {
+                bytes.push(5);
+                bytes.extend_from_slice(&span.as_secs().to_be_bytes());
+                bytes.extend_from_slice(&span.subsec_nanos().to_be_bytes());
+            }
+            Self::Instant(at) => {
+                bytes.push(6);
+                bytes.extend_from_slice(&at.timestamp().to_be_bytes());
+                bytes.extend_from_slice(&at.timestamp_subsec_nanos().to_be_bytes());
+            }
+            Self::TextList(texts) => {
+                bytes.push(7);
+                bytes.extend_from_slice(&(texts.len() as u64).to_be_bytes());
+                for text in texts {
+                    put(bytes, text);
+                }
+            }
+        }
+    }
+}
+
+/// Adds a text behind its length, so that no border between two can move.
+fn put(bytes: &mut Vec<u8>, text: &str) {
+    bytes.extend_from_slice(&(text.len() as u64).to_be_bytes());
+    bytes.extend_from_slice(text.as_bytes());
+}
+
 /// A request's fields, decoded and checked against their declarations.
 ///
 /// Captures of the path are not in it; see [`super::Call::capture`]. Asking for a field that was
@@ -188,6 +246,22 @@ impl Fields {
         }
     }
 
+    /// Returns every named field and its value as bytes: two requests give the same only if they
+    /// name the same fields with the same values, however they wrote them. Secrets are in it.
+    pub(super) fn canonical(&self) -> Sensitive<Vec<u8>> {
+        let size = self
+            .values
+            .iter()
+            .map(|(name, value)| 8 + name.len() + value.size());
+        // Of the final size from the start: growing would leave copies of secrets behind.
+        let mut bytes = Vec::with_capacity(size.sum());
+        for (name, value) in &self.values {
+            put(&mut bytes, name);
+            value.write(&mut bytes);
+        }
+        Sensitive::new(bytes)
+    }
+
     /// Reports whether the request names no declared field.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -235,6 +309,44 @@ mod tests {
         );
         assert_eq!(format!("{fields:?}"), r#"["password"]"#);
         assert_eq!(fields.secret("password").set().unwrap().expose(), "hunter2");
+    }
+
+    #[test]
+    fn only_the_same_fields_with_the_same_values_have_the_same_bytes() {
+        let fields = |values: Vec<(&'static str, Typed)>| {
+            Fields::new(&[], values.into_iter().collect()).canonical()
+        };
+        let text = |text: &str| Typed::Text(text.to_owned());
+        let list = |texts: &[&str]| Typed::TextList(texts.iter().map(|it| (*it).into()).collect());
+        let all = [
+            fields(vec![]),
+            fields(vec![("a", Typed::Null)]),
+            fields(vec![("a", text(""))]),
+            fields(vec![("a", text("bc"))]),
+            fields(vec![("ab", text("c"))]),
+            fields(vec![("a", text("b")), ("c", text(""))]),
+            fields(vec![(
+                "a",
+                Typed::Secret(Sensitive::new(String::from("bc"))),
+            )]),
+            fields(vec![("a", Typed::Integer(1))]),
+            fields(vec![("a", Typed::Integer(-1))]),
+            fields(vec![("a", Typed::Boolean(true))]),
+            fields(vec![("a", Typed::Boolean(false))]),
+            fields(vec![("a", Typed::Duration(Duration::from_secs(1)))]),
+            fields(vec![("a", Typed::Duration(Duration::from_millis(1)))]),
+            fields(vec![("a", Typed::Instant(DateTime::UNIX_EPOCH))]),
+            fields(vec![("a", list(&[]))]),
+            fields(vec![("a", list(&["", "b"]))]),
+            fields(vec![("a", list(&["b", ""]))]),
+        ];
+        for (index, one) in all.iter().enumerate() {
+            assert_eq!(one.expose().len(), one.expose().capacity());
+            for other in all.iter().skip(index + 1) {
+                assert!(one != other, "{index}");
+            }
+        }
+        assert!(fields(vec![("a", text("bc"))]) == all[3]);
     }
 
     #[test]

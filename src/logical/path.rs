@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+use crate::crypto::Sensitive;
+
 use super::{Error, Field, Fields, HeldLease, Mount, Operation, Reply, Request};
 
 /// Answers one call. A plain function, so that a route table is data.
@@ -43,6 +45,26 @@ impl Call {
         let found = self.captures.iter().find(|(known, _)| *known == name);
         debug_assert!(found.is_some(), "the pattern has no capture {name}");
         found.map_or("", |(_, value)| value)
+    }
+
+    /// Returns what the path has at `{name}`; `None` if the pattern has no such capture.
+    #[must_use]
+    pub fn find_capture(&self, name: &str) -> Option<&str> {
+        let found = self.captures.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// Returns the path and every field with its value as bytes: two calls give the same only if
+    /// they ask for the same. Secrets are in it.
+    #[must_use]
+    pub fn asked(&self) -> Sensitive<Vec<u8>> {
+        let fields = self.fields.canonical();
+        let path = self.request.path.trim_end_matches('/');
+        let mut bytes = Vec::with_capacity(8 + path.len() + fields.expose().len());
+        bytes.extend_from_slice(&(path.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(path.as_bytes());
+        bytes.extend_from_slice(fields.expose());
+        Sensitive::new(bytes)
     }
 
     /// Returns the lease to be renewed or revoked.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::audit::{EventName, Outcome};
 use crate::engine::error::Error;
+use crate::engine::joined::Kept;
 use crate::engine::watch::{AlertSettings, LONGEST_PATTERN, MOST_REFUSALS, MOST_REVEALS, Rules};
 use crate::engine::{Engine, storage};
 use crate::logical::{
@@ -98,10 +99,10 @@ async fn read(engine: Arc<Engine>, mount: Mount) -> Reply {
 async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
+    let key = engine.work_key(&call, Kept::UntilWritten)?;
     let worker = Arc::clone(&engine);
-    let work = async move { store(&worker, &mount, &call).await };
-    engine.finish(&config, work).await?;
-    Ok(None)
+    let work = async move { store(&worker, &mount, &call).await.map(|()| None) };
+    Ok(engine.join(&config, key, work).await?)
 }
 
 async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error> {

@@ -8,6 +8,7 @@ use super::{event_of, optional_text, tenant};
 use crate::audit::{EventName, NewEvent, Severity};
 use crate::engine::Engine;
 use crate::engine::error::Error;
+use crate::engine::joined::Kept;
 use crate::engine::locked::LockedTenant;
 use crate::engine::rotation;
 use crate::engine::storage::record::{Deletion, Intent, OpenWork};
@@ -172,6 +173,7 @@ where
     let name = tenant(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let mut locked = worker.lock_tenant(&mount, &name).await?;
@@ -182,10 +184,9 @@ where
             locked.record_event(event)?;
             locked.store().await?;
         }
-        Ok(())
+        Ok(None)
     };
-    engine.finish(&config, work).await?;
-    Ok(None)
+    Ok(engine.join(&config, key, work).await?)
 }
 
 fn refuse_unsettled(locked: &LockedTenant) -> Result<(), Error> {

@@ -10,7 +10,7 @@ use crate::audit::{Event, EventName, NewEvent};
 use crate::crypto::{Keyring, KeyringVersion};
 use crate::engine::Engine;
 use crate::engine::error::Error;
-use crate::engine::joined::{Kept, WorkKey};
+use crate::engine::joined::Kept;
 use crate::engine::runner::RewrapProgress;
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
@@ -282,7 +282,7 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
     let event = event_of(&engine, &call, EventName::KeyringRotated);
-    let key = WorkKey::of_mount("keyring/rotate", &event);
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let (keyring, event) = worker.rotate_keyring(&mount, event).await?;
@@ -298,14 +298,14 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         };
         Ok(Some(Response::data(Data::from_serialize(&output)?)))
     };
-    Ok(engine.join(&config, key, Kept::ForRepeats, work).await?)
+    Ok(engine.join(&config, key, work).await?)
 }
 
 async fn trim(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
     let event = event_of(&engine, &call, EventName::KeyringTrimmed);
-    let key = WorkKey::of_mount("keyring/trim", &event);
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let trimmed = worker.trim_keyring(&mount, event).await?;
@@ -321,7 +321,7 @@ async fn trim(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         };
         Ok::<_, Error>(Some(Response::data(Data::from_serialize(&output)?)))
     };
-    Ok(engine.join(&config, key, Kept::ForRepeats, work).await?)
+    Ok(engine.join(&config, key, work).await?)
 }
 
 fn event_of(engine: &Engine, call: &Call, name: EventName) -> NewEvent {

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::engine::Engine;
+use crate::engine::joined::Kept;
 use crate::engine::runner::{ReindexProgress, SweepProgress};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
@@ -76,7 +77,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
                 operations: WRITES,
                 summary: "Rebuild every pointer.",
                 answers: REINDEX_ANSWERS,
-                handler: |engine, mount, _call| Box::pin(reindex(engine, mount)),
+                handler: |engine, mount, call| Box::pin(reindex(engine, mount, call)),
             }],
             existence: None,
         },
@@ -136,9 +137,10 @@ struct SweepStarted {
     sweep: SweepOutput,
 }
 
-async fn reindex(engine: Arc<Engine>, mount: Mount) -> Reply {
+async fn reindex(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
+    let key = engine.work_key(&call, Kept::No)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let (progress, started) = worker.reindex_now(&mount).await?;
@@ -148,16 +150,22 @@ async fn reindex(engine: Arc<Engine>, mount: Mount) -> Reply {
         };
         Ok(Some(Response::data(Data::from_serialize(&output)?)))
     };
-    Ok(engine.finish(&config, work).await?)
+    Ok(engine.join(&config, key, work).await?)
 }
 
-async fn sweep(engine: Arc<Engine>, mount: Mount, _call: Call) -> Reply {
+async fn sweep(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
-    let output = SweepStarted {
-        started: engine.sweep_now(&mount).await?,
-        sweep: engine.sweep_progress().into(),
+    let config = engine.config(&mount).await?;
+    let key = engine.work_key(&call, Kept::No)?;
+    let worker = Arc::clone(&engine);
+    let work = async move {
+        let output = SweepStarted {
+            started: worker.sweep_now(&mount).await?,
+            sweep: worker.sweep_progress().into(),
+        };
+        Ok(Some(Response::data(Data::from_serialize(&output)?)))
     };
-    Ok(Some(Response::data(Data::from_serialize(&output)?)))
+    Ok(engine.join(&config, key, work).await?)
 }
 
 impl From<SweepProgress> for SweepOutput {

@@ -13,6 +13,7 @@ use crate::audit::{Event, EventName, NewEvent, Outcome};
 use crate::engine::Engine;
 use crate::engine::config::LONGEST_PAUSE;
 use crate::engine::error::Error;
+use crate::engine::joined::Kept;
 use crate::engine::locked::LockedTenant;
 use crate::engine::storage::record::Pause;
 use crate::logical::{
@@ -127,6 +128,7 @@ where
     let name = tenant(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let mut locked = worker.lock_tenant(&mount, &name).await?;
@@ -145,7 +147,7 @@ where
         locked.store().await?;
         output(&locked, Some(&event), now)
     };
-    Ok(engine.finish(&config, work).await?)
+    Ok(engine.join(&config, key, work).await?)
 }
 
 fn told_before(locked: &LockedTenant, request_id: &str) -> Option<Event> {

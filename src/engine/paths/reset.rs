@@ -11,12 +11,12 @@ use crate::audit::{EventName, RotationType};
 use crate::crypto::Sensitive;
 use crate::engine::Engine;
 use crate::engine::error::Error;
+use crate::engine::joined::{Ended, Kept, Outcome, Render, Rendered, Waiters, token_of};
 use crate::engine::rotation::{self, Change, Done, Queued, Reset, ResetOutcome};
-use crate::engine::state::State;
-use crate::engine::storage::record::AppTokenWork;
+use crate::engine::state::{self, State};
+use crate::engine::storage::record::{AppTokenWork, TenantRecord};
 use crate::logical::{
-    ActiveNode, Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, Wrap,
-    expose, instant,
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, Wrap, expose, instant,
 };
 
 const FIELDS: &[Field] = &[
@@ -165,7 +165,7 @@ async fn reset(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             rotation_type: Some(RotationType::Emergency),
             actor: actor(&call.request),
             reason: Some(reason),
-            incident_id: Some(incident_id),
+            incident_id: Some(incident_id.clone()),
             source: None,
             again: None,
             take_over: false,
@@ -179,35 +179,49 @@ async fn reset(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let proof = mount.active_node().await?;
     let config = engine.config(&mount).await?;
-    let (worker, until) = (Arc::clone(&engine), engine.waits_until(&config));
-    let work = async move {
-        let locked = worker.lock_tenant(&mount, &name).await?;
-        let outcome = rotation::reset(locked, order).await?;
-        let state = match &outcome {
-            ResetOutcome::Done(_) => {
-                rotation::await_first_look(&worker, &mount, &name, until).await?
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
+    let key = key.for_emergency(&incident_id);
+    let wrap = Wrap::new(&proof, Duration::from_secs(config.reveal_ttl));
+    let begin = |waiters: Waiters| {
+        let (engine, mount, name) = (Arc::clone(&engine), mount.clone(), name.clone());
+        let (request, mut order) = (call.request.clone(), order.clone());
+        let until = engine.waits_until(&config);
+        async move {
+            let locked = engine.lock_tenant(&mount, &name).await?;
+            order.change.actor.token = hex::encode(locked.keyring.caller_hash(&token_of(&request)));
+            // A version that was made before is handed out to who is there, and recorded then.
+            order.shown = waiters.is_any_left();
+            let shown = order.shown;
+            match rotation::reset(locked, order).await? {
+                ResetOutcome::Done(done) => {
+                    rotation::await_first_look(&engine, &mount, &name, until).await?;
+                    let now = engine.clock().now();
+                    Ok(Ended::ForOne(render(*done, shown, wrap, now)))
+                }
+                ResetOutcome::Queued(queued) => waiting(&queued).map(Ended::ForAll),
             }
-            ResetOutcome::Queued(_) => State::Uncertain,
-        };
-        Ok((outcome, state))
-    };
-    let (outcome, state) = engine.finish(&config, work).await?;
-    match outcome {
-        ResetOutcome::Done(done) => {
-            let ttl = Duration::from_secs(config.reveal_ttl);
-            wrapped(*done, state, &proof, ttl, engine.clock().now())
         }
-        ResetOutcome::Queued(queued) => waiting(&queued),
-    }
+    };
+    let joined = engine.join_for_one(&mount, &config, (key, &name), begin);
+    Ok(joined.await?)
 }
 
-fn wrapped(
-    done: Done,
-    state: State,
-    proof: &ActiveNode,
-    ttl: Duration,
-    now: DateTime<Utc>,
-) -> Reply {
+/// Prepares the answer for the first who takes it, as long as the version is current.
+fn render(done: Done, shown: bool, wrap: Wrap, now: DateTime<Utc>) -> Render {
+    Box::new(move |record| {
+        let credential = record.and_then(TenantRecord::live_credential);
+        let current = credential.and_then(|credential| credential.current);
+        // The event of a reset that this caller began names the caller. Anything else that was
+        // handed out to nobody was recorded for nobody.
+        if current != Some(done.version) || (done.repeated && !shown) {
+            return Ok(Rendered::Stale);
+        }
+        let state = record.map_or(State::Uncertain, state::of);
+        wrapped(done, state, wrap, now).map(Rendered::Shown)
+    })
+}
+
+fn wrapped(done: Done, state: State, wrap: Wrap, now: DateTime<Utc>) -> Result<Response, Error> {
     let tokens = done.tokens.as_ref();
     let event = done.event.as_ref();
     let output = DoneOutput {
@@ -219,7 +233,7 @@ fn wrapped(
         password: done.password,
         webmail_url: done.webmail_url.as_deref().unwrap_or_default(),
         version: done.version,
-        expires_at: super::end_of(ttl, now),
+        expires_at: super::end_of(wrap.ttl(), now),
         tokens_revoked: tokens.map_or(0, |work: &AppTokenWork| work.revoked),
         tokens_left: tokens.map_or(0, |work| work.left),
         repeated: done.repeated,
@@ -227,15 +241,15 @@ fn wrapped(
         event_id: event.map(|event| event.event_id.as_str()),
         seq: event.map(|event| event.seq),
     };
-    Ok(Some(Response {
+    Ok(Response {
         data: Some(Data::from_serialize(&output)?),
         warnings: done.warnings,
-        wrap: Some(Wrap::new(proof, ttl)),
+        wrap: Some(wrap),
         ..Response::default()
-    }))
+    })
 }
 
-fn waiting(queued: &Queued) -> Reply {
+fn waiting(queued: &Queued) -> Outcome {
     let event = queued.event.as_ref();
     let output = QueuedOutput {
         state: "queued",
@@ -266,6 +280,7 @@ async fn release(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let reason = optional_text(&call, "reason");
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let mut locked = worker.lock_tenant(&mount, &name).await?;
@@ -276,8 +291,7 @@ async fn release(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             locked.record_event(event)?;
             locked.store().await?;
         }
-        Ok::<(), Error>(())
+        Ok(None)
     };
-    engine.finish(&config, work).await?;
-    Ok(None)
+    Ok(engine.join(&config, key, work).await?)
 }

@@ -8,11 +8,14 @@ use serde::Serialize;
 
 use super::{event_of, optional_text, tenant};
 use crate::audit::{Event, EventName, RotationType};
-use crate::crypto::Sensitive;
-use crate::engine::Engine;
+use crate::crypto::{Keyring, Sensitive};
 use crate::engine::error::Error;
+use crate::engine::joined::{Ended, Kept, Rendered, Waiters};
 use crate::engine::locked::LockedTenant;
 use crate::engine::state::{self, State};
+use crate::engine::storage::record::TenantRecord;
+use crate::engine::tenant::TenantName;
+use crate::engine::{Engine, locked};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, Wrap, expose, instant,
 };
@@ -112,19 +115,78 @@ async fn reveal(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let proof = mount.active_node().await?;
     let config = engine.config(&mount).await?;
     let ttl = Duration::from_secs(config.reveal_ttl);
-    let worker = Arc::clone(&engine);
-    let work = async move {
-        let mut locked = worker.lock_tenant(&mount, &name).await?;
-        let now = worker.clock().now();
-        let event = record(&mut locked, &call, reason, ttl, now).await?;
-        answer(&locked, &event, ttl, now)
+    let wrap = Wrap::new(&proof, ttl);
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
+    let begin = |waiters: Waiters| {
+        let look = Look {
+            engine: Arc::clone(&engine),
+            mount: mount.clone(),
+            call: call.clone(),
+            reason: reason.clone(),
+            ttl,
+        };
+        look.take(name.clone(), waiters, wrap)
     };
-    let data = engine.finish(&config, work).await?;
-    Ok(Some(Response {
-        data: Some(data),
-        wrap: Some(Wrap::new(&proof, ttl)),
-        ..Response::default()
-    }))
+    let joined = engine.join_for_one(&mount, &config, (key, &name), begin);
+    Ok(joined.await?)
+}
+
+/// What one look needs, whoever of those who asked for it is there to see.
+struct Look {
+    engine: Arc<Engine>,
+    mount: Mount,
+    call: Call,
+    reason: String,
+    ttl: Duration,
+}
+
+impl Look {
+    /// Records the look for somebody who is there to see, once it is this request's turn.
+    async fn take(self, name: TenantName, waiters: Waiters, wrap: Wrap) -> Result<Ended, Error> {
+        let mut locked = self.engine.lock_tenant(&self.mount, &name).await?;
+        if !waiters.is_any_left() {
+            // A password that nobody is shown was not looked at.
+            return Ok(Ended::Nobody);
+        }
+        let now = self.engine.clock().now();
+        let event = record(&mut locked, &self.call, self.reason, self.ttl, now).await?;
+        let (recorded, keyring) = (Sight::of(&locked.record), Arc::clone(&locked.keyring));
+        let ttl = self.ttl;
+        Ok(Ended::ForOne(Box::new(move |record| {
+            // What was recorded is what is shown.
+            let Some(record) = record.filter(|record| Sight::of(record) == recorded) else {
+                return Ok(Rendered::Stale);
+            };
+            Ok(Rendered::Shown(Response {
+                data: Some(answer(record, &keyring, &event, (ttl, now))?),
+                wrap: Some(wrap),
+                ..Response::default()
+            }))
+        })))
+    }
+}
+
+/// Which passwords a look shows.
+#[derive(Debug, PartialEq, Eq)]
+struct Sight {
+    incarnation: String,
+    state: Option<State>,
+    answer: Option<u64>,
+    candidates: Vec<(u64, bool)>,
+}
+
+impl Sight {
+    fn of(record: &TenantRecord) -> Self {
+        let credential = record.live_credential();
+        let shown = credential.and_then(|credential| state::reveal(record, credential));
+        let candidates = shown.iter().flat_map(|shown| &shown.candidates);
+        Self {
+            incarnation: record.incarnation.clone(),
+            candidates: candidates.map(|it| (it.number, it.compromised)).collect(),
+            state: shown.as_ref().map(|shown| shown.state),
+            answer: shown.as_ref().map(|shown| shown.answer.number),
+        }
+    }
 }
 
 /// Records the look before anything is shown, and the change of the password that follows it.
@@ -158,23 +220,24 @@ async fn record(
 }
 
 fn answer(
-    locked: &LockedTenant,
+    record: &TenantRecord,
+    keyring: &Keyring,
     event: &Event,
-    ttl: Duration,
-    now: DateTime<Utc>,
+    (ttl, now): (Duration, DateTime<Utc>),
 ) -> Result<Data, Error> {
-    let credential = locked.require_credential()?;
-    let shown = state::reveal(&locked.record, credential).ok_or(Error::NoCredential)?;
+    let credential = record.live_credential().ok_or(Error::NoCredential)?;
+    let shown = state::reveal(record, credential).ok_or(Error::NoCredential)?;
+    let open = |number, sealed| locked::open_password(keyring, record, number, sealed);
     let candidates = shown.candidates.iter().map(|stored| {
         Ok(Candidate {
             version: stored.number,
-            password: locked.open_password(stored.number, stored.sealed)?,
+            password: open(stored.number, stored.sealed)?,
             compromised: stored.compromised,
         })
     });
     let output = Output {
         username: &credential.username,
-        password: locked.open_password(shown.answer.number, shown.answer.sealed)?,
+        password: open(shown.answer.number, shown.answer.sealed)?,
         webmail_url: credential.webmail_url.as_deref().unwrap_or_default(),
         version: shown.answer.number,
         state: shown.state,

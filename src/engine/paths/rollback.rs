@@ -6,7 +6,7 @@ use super::rotate;
 use super::{actor, optional_text, tenant};
 use crate::audit::RotationType;
 use crate::engine::Engine;
-use crate::engine::joined::{Kept, WorkKey};
+use crate::engine::joined::Kept;
 use crate::engine::rotation::{self, Change};
 use crate::logical::{Call, Endpoint, Field, Mount, Operation, Reply, Route};
 
@@ -54,7 +54,7 @@ async fn rollback(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let change = Change {
         rotation_type: Some(RotationType::Rollback),
         actor: actor(&call.request),
-        reason: Some(reason.clone()),
+        reason: Some(reason),
         incident_id: None,
         source: Some(number),
         again: None,
@@ -63,14 +63,14 @@ async fn rollback(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     };
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let detail = format!("{number} {reason}");
-    let key = WorkKey::new("rollback", &name, &change.actor, detail);
-    let (worker, until) = (Arc::clone(&engine), engine.waits_until(&config));
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
+    let worker = Arc::clone(&engine);
+    let until = engine.waits_until(&config);
     let work = async move {
         let locked = worker.lock_tenant(&mount, &name).await?;
         let changed = rotation::roll_back(locked, change, number).await?;
         let state = rotation::await_first_look(&worker, &mount, &name, until).await?;
         rotate::answer(changed, state)
     };
-    Ok(engine.join(&config, key, Kept::ForRepeats, work).await?)
+    Ok(engine.join(&config, key, work).await?)
 }

@@ -9,7 +9,7 @@ use super::{actor, optional_text, tenant};
 use crate::audit::{EventName, RotationType};
 use crate::engine::Engine;
 use crate::engine::error::Error;
-use crate::engine::joined::{Kept, WorkKey};
+use crate::engine::joined::Kept;
 use crate::engine::rotation::{self, Change, Changed};
 use crate::engine::state::State;
 use crate::logical::{
@@ -83,20 +83,16 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     };
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = WorkKey::new(
-        "rotate",
-        &name,
-        &change.actor,
-        change.reason.clone().unwrap_or_default(),
-    );
-    let (worker, until) = (Arc::clone(&engine), engine.waits_until(&config));
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
+    let worker = Arc::clone(&engine);
+    let until = engine.waits_until(&config);
     let work = async move {
         let locked = worker.lock_tenant(&mount, &name).await?;
         let changed = rotation::rotate(locked, change).await?;
         let state = rotation::await_first_look(&worker, &mount, &name, until).await?;
         answer(changed, state)
     };
-    Ok(engine.join(&config, key, Kept::ForRepeats, work).await?)
+    Ok(engine.join(&config, key, work).await?)
 }
 
 pub(super) fn answer(changed: Changed, state: State) -> Result<Option<Response>, Error> {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{actor, tenant};
+use super::tenant;
 use crate::engine::Engine;
 use crate::engine::error::Error;
-use crate::engine::joined::{Kept, WorkKey};
+use crate::engine::joined::Kept;
 use crate::engine::rotation::{self, Verified};
 use crate::engine::state::{self, State};
 use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
@@ -79,13 +79,13 @@ async fn verify(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = WorkKey::new("verify", &name, &actor(&call.request), String::new());
+    let key = engine.work_key(&call, Kept::No)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let locked = worker.lock_tenant(&mount, &name).await?;
         answer(rotation::verify(locked).await?)
     };
-    Ok(engine.join(&config, key, Kept::No, work).await?)
+    Ok(engine.join(&config, key, work).await?)
 }
 
 fn answer(verified: Verified) -> Result<Option<Response>, Error> {

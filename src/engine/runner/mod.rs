@@ -137,6 +137,7 @@ impl Engine {
                 return;
             }
         }
+        self.joined.forget_old(self.clock().monotonic());
         self.begin_delivery(mount);
         self.begin_emission(mount);
         if std::mem::replace(&mut self.runner.state().listing, true) {

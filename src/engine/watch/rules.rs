@@ -64,6 +64,7 @@ impl Rule {
         let actor = Actor {
             user_id: cause.user_id.clone(),
             display_name: cause.display_name.clone(),
+            token: String::new(),
         };
         let mut alert = NewEvent::new(EventName::SuspiciousActivity, actor, cause.timestamp);
         alert.severity = self.severity();

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::mailu::standin::{Config, MailuStandin};
 use vault_plugin_secrets_smtp::clock::ManualClock;
-use vault_plugin_secrets_smtp::crypto::sha256_hex;
+use vault_plugin_secrets_smtp::crypto::{Sensitive, sha256_hex};
 use vault_plugin_secrets_smtp::engine::storage::record::TenantRecord;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::host_api;
@@ -129,6 +129,10 @@ pub(crate) struct Host {
     pub(crate) identifiers: Arc<dyn Identifiers>,
     /// What the host calls the caller.
     pub(crate) caller: String,
+    /// The callers have identity entities.
+    pub(crate) entities: bool,
+    /// The accessor of the caller's token.
+    pub(crate) token: String,
     /// What the host calls the mount.
     pub(crate) mount_point: String,
     /// `Debug` of every request and reply so far.
@@ -147,6 +151,8 @@ impl Host {
                 system: Arc::new(system),
             },
             caller: String::from("userpass-alice"),
+            entities: true,
+            token: String::from("accessor-1"),
             mount_point: String::from("smtp/"),
             debugged: Arc::default(),
         }
@@ -162,7 +168,10 @@ impl Host {
         let mut request = Request::new(operation, path, Data::from_map(fields));
         request.id = RequestId::new(self.request_id());
         request.display_name.clone_from(&self.caller);
-        request.entity_id = format!("entity-of-{}", self.caller);
+        if self.entities {
+            request.entity_id = format!("entity-of-{}", self.caller);
+        }
+        request.client_token_accessor = Sensitive::new(self.token.clone());
         request.mount_point.clone_from(&self.mount_point);
         request
     }

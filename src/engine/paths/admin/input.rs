@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::crypto::{self, Sensitive};
+use crate::crypto::Sensitive;
 use crate::engine::error::Error;
 use crate::engine::storage::record::RotationPolicy;
 use crate::logical::{Call, Patch};
@@ -73,15 +73,6 @@ impl Input {
             cas,
             take_over: fields.boolean("take_over").set().unwrap_or(false),
         })
-    }
-}
-
-impl Input {
-    /// Returns a text that two requests share if they ask for the same; no secret is in it.
-    pub(super) fn fingerprint(&self) -> String {
-        let password = self.password.as_ref();
-        let password = password.map(|it| crypto::sha256_hex(it.expose().as_bytes()));
-        crypto::sha256_hex(format!("{self:?}{password:?}").as_bytes())
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{actor, tenant};
 use crate::crypto::Sealed;
 use crate::engine::error::Error;
-use crate::engine::joined::{Kept, WorkKey};
+use crate::engine::joined::Kept;
 use crate::engine::tenant::TenantName;
 use crate::engine::{Engine, locked, state};
 use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
@@ -217,8 +217,7 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
     let actor = actor(&call.request);
-    // The same request again, and nothing else, finds work that it had to leave.
-    let key = WorkKey::new("admin", &name, &actor, input.fingerprint());
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let locked = worker.lock_tenant(&mount, &name).await?;
@@ -254,5 +253,5 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             ..Response::default()
         }))
     };
-    Ok(engine.join(&config, key, Kept::ForRepeats, work).await?)
+    Ok(engine.join(&config, key, work).await?)
 }

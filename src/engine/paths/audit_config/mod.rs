@@ -16,6 +16,7 @@ use crate::engine::Engine;
 use crate::engine::audit_access::{self, AuditAccess, AuditAccessMode, LoginAs, Loopback, Way};
 use crate::engine::config::AuditMode;
 use crate::engine::error::Error;
+use crate::engine::joined::Kept;
 use crate::engine::storage::AUDIT_ACCESS;
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
@@ -169,10 +170,10 @@ async fn read(engine: Arc<Engine>, mount: Mount) -> Reply {
 async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
+    let key = engine.work_key(&call, Kept::UntilWritten)?;
     let worker = Arc::clone(&engine);
-    let work = async move { store(&worker, &mount, &call).await };
-    engine.finish(&config, work).await?;
-    Ok(None)
+    let work = async move { store(&worker, &mount, &call).await.map(|()| None) };
+    Ok(engine.join(&config, key, work).await?)
 }
 
 async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error> {
@@ -208,10 +209,10 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
 async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
+    let key = engine.work_key(&call, Kept::UntilWritten)?;
     let worker = Arc::clone(&engine);
-    let work = async move { remove(&worker, &mount, &call).await };
-    engine.finish(&config, work).await?;
-    Ok(None)
+    let work = async move { remove(&worker, &mount, &call).await.map(|()| None) };
+    Ok(engine.join(&config, key, work).await?)
 }
 
 async fn remove(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error> {

@@ -7,11 +7,10 @@ use std::sync::Arc;
 
 use super::{actor, optional_text};
 use crate::audit::EventName;
-use crate::crypto;
 use crate::engine::Engine;
 use crate::engine::batch::{Action, Created, MOST_NAMED, Order, Targets};
 use crate::engine::error::Error;
-use crate::engine::joined::{Kept, WorkKey};
+use crate::engine::joined::Kept;
 use crate::engine::storage;
 use crate::engine::tenant::TenantName;
 use crate::logical::{Call, Endpoint, Field, Mount, Operation, Reply, Response, Route};
@@ -152,13 +151,7 @@ async fn create(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let dry_run = call.fields.boolean("dry_run").set().unwrap_or(false);
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let asked = format!(
-        "{:?} {} {} {:?} {:?}",
-        order.action, order.canary, order.max_failures, order.event.incident_id, order.targets
-    );
-    let name = if dry_run { "batches/plan" } else { "batches" };
-    let detail = crypto::sha256_hex(asked.as_bytes());
-    let key = WorkKey::of_mount(name, &order.event).with_detail(&detail);
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         if dry_run {
@@ -171,7 +164,7 @@ async fn create(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         let Created { batch, ahead } = worker.create_batch(&mount, order).await?;
         created(&batch, ahead)
     };
-    Ok(engine.join(&config, key, Kept::ForRepeats, work).await?)
+    Ok(engine.join(&config, key, work).await?)
 }
 
 /// Reads what is asked for.
@@ -255,12 +248,13 @@ async fn cancel(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let config = engine.config(&mount).await?;
     let mut event = engine.mount_event(EventName::BatchEnded, actor(&call.request), &call.request);
     event.reason = optional_text(&call, "reason");
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let batch = worker.cancel_batch(&mount, &id, event).await?;
         batch.as_ref().map_or_else(|| Err(unknown()), answer)
     };
-    Ok(engine.finish(&config, work).await?)
+    Ok(engine.join(&config, key, work).await?)
 }
 
 fn unknown() -> Error {

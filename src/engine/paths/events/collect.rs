@@ -10,6 +10,7 @@ use crate::audit::Event;
 use crate::engine::Engine;
 use crate::engine::emission::{MOST_RECEIPT_BYTES, Receipt};
 use crate::engine::error::Error;
+use crate::engine::joined::Kept;
 use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
 
 const WRITES: &[Operation] = &[Operation::Create, Operation::Update];
@@ -119,14 +120,16 @@ async fn acknowledge(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let keyring = engine.keyring(&mount).await?;
     let receipt = Receipt::verify(text, &keyring)?;
     let config = engine.config(&mount).await?;
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
-    let work = async move { store(&worker, &mount, &receipt).await };
-    let acknowledged = engine.finish(&config, work).await?;
-    let output = Acknowledged {
-        acknowledged,
-        left: engine.emission.waiting().unwrap_or_default().events,
+    let work = async move {
+        let output = Acknowledged {
+            acknowledged: store(&worker, &mount, &receipt).await?,
+            left: worker.emission.waiting().unwrap_or_default().events,
+        };
+        Ok(Some(Response::data(Data::from_serialize(&output)?)))
     };
-    Ok(Some(Response::data(Data::from_serialize(&output)?)))
+    Ok(engine.join(&config, key, work).await?)
 }
 
 /// Stores the acknowledgement of every event that is still undelivered.

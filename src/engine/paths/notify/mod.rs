@@ -13,6 +13,7 @@ use super::actor;
 use crate::audit::{EventName, Outcome};
 use crate::engine::channels::{self, Channel, Target};
 use crate::engine::error::Error;
+use crate::engine::joined::Kept;
 use crate::engine::{Engine, storage};
 use crate::logical::{Call, Endpoint, Field, Mount, Operation, Reply, Response, Route};
 use wanted::Wanted;
@@ -240,10 +241,13 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = name(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
+    let key = engine.work_key(&call, Kept::UntilWritten)?;
     let worker = Arc::clone(&engine);
-    let work = async move { store(&worker, &mount, name, &call).await };
-    engine.finish(&config, work).await?;
-    Ok(None)
+    let work = async move {
+        store(&worker, &mount, name, &call).await?;
+        Ok(None)
+    };
+    Ok(engine.join(&config, key, work).await?)
 }
 
 async fn store(engine: &Engine, mount: &Mount, name: String, call: &Call) -> Result<(), Error> {
@@ -302,10 +306,13 @@ async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = name(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
+    let key = engine.work_key(&call, Kept::UntilWritten)?;
     let worker = Arc::clone(&engine);
-    let work = async move { remove(&worker, &mount, &name, &call).await };
-    engine.finish(&config, work).await?;
-    Ok(None)
+    let work = async move {
+        remove(&worker, &mount, &name, &call).await?;
+        Ok(None)
+    };
+    Ok(engine.join(&config, key, work).await?)
 }
 
 async fn remove(engine: &Engine, mount: &Mount, name: &str, call: &Call) -> Result<(), Error> {

@@ -8,8 +8,7 @@ use super::{NAME, name};
 use crate::audit::{Outcome, Severity};
 use crate::engine::Engine;
 use crate::engine::error::Error;
-use crate::engine::joined::{Kept, WorkKey};
-use crate::engine::paths::actor;
+use crate::engine::joined::Kept;
 use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
 use crate::notify::{Message, Recipient};
 
@@ -55,14 +54,15 @@ async fn test(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let channel = channels.find(&name).ok_or(Error::UnknownChannel)?;
     // A repeat joins: each message of a test is one that somebody gets. Once the channel was written
     // it is another test.
-    let key = WorkKey::of_channel("notify/test", channel, &actor(&call.request));
+    let written = format!("{} {}", channel.id, channel.written_at);
+    let key = engine.work_key(&call, Kept::ForRepeats)?.on(&written);
     let worker = Arc::clone(&engine);
     let caller = call.request.display_name.clone();
     let work = async move {
         let output = send(&worker, &mount, name, caller).await?;
         Ok(Some(Response::data(Data::from_serialize(&output)?)))
     };
-    Ok(engine.join(&config, key, Kept::ForRepeats, work).await?)
+    Ok(engine.join(&config, key, work).await?)
 }
 
 async fn send(

@@ -15,6 +15,7 @@ use super::{event_of, tenant};
 use crate::audit::EventName;
 use crate::crypto::Sensitive;
 use crate::engine::error::Error;
+use crate::engine::joined::Kept;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::Purpose;
 use crate::engine::storage::record::Server;
@@ -159,19 +160,20 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
-    let tried_at = engine
-        .finish(&config, async move {
-            store(&worker, &mount, &name, &call).await
-        })
-        .await?;
-    Ok(tried_at.map(|at| {
-        Response::default().warn(format!(
-            "The token is stored. It is tried at {} at the earliest: the server refused calls within \
-             the last hour, and the same token is tried again at once only once in 15 minutes.",
-            crate::logical::instant::format(&at)
-        ))
-    }))
+    let work = async move {
+        let tried_at = store(&worker, &mount, &name, &call).await?;
+        Ok(tried_at.map(|at| {
+            Response::default().warn(format!(
+                "The token is stored. It is tried at {} at the earliest: the server refused calls \
+                 within the last hour, and the same token is tried again at once only once in 15 \
+                 minutes.",
+                crate::logical::instant::format(&at)
+            ))
+        }))
+    };
+    Ok(engine.join(&config, key, work).await?)
 }
 
 /// Returns until when the token is not tried, if a stop holds it back.
@@ -316,13 +318,13 @@ async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
-    engine
-        .finish(&config, async move {
-            remove(&worker, &mount, &name, &call).await
-        })
-        .await?;
-    Ok(None)
+    let work = async move {
+        remove(&worker, &mount, &name, &call).await?;
+        Ok(None)
+    };
+    Ok(engine.join(&config, key, work).await?)
 }
 
 async fn remove(
