@@ -16,7 +16,8 @@ use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::storage::record::Pause;
 use crate::logical::{
-    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant, seconds,
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, instant,
+    seconds,
 };
 
 const WRITES: &[Operation] = &[Operation::Create, Operation::Update];
@@ -57,6 +58,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: WRITES,
                 summary: "Let automatic rotation rest for a while.",
+                unknown_fields: UnknownFields::Warned,
                 answers: ANSWERS,
                 handler: |engine, mount, call| Box::pin(pause(engine, mount, call)),
             }],
@@ -73,6 +75,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: WRITES,
                 summary: "End the pause of automatic rotation.",
+                unknown_fields: UnknownFields::Warned,
                 answers: ANSWERS,
                 handler: |engine, mount, call| Box::pin(resume(engine, mount, call)),
             }],

@@ -14,7 +14,8 @@ use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::state::{self, State};
 use crate::logical::{
-    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, Wrap, expose, instant,
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, Wrap,
+    expose, instant,
 };
 
 const ANSWERS: &[Field] = &[
@@ -66,6 +67,7 @@ pub(super) fn route() -> Route<Engine> {
         endpoints: vec![Endpoint {
             operations: &[Operation::Create, Operation::Update],
             summary: "Show the password to a human.",
+            unknown_fields: UnknownFields::Refused,
             answers: ANSWERS,
             handler: |engine, mount, call| Box::pin(reveal(engine, mount, call)),
         }],

@@ -10,7 +10,9 @@ use crate::audit::Event;
 use crate::engine::Engine;
 use crate::engine::emission::{MOST_RECEIPT_BYTES, Receipt};
 use crate::engine::error::Error;
-use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
+use crate::logical::{
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields,
+};
 
 const WRITES: &[Operation] = &[Operation::Create, Operation::Update];
 
@@ -30,6 +32,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: WRITES,
                 summary: "Answer undelivered events.",
+                unknown_fields: UnknownFields::Warned,
                 answers: const {
                     &[
                         Field::objects("events", "The events.").of(EVENT),
@@ -59,6 +62,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: WRITES,
                 summary: "Acknowledge a flush.",
+                unknown_fields: UnknownFields::Warned,
                 answers: const {
                     &[
                         Field::integer("acknowledged", "How many events were noted.").example("12"),

@@ -10,7 +10,9 @@ use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::joined::{Kept, WorkKey};
 use crate::engine::paths::actor;
-use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
+use crate::logical::{
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields,
+};
 use crate::notify::{Message, Recipient};
 
 const ANSWERS: &[Field] = &[
@@ -33,6 +35,7 @@ pub(super) fn route() -> Route<Engine> {
         endpoints: vec![Endpoint {
             operations: &[Operation::Create, Operation::Update],
             summary: "Send a test message over a channel.",
+            unknown_fields: UnknownFields::Warned,
             answers: ANSWERS,
             handler: |engine, mount, call| Box::pin(test(engine, mount, call)),
         }],
