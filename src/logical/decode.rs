@@ -31,7 +31,8 @@ pub(super) const fn demands(operation: Operation) -> bool {
     matches!(operation, Operation::Create | Operation::Update)
 }
 
-/// Decodes `data` by `declared`; `captures` are the names the path has values for.
+/// Decodes `data` by `declared`; `captures` are the names the path has values for. What some
+/// endpoints refuse besides, [`super::strict`] has looked for before.
 pub(super) fn decode(
     declared: &'static [Field],
     captures: &[&'static str],

@@ -145,6 +145,9 @@ pub struct Field {
     pub multiline: bool,
     /// Whether an answer may have null here.
     pub nullable: bool,
+    /// Whether a `null` in a request restores the default, also where unknown parameters are
+    /// refused ([`super::UnknownFields::Refused`]); there every other `null` is.
+    pub resettable: bool,
     /// Every value there is; empty = any. For help and OpenAPI, as what follows: the handler is who
     /// refuses other values.
     pub values: &'static [&'static str],
@@ -173,6 +176,7 @@ impl Field {
             max_bytes: Self::DEFAULT_MAX_BYTES,
             multiline: false,
             nullable: false,
+            resettable: false,
             values: &[],
             range: None,
             pattern: None,
@@ -233,6 +237,13 @@ impl Field {
     #[must_use]
     pub const fn nullable(mut self) -> Self {
         self.nullable = true;
+        self
+    }
+
+    /// Says that a `null` in a request restores the default.
+    #[must_use]
+    pub const fn resettable(mut self) -> Self {
+        self.resettable = true;
         self
     }
 

@@ -8,10 +8,14 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::openapi::{self, Document};
-use super::{Data, Error, Field, FieldType, Route};
+use super::{Data, Error, Field, FieldType, Route, UnknownFields};
 
 /// The widest line, indentation included.
 const WIDTH: usize = 88;
+
+/// What is said of an endpoint whose acts cannot be undone.
+pub(super) const REFUSES: &str =
+    "Refuses unknown parameters (unknown_field) before anything is done.";
 
 /// Source: Go `sdk/framework/backend.go`, keys of a help response.
 #[derive(Serialize)]
@@ -89,6 +93,9 @@ pub(super) fn of_path<S>(path: &str, engine: &EngineName, route: &Route<S>) -> R
         let names: Vec<&str> = endpoint.operations.iter().map(|it| it.as_str()).collect();
         wrapped(&mut help, 4, &names.join(", "));
         wrapped(&mut help, 8, endpoint.summary);
+        if endpoint.unknown_fields == UnknownFields::Refused {
+            wrapped(&mut help, 8, REFUSES);
+        }
     }
     help.push_str("\n## DESCRIPTION\n\n");
     wrapped(&mut help, 0, route.description);
@@ -203,6 +210,7 @@ old one stays.
             endpoints: vec![Endpoint {
                 operations: &[Operation::Create, Operation::Update],
                 summary: "Change the password",
+                unknown_fields: UnknownFields::Refused,
                 answers: &[],
                 handler: |_, _, _| Box::pin(async { Ok(None) }),
             }],
@@ -255,6 +263,7 @@ Changes the password now.
 
     create, update
         Change the password
+        Refuses unknown parameters (unknown_field) before anything is done.
 
 ## DESCRIPTION
 

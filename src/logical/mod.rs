@@ -28,6 +28,7 @@ mod routed;
 mod router;
 pub mod seconds;
 mod storage;
+mod strict;
 mod system_view;
 
 pub use backend::{Backend, BackendInfo, Mount, SpecialPaths};
@@ -38,7 +39,7 @@ pub use identity::{Alias, Entity, Group};
 pub use lease::{ActiveNode, HeldLease, Lease, Wrap};
 pub use memory::{MemoryStorage, Snapshot};
 pub use operation::Operation;
-pub use path::{Call, Endpoint, Existence, Handler, Pattern, Route};
+pub use path::{Call, Endpoint, Existence, Handler, Pattern, Route, UnknownFields};
 pub use raw::RawResponse;
 pub use request::{Connection, Request, RequestId};
 pub use response::{Reply, Response, Special};

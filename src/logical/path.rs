@@ -79,12 +79,29 @@ impl Call {
     }
 }
 
+/// What becomes of a request with parameters that an endpoint does not know.
+///
+/// Every endpoint has to say which: a misspelt `dry_run` or `hold` must not be learnt of after the
+/// deed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownFields {
+    /// It is answered with a warning, as Go's framework does: reads, and settings, which can be
+    /// written again.
+    Warned,
+    /// It is refused with 400 `unknown_field` before anything else: acts that cannot be undone. So
+    /// are a `null` where only a value has a meaning (400 `invalid_field`), and a parameter that
+    /// contradicts the path.
+    Refused,
+}
+
 /// What some operations on a path do.
 pub struct Endpoint<S> {
     /// The operations answered.
     pub operations: &'static [Operation],
     /// One line for OpenAPI.
     pub summary: &'static str,
+    /// What becomes of parameters that it does not know.
+    pub unknown_fields: UnknownFields,
     /// The fields of a successful answer; empty if it has none.
     pub answers: &'static [Field],
     /// Who answers.
@@ -96,6 +113,7 @@ impl<S> fmt::Debug for Endpoint<S> {
         f.debug_struct("Endpoint")
             .field("operations", &self.operations)
             .field("summary", &self.summary)
+            .field("unknown_fields", &self.unknown_fields)
             .finish_non_exhaustive()
     }
 }
@@ -137,7 +155,7 @@ impl<S> Route<S> {
         self
     }
 
-    /// Adds an endpoint.
+    /// Adds an endpoint that warns of parameters it does not know.
     #[must_use]
     pub fn with_endpoint(
         mut self,
@@ -148,6 +166,7 @@ impl<S> Route<S> {
         self.endpoints.push(Endpoint {
             operations,
             summary,
+            unknown_fields: UnknownFields::Warned,
             answers: &[],
             handler,
         });

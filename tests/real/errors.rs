@@ -15,6 +15,7 @@ tests! {
     what_is_not_there_is_404_without_a_text,
     a_body_of_the_wrong_shape_is_refused_without_being_quoted,
     unknown_parameters_are_named_in_a_warning,
+    a_misspelt_safety_field_changes_nothing,
 }
 
 fn assert_refused(answer: &Answer, status: u16, code: &str) {
@@ -212,4 +213,53 @@ async fn unknown_parameters_are_named_in_a_warning() {
         .await;
     assert_eq!(written.status, 200, "a warning needs a body");
     assert!(written.warnings().contains("wiat"), "{}", written.body);
+}
+
+/// What an operator mistypes at the worst moment: nothing is reset, rotated, imported or deleted.
+async fn a_misspelt_safety_field_changes_nothing() {
+    let rig = Rig::shared("misspelt").await;
+    rig.create("acme").await;
+    let before = rig.admin("acme").await;
+    let events = rig.read("acme/events").await.data()["events"].clone();
+    let asked = rig.mailu.journal().len();
+    let reset = json!({"incident_id": "INC-1", "reason": "stolen"});
+    let with = |body: &Value, name: &str, value: Value| {
+        let mut body = body.clone();
+        body[name] = value;
+        body
+    };
+    let all = json!({"action": "rotate", "all": true});
+    for (path, body, nearest) in [
+        (
+            "acme/reset",
+            with(&reset, "keep-app-tokens", json!(true)),
+            "keep_app_tokens",
+        ),
+        ("acme/reset", with(&reset, "Hold", json!(true)), "hold"),
+        ("batches", with(&all, "dry-run", json!(true)), "dry_run"),
+        ("acme/rotate", json!({"Reason": "x"}), "reason"),
+        ("acme/admin", json!({"pasword": FIRST}), "password"),
+        ("acme/admin", json!({"Password": FIRST}), "password"),
+        ("acme/reveal", json!({"reasn": "x"}), "reason"),
+    ] {
+        let answer = rig.write(path, body.clone()).await;
+        assert_refused(&answer, 400, "unknown_field");
+        assert!(answer.error().contains(nearest), "{}", answer.error());
+        // An answer that is to be wrapped is refused in clear.
+        let request = rig.api.request("POST", &rig.path(path));
+        let request = request.header("X-Vault-Wrap-TTL", "5m").json(&body);
+        assert_refused(&rig.api.send(request).await, 400, "unknown_field");
+    }
+    let generated = json!({"username": EMAIL, "password": null});
+    for tenant in ["acme", "globex"] {
+        let answer = rig.write(&format!("{tenant}/admin"), generated.clone());
+        assert_refused(&answer.await, 400, "invalid_field");
+    }
+    // The command line sends what a deletion is given as its query.
+    let request = rig.api.request("DELETE", &rig.path("acme/admin?cas=7"));
+    assert_refused(&rig.api.send(request).await, 400, "unknown_field");
+    assert_eq!(rig.admin("acme").await, before, "nothing changed");
+    assert_eq!(rig.read("acme/events").await.data()["events"], events);
+    assert_eq!(rig.mailu.journal().len(), asked, "and nobody was asked");
+    rig.assert_live(before["password"].as_str().unwrap()).await;
 }

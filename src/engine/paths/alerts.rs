@@ -9,6 +9,7 @@ use crate::engine::watch::{AlertSettings, LONGEST_PATTERN, MOST_REFUSALS, MOST_R
 use crate::engine::{Engine, storage};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, StorageEntry,
+    UnknownFields,
 };
 
 const FIELDS: &[Field] = &[
@@ -72,12 +73,14 @@ pub(super) fn route() -> Route<Engine> {
             Endpoint {
                 operations: &[Operation::Read],
                 summary: "Read what is suspicious.",
+                unknown_fields: UnknownFields::Warned,
                 answers: FIELDS,
                 handler: |engine, mount, _call| Box::pin(read(engine, mount)),
             },
             Endpoint {
                 operations: &[Operation::Create, Operation::Update, Operation::Patch],
                 summary: "Change what is suspicious.",
+                unknown_fields: UnknownFields::Warned,
                 answers: &[],
                 handler: |engine, mount, call| Box::pin(write(engine, mount, call)),
             },

@@ -12,6 +12,7 @@ use crate::engine::joined::Kept;
 use crate::engine::{Engine, storage};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Patch, Reply, Response, Route, StorageEntry,
+    UnknownFields,
 };
 
 const FIELDS: &[Field] = &[
@@ -134,12 +135,14 @@ pub(super) fn route() -> Route<Engine> {
             Endpoint {
                 operations: &[Operation::Read],
                 summary: "Read the mount's settings.",
+                unknown_fields: UnknownFields::Warned,
                 answers: FIELDS,
                 handler: |engine, mount, _call| Box::pin(read(engine, mount)),
             },
             Endpoint {
                 operations: &[Operation::Create, Operation::Update, Operation::Patch],
                 summary: "Change the mount's settings.",
+                unknown_fields: UnknownFields::Warned,
                 answers: &[],
                 handler: |engine, mount, call| Box::pin(write(engine, mount, call)),
             },

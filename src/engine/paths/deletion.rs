@@ -12,7 +12,7 @@ use crate::engine::joined::Kept;
 use crate::engine::locked::LockedTenant;
 use crate::engine::rotation;
 use crate::engine::storage::record::{Deletion, Intent, OpenWork};
-use crate::logical::{Call, Endpoint, Field, Mount, Operation, Reply, Route};
+use crate::logical::{Call, Endpoint, Field, Mount, Operation, Reply, Route, UnknownFields};
 
 pub(super) fn routes() -> [Route<Engine>; 2] {
     [
@@ -27,6 +27,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: &[Operation::Create, Operation::Update],
                 summary: "Bring a deleted credential back.",
+                unknown_fields: UnknownFields::Warned,
                 answers: &[],
                 handler: |engine, mount, call| Box::pin(undelete(engine, mount, call)),
             }],
@@ -55,6 +56,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: &[Operation::Create, Operation::Update],
                 summary: "Remove a credential's passwords for good.",
+                unknown_fields: UnknownFields::Refused,
                 answers: &[],
                 handler: |engine, mount, call| Box::pin(destroy(engine, mount, call)),
             }],

@@ -13,7 +13,7 @@ use crate::engine::error::Error;
 use crate::engine::joined::Kept;
 use crate::engine::runner::RewrapProgress;
 use crate::logical::{
-    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, instant,
 };
 
 const MOST: i64 = 10_000;
@@ -126,6 +126,7 @@ pub(super) fn routes() -> [Route<Engine>; 3] {
             endpoints: vec![Endpoint {
                 operations: &[Operation::Read],
                 summary: "Read the keyring's versions and their use.",
+                unknown_fields: UnknownFields::Warned,
                 answers: READ_ANSWERS,
                 handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
             }],
@@ -144,6 +145,7 @@ pub(super) fn routes() -> [Route<Engine>; 3] {
             endpoints: vec![Endpoint {
                 operations: writes,
                 summary: "Add a key to the keyring.",
+                unknown_fields: UnknownFields::Refused,
                 answers: ROTATE_ANSWERS,
                 handler: |engine, mount, call| Box::pin(rotate(engine, mount, call)),
             }],
@@ -162,6 +164,7 @@ pub(super) fn routes() -> [Route<Engine>; 3] {
             endpoints: vec![Endpoint {
                 operations: writes,
                 summary: "Remove the unused keys.",
+                unknown_fields: UnknownFields::Refused,
                 answers: TRIM_ANSWERS,
                 handler: |engine, mount, call| Box::pin(trim(engine, mount, call)),
             }],

@@ -13,7 +13,9 @@ use crate::engine::Engine;
 use crate::engine::census::{AuditWord, Census};
 use crate::engine::counters::{BATCH_ENDS, Counters, OUTCOMES, TYPES};
 use crate::engine::watch::Rule;
-use crate::logical::{Call, Endpoint, Mount, Operation, RawResponse, Reply, Response, Route};
+use crate::logical::{
+    Call, Endpoint, Mount, Operation, RawResponse, Reply, Response, Route, UnknownFields,
+};
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -31,6 +33,7 @@ pub(super) fn route() -> Route<Engine> {
         endpoints: vec![Endpoint {
             operations: &[Operation::Read],
             summary: "Read the numbers for Prometheus.",
+            unknown_fields: UnknownFields::Warned,
             answers: &[],
             handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
         }],

@@ -175,9 +175,48 @@ fn optional_text(call: &Call, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logical::UnknownFields;
 
     #[test]
     fn the_table_of_routes_has_no_defect() {
         router().check().unwrap();
+    }
+
+    /// What cannot be undone, and how it is asked for. A new route belongs here if writing the same
+    /// path again does not bring back what was.
+    const REFUSING: &[(&str, &str)] = &[
+        ("batches", "create update"),
+        ("batches/{id}/cancel", "create update"),
+        ("config/keyring/rotate", "create update"),
+        ("config/keyring/trim", "create update"),
+        ("{tenant}/admin", "create update patch"),
+        ("{tenant}/admin", "delete"),
+        ("{tenant}/destroy", "create update"),
+        ("{tenant}/release", "create update"),
+        ("{tenant}/reset", "create update"),
+        ("{tenant}/reveal", "create update"),
+        ("{tenant}/rollback", "create update"),
+        ("{tenant}/rotate", "create update"),
+    ];
+
+    #[test]
+    fn acts_that_cannot_be_undone_and_nothing_else_refuse_what_they_do_not_know() {
+        let router = router();
+        let mut refusing: Vec<(&str, String)> = Vec::new();
+        for route in router.routes() {
+            for endpoint in &route.endpoints {
+                let names: Vec<&str> = endpoint.operations.iter().map(|it| it.as_str()).collect();
+                match endpoint.unknown_fields {
+                    UnknownFields::Refused => refusing.push((route.pattern, names.join(" "))),
+                    UnknownFields::Warned => {}
+                }
+            }
+        }
+        refusing.sort();
+        let wanted: Vec<(&str, String)> = REFUSING
+            .iter()
+            .map(|(pattern, names)| (*pattern, String::from(*names)))
+            .collect();
+        assert_eq!(refusing, wanted);
     }
 }

@@ -13,7 +13,7 @@ use crate::engine::emission::ExemptKeys;
 use crate::engine::hint;
 use crate::engine::runner::RewrapProgress;
 use crate::logical::{
-    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, instant,
 };
 
 const ANSWERS: &[Field] = &[
@@ -182,6 +182,7 @@ pub(super) fn route() -> Route<Engine> {
         endpoints: vec![Endpoint {
             operations: &[Operation::Read],
             summary: "Read how the mount is doing.",
+            unknown_fields: UnknownFields::Warned,
             answers: ANSWERS,
             handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
         }],

@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::engine::joined::Kept;
 use crate::engine::runner::{ReindexProgress, SweepProgress};
 use crate::logical::{
-    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, instant,
 };
 
 const WRITES: &[Operation] = &[Operation::Create, Operation::Update];
@@ -76,6 +76,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: WRITES,
                 summary: "Rebuild every pointer.",
+                unknown_fields: UnknownFields::Warned,
                 answers: REINDEX_ANSWERS,
                 handler: |engine, mount, call| Box::pin(reindex(engine, mount, call)),
             }],
@@ -93,6 +94,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: WRITES,
                 summary: "Begin a sweep.",
+                unknown_fields: UnknownFields::Warned,
                 answers: SWEEP_ANSWERS,
                 handler: |engine, mount, call| Box::pin(sweep(engine, mount, call)),
             }],

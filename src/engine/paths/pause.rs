@@ -17,7 +17,8 @@ use crate::engine::joined::Kept;
 use crate::engine::locked::LockedTenant;
 use crate::engine::storage::record::Pause;
 use crate::logical::{
-    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant, seconds,
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, instant,
+    seconds,
 };
 
 const WRITES: &[Operation] = &[Operation::Create, Operation::Update];
@@ -58,6 +59,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: WRITES,
                 summary: "Let automatic rotation rest for a while.",
+                unknown_fields: UnknownFields::Warned,
                 answers: ANSWERS,
                 handler: |engine, mount, call| Box::pin(pause(engine, mount, call)),
             }],
@@ -74,6 +76,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: WRITES,
                 summary: "End the pause of automatic rotation.",
+                unknown_fields: UnknownFields::Warned,
                 answers: ANSWERS,
                 handler: |engine, mount, call| Box::pin(resume(engine, mount, call)),
             }],

@@ -16,7 +16,8 @@ use crate::engine::rotation::{self, Change, Done, Queued, Reset, ResetOutcome};
 use crate::engine::state::{self, State};
 use crate::engine::storage::record::{AppTokenWork, TenantRecord};
 use crate::logical::{
-    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, Wrap, expose, instant,
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, Wrap,
+    expose, instant,
 };
 
 const FIELDS: &[Field] = &[
@@ -96,6 +97,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: &[Operation::Create, Operation::Update],
                 summary: "Replace the password in an emergency.",
+                unknown_fields: UnknownFields::Refused,
                 answers: ANSWERS,
                 handler: |engine, mount, call| Box::pin(reset(engine, mount, call)),
             }],
@@ -111,6 +113,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: &[Operation::Create, Operation::Update],
                 summary: "End the hold of an emergency reset.",
+                unknown_fields: UnknownFields::Refused,
                 answers: &[],
                 handler: |engine, mount, call| Box::pin(release(engine, mount, call)),
             }],

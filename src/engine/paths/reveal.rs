@@ -17,7 +17,8 @@ use crate::engine::storage::record::TenantRecord;
 use crate::engine::tenant::TenantName;
 use crate::engine::{Engine, locked};
 use crate::logical::{
-    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, Wrap, expose, instant,
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, Wrap,
+    expose, instant,
 };
 
 const ANSWERS: &[Field] = &[
@@ -69,6 +70,7 @@ pub(super) fn route() -> Route<Engine> {
         endpoints: vec![Endpoint {
             operations: &[Operation::Create, Operation::Update],
             summary: "Show the password to a human.",
+            unknown_fields: UnknownFields::Refused,
             answers: ANSWERS,
             handler: |engine, mount, call| Box::pin(reveal(engine, mount, call)),
         }],

@@ -8,7 +8,7 @@ use crate::audit::RotationType;
 use crate::engine::Engine;
 use crate::engine::joined::Kept;
 use crate::engine::rotation::{self, Change};
-use crate::logical::{Call, Endpoint, Field, Mount, Operation, Reply, Route};
+use crate::logical::{Call, Endpoint, Field, Mount, Operation, Reply, Route, UnknownFields};
 
 pub(super) fn route() -> Route<Engine> {
     Route {
@@ -35,6 +35,7 @@ pub(super) fn route() -> Route<Engine> {
         endpoints: vec![Endpoint {
             operations: &[Operation::Create, Operation::Update],
             summary: "Make an earlier password current again.",
+            unknown_fields: UnknownFields::Refused,
             answers: rotate::ANSWERS,
             handler: |engine, mount, call| Box::pin(rollback(engine, mount, call)),
         }],

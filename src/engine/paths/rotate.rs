@@ -13,7 +13,7 @@ use crate::engine::joined::Kept;
 use crate::engine::rotation::{self, Change, Changed};
 use crate::engine::state::State;
 use crate::logical::{
-    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, instant,
 };
 
 const FIELDS: &[Field] = &[super::TENANT, super::REASON];
@@ -47,6 +47,7 @@ pub(super) fn route() -> Route<Engine> {
         endpoints: vec![Endpoint {
             operations: &[Operation::Create, Operation::Update],
             summary: "Change the tenant's password now.",
+            unknown_fields: UnknownFields::Refused,
             answers: ANSWERS,
             handler: |engine, mount, call| Box::pin(rotate(engine, mount, call)),
         }],

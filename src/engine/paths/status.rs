@@ -12,7 +12,7 @@ use crate::engine::hint;
 use crate::engine::state::{self, State};
 use crate::engine::storage::record::{Preflight, TenantRecord};
 use crate::logical::{
-    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, instant,
 };
 
 const ANSWERS: &[Field] = &[
@@ -130,6 +130,7 @@ pub(super) fn route() -> Route<Engine> {
         endpoints: vec![Endpoint {
             operations: &[Operation::Read],
             summary: "Read how the tenant is doing.",
+            unknown_fields: UnknownFields::Warned,
             answers: ANSWERS,
             handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
         }],

@@ -12,7 +12,7 @@ use crate::engine::state::{self, State};
 use crate::engine::storage;
 use crate::engine::tenant::TenantName;
 use crate::logical::{
-    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, instant,
 };
 
 const MOST_DETAILED: i64 = 100;
@@ -42,6 +42,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
     let list = || Endpoint {
         operations: &[Operation::List],
         summary: "List the tenants.",
+        unknown_fields: UnknownFields::Warned,
         answers: ANSWERS,
         handler: |engine: Arc<Engine>, mount: Mount, call: Call| {
             Box::pin(list(engine, mount, call))

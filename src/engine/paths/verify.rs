@@ -10,7 +10,9 @@ use crate::engine::error::Error;
 use crate::engine::joined::Kept;
 use crate::engine::rotation::{self, Verified};
 use crate::engine::state::{self, State};
-use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
+use crate::logical::{
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields,
+};
 use crate::provider::ServerVersion;
 
 const ANSWERS: &[Field] = &[
@@ -58,6 +60,7 @@ pub(super) fn route() -> Route<Engine> {
         endpoints: vec![Endpoint {
             operations: &[Operation::Create, Operation::Update],
             summary: "Ask Mailu which password is live.",
+            unknown_fields: UnknownFields::Warned,
             answers: ANSWERS,
             handler: |engine, mount, call| Box::pin(verify(engine, mount, call)),
         }],

@@ -10,7 +10,7 @@ use crate::audit::RotationType;
 use crate::engine::Engine;
 use crate::engine::storage::record::{Credential, Intent, Proof, TenantRecord, Version};
 use crate::logical::{
-    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, instant,
 };
 
 const ANSWERS: &[Field] = &[
@@ -62,6 +62,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: &[Operation::List],
                 summary: "List the kept versions.",
+                unknown_fields: UnknownFields::Warned,
                 answers: const { &[Field::texts("keys", "The version numbers.").example("1,2,3")] },
                 handler: |engine, mount, call| Box::pin(list(engine, mount, call)),
             }],
@@ -87,6 +88,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: &[Operation::Read],
                 summary: "Read what is known of one version.",
+                unknown_fields: UnknownFields::Warned,
                 answers: ANSWERS,
                 handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
             }],

@@ -21,7 +21,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::decode::demands;
-use super::{Data, Endpoint, Field, Operation, Pattern, Route};
+use super::help::REFUSES;
+use super::{Data, Endpoint, Field, Operation, Pattern, Route, UnknownFields};
 use schema::Direction;
 
 /// An OpenAPI 3.0.2 document as the host merges it into its own.
@@ -168,11 +169,14 @@ impl Writer<'_> {
         let mut object = Map::new();
         let mut set = |name: &str, value: Value| object.insert(String::from(name), value);
         set("summary", Value::from(endpoint.summary));
+        if endpoint.unknown_fields == UnknownFields::Refused {
+            set("description", Value::from(REFUSES));
+        }
         set("tags", json!(["secrets"]));
         set("responses", self.responses(&id, endpoint, operation));
         match operation {
             Operation::Update | Operation::Patch => {
-                if let Some(body) = self.request_body(&id, route, operation) {
+                if let Some(body) = self.request_body(&id, route, endpoint, operation) {
                     set("requestBody", body);
                 }
             }
@@ -192,6 +196,7 @@ impl Writer<'_> {
         &mut self,
         id: &str,
         route: &Route<S>,
+        endpoint: &Endpoint<S>,
         operation: Operation,
     ) -> Option<Value> {
         let body = body_fields(route);
@@ -203,7 +208,12 @@ impl Writer<'_> {
             _ => "application/json",
         };
         let demands = demands(operation);
-        let schema = schema::object(body.iter().copied(), Direction::Request, demands);
+        let mut schema = schema::object(body.iter().copied(), Direction::Request, demands);
+        if let (UnknownFields::Refused, Value::Object(schema)) =
+            (endpoint.unknown_fields, &mut schema)
+        {
+            schema.insert(String::from("additionalProperties"), Value::from(false));
+        }
         Some(json!({
             "required": demands && body.iter().any(|field| field.required),
             "content": { media: { "schema": self.component(id, "Request", schema) } },
@@ -406,6 +416,7 @@ mod tests {
         Endpoint {
             operations,
             summary: "Does it",
+            unknown_fields: UnknownFields::Warned,
             answers,
             handler: |_, _, _| Box::pin(async { Ok(None) }),
         }

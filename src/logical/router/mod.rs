@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::path::Captures;
 use super::{Call, Data, Error, Fields, Mount, Operation, Pattern, Reply, Request, Response};
-use super::{Route, decode, help};
+use super::{Route, UnknownFields, decode, help, strict};
 
 pub use check::RouteError;
 
@@ -25,7 +25,7 @@ pub use check::RouteError;
 /// ```
 /// use std::sync::Arc;
 /// use vault_plugin_secrets_smtp::logical::{
-///     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, Router,
+///     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, Router, UnknownFields,
 /// };
 ///
 /// struct Engine;
@@ -48,6 +48,7 @@ pub use check::RouteError;
 ///     endpoints: vec![Endpoint {
 ///         operations: &[Operation::Update],
 ///         summary: "Greet",
+///         unknown_fields: UnknownFields::Warned,
 ///         answers: &[],
 ///         handler: |engine: Arc<Engine>, mount, call| Box::pin(greet(engine, mount, call)),
 ///     }],
@@ -188,6 +189,9 @@ impl<S: Send + Sync + 'static> Router<S> {
         }
         let names: Vec<&'static str> = captures.iter().map(|(name, _)| *name).collect();
         let data = std::mem::take(&mut request.data);
+        if endpoint.unknown_fields == UnknownFields::Refused {
+            strict::check(route.fields, &captures, operation, &data)?;
+        }
         let decoded = decode::decode(route.fields, &names, operation, data)?;
         let warnings = warnings::of(&decoded, operation);
         let call = Call {
@@ -312,6 +316,7 @@ mod tests {
         Endpoint {
             operations,
             summary: "Does it.",
+            unknown_fields: UnknownFields::Warned,
             answers: &[],
             handler,
         }
@@ -476,6 +481,32 @@ mod tests {
             ]
         );
         assert_eq!(answer.data.unwrap().as_map()["tenant"], "acme");
+    }
+
+    #[tokio::test]
+    async fn an_act_that_cannot_be_undone_begins_only_if_every_parameter_is_known() {
+        let mut strict = endpoint(&[Operation::Update], |_, _, _| {
+            Box::pin(async { panic!("the handler was called") })
+        });
+        strict.unknown_fields = UnknownFields::Refused;
+        let fields = const { &[TENANT, REASON] };
+        let router = Router::new(vec![route("{tenant}/reset", fields, vec![strict])]);
+        for body in [
+            json!({"reason": "x", "Reason": "y"}),
+            json!({"reason": "x", "hold-": true}),
+            json!({"reasn": "x"}),
+            json!({"reason": "x", "tenant": "evil"}),
+        ] {
+            let Value::Object(body) = body else {
+                panic!("not an object")
+            };
+            let request = Request::new(Operation::Update, "acme/reset", Data::from_map(body));
+            let answer = router.handle(&Arc::new(Echo), &mount(), request).await;
+            let Err(Error::User { code, .. }) = answer else {
+                panic!("{answer:?}")
+            };
+            assert_eq!(code, "unknown_field");
+        }
     }
 
     #[tokio::test]

@@ -1,11 +1,11 @@
 //! What the caller is told about parameters that were not taken.
 
-use super::super::decode::{self, Decoded};
+use super::super::decode::Decoded;
+use super::super::strict::printable;
 use super::super::{Operation, Response};
 
-/// Names of unknown parameters are the caller's text: at most this many, this long, are repeated.
+/// Names of unknown parameters are the caller's text: at most this many are repeated.
 const MAX_NAMES: usize = 20;
-const MAX_NAME_CHARS: usize = 64;
 
 /// Tells the caller which of its parameters were not taken.
 pub(super) fn of(decoded: &Decoded, operation: Operation) -> Vec<String> {
@@ -33,20 +33,6 @@ pub(super) fn of(decoded: &Decoded, operation: Operation) -> Vec<String> {
         ));
     }
     warnings
-}
-
-/// Makes a caller's name safe to repeat: one short word of visible characters.
-fn printable(name: &str) -> String {
-    name.chars()
-        .take(MAX_NAME_CHARS)
-        .map(|c| {
-            if decode::deceives(c) || c.is_whitespace() {
-                '?'
-            } else {
-                c
-            }
-        })
-        .collect()
 }
 
 /// Adds the warnings. A write that answers nothing still warns, unlike in Go's framework: there a

@@ -15,7 +15,7 @@ use fuzzing::json::Json;
 use fuzzing::rig;
 use vault_plugin_secrets_smtp::logical::{
     Call, Data, Endpoint, Error, Field, Fields, MemoryStorage, Mount, Operation, Patch, Request,
-    Route, Router, StaticSystemView, instant, seconds,
+    Route, Router, StaticSystemView, UnknownFields, instant, seconds,
 };
 
 const FIELDS: &[Field] = &[
@@ -176,6 +176,7 @@ fn router() -> &'static Router<Seen> {
                     Operation::Read,
                 ],
                 summary: "",
+                unknown_fields: UnknownFields::Warned,
                 answers: &[],
                 handler: |seen: Arc<Seen>, _mount, call: Call| {
                     Box::pin(async move {

@@ -13,7 +13,7 @@ use fuzzing::json::Json;
 use fuzzing::rig::{self, OPERATIONS, Rig};
 use vault_plugin_secrets_smtp::logical::{
     Call, Data, Endpoint, Error, Handler, MemoryStorage, Mount, Operation, Reply, Request, Route,
-    Router, Snapshot, StaticSystemView,
+    Router, Snapshot, StaticSystemView, UnknownFields,
 };
 
 #[derive(Arbitrary, Debug)]
@@ -338,6 +338,7 @@ fn synthetic(routes: u64, asked: &[Asked]) {
             endpoints: vec![Endpoint {
                 operations: operations(*at),
                 summary: "",
+                unknown_fields: UnknownFields::Warned,
                 answers: &[],
                 handler: handlers[*at],
             }],

@@ -1,5 +1,6 @@
 //! The engine's endpoints, file for file as in `src/engine/paths`; `routes` is about all of them,
-//! `cache`, `crowds`, `joining`, `nodes`, `secrets` and `waiting` about what holds on every path.
+//! `cache`, `crowds`, `joining`, `nodes`, `secrets`, `unknown_fields` and `waiting` about what holds on
+//! every path.
 
 mod admin;
 mod alerts;
@@ -27,6 +28,7 @@ mod status;
 mod tenant_config;
 mod tenants;
 mod ticks;
+mod unknown_fields;
 mod verify;
 mod versions;
 mod waiting;

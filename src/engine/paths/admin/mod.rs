@@ -13,7 +13,9 @@ use crate::engine::error::Error;
 use crate::engine::joined::Kept;
 use crate::engine::tenant::TenantName;
 use crate::engine::{Engine, locked, state};
-use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
+use crate::logical::{
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields,
+};
 use input::Input;
 use output::{Read, Written};
 
@@ -31,7 +33,8 @@ const ROTATION_POLICY: Field = Field::text(
     "When to change the password: a duration such as 180_days, or manual. Default: the mount's \
      rotation_period.",
 )
-.example("180_days");
+.example("180_days")
+.resettable();
 const VERSION: Field = Field::integer("version", "The version answered.").example("3");
 const STATE: Field = Field::text(
     "state",
@@ -55,7 +58,8 @@ const FIELDS: &[Field] = &[
     ROTATION_POLICY,
     Field::texts("admin_emails", "Who is told about changes; at most 10.")
         .max_bytes(254)
-        .example("ops@acme.example"),
+        .example("ops@acme.example")
+        .resettable(),
     Field::secret(
         "password",
         "Imports an existing password instead of generating one; checked against Mailu.",
@@ -129,7 +133,9 @@ pub(super) fn route() -> Route<Engine> {
                       is generated and set in Mailu (which needs <tenant>/config); with it, an \
                       existing one is imported after a check against Mailu. An account that \
                       carries the mark of another mount or cluster is refused unless \
-                      take_over=true. A write keeps what it does not name; null restores a default. Delete is soft: the passwords are \
+                      take_over=true. A write keeps what it does not name; null restores the \
+                      default of webmail_url, rotation_policy and admin_emails and is refused \
+                      elsewhere. Delete is soft: the passwords are \
                       kept for the mount's deleted_retention.
 
     bao write smtp/acme/admin username=admin@acme.example rotation_policy=180_days
@@ -139,18 +145,21 @@ pub(super) fn route() -> Route<Engine> {
             Endpoint {
                 operations: &[Operation::Read],
                 summary: "Read the credential with its password.",
+                unknown_fields: UnknownFields::Warned,
                 answers: READ_ANSWERS,
                 handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
             },
             Endpoint {
                 operations: &[Operation::Create, Operation::Update, Operation::Patch],
                 summary: "Create or update the credential.",
+                unknown_fields: UnknownFields::Refused,
                 answers: WRITE_ANSWERS,
                 handler: |engine, mount, call| Box::pin(write(engine, mount, call)),
             },
             Endpoint {
                 operations: &[Operation::Delete],
                 summary: "Delete the credential softly.",
+                unknown_fields: UnknownFields::Refused,
                 answers: &[],
                 handler: |engine, mount, call| {
                     Box::pin(super::deletion::delete(engine, mount, call))

@@ -19,7 +19,7 @@ use crate::engine::error::Error;
 use crate::engine::joined::Kept;
 use crate::engine::storage::AUDIT_ACCESS;
 use crate::logical::{
-    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, instant,
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, instant,
 };
 use wanted::Wanted;
 
@@ -108,18 +108,21 @@ The role needs update on <mount>/events/emit/+/+ and nothing else, best with bat
             Endpoint {
                 operations: &[Operation::Read],
                 summary: "Read how events reach the audit devices.",
+                unknown_fields: UnknownFields::Warned,
                 answers: ANSWERS,
                 handler: |engine, mount, _call| Box::pin(read(engine, mount)),
             },
             Endpoint {
                 operations: &[Operation::Create, Operation::Update, Operation::Patch],
                 summary: "Configure how events reach the audit devices.",
+                unknown_fields: UnknownFields::Warned,
                 answers: &[],
                 handler: |engine, mount, call| Box::pin(write(engine, mount, call)),
             },
             Endpoint {
                 operations: &[Operation::Delete],
                 summary: "Remove how events reach the audit devices.",
+                unknown_fields: UnknownFields::Warned,
                 answers: &[],
                 handler: |engine, mount, call| Box::pin(delete(engine, mount, call)),
             },

@@ -13,7 +13,9 @@ use crate::engine::error::Error;
 use crate::engine::joined::Kept;
 use crate::engine::storage;
 use crate::engine::tenant::TenantName;
-use crate::logical::{Call, Endpoint, Field, Mount, Operation, Reply, Response, Route};
+use crate::logical::{
+    Call, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields,
+};
 use output::{CREATE_ANSWERS, READ_ANSWERS, answer, created, plan_answer};
 
 const WRITES: &[Operation] = &[Operation::Create, Operation::Update];
@@ -92,12 +94,14 @@ pub(super) fn routes() -> [Route<Engine>; 3] {
                 Endpoint {
                     operations: WRITES,
                     summary: "Create a batch, or tell what it would do.",
+                    unknown_fields: UnknownFields::Refused,
                     answers: CREATE_ANSWERS,
                     handler: |engine, mount, call| Box::pin(create(engine, mount, call)),
                 },
                 Endpoint {
                     operations: &[Operation::List],
                     summary: "List the batches, oldest first.",
+                    unknown_fields: UnknownFields::Warned,
                     answers: const {
                         &[Field::texts("keys", "Their identifiers.")
                             .example("01K8Z5Y4N6D3T7Q2W9R1M0XVBC")]
@@ -118,6 +122,7 @@ pub(super) fn routes() -> [Route<Engine>; 3] {
             endpoints: vec![Endpoint {
                 operations: &[Operation::Read],
                 summary: "Read how far a batch is.",
+                unknown_fields: UnknownFields::Warned,
                 answers: READ_ANSWERS,
                 handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
             }],
@@ -139,6 +144,7 @@ fn cancel_route() -> Route<Engine> {
         endpoints: vec![Endpoint {
             operations: WRITES,
             summary: "Stop a batch.",
+            unknown_fields: UnknownFields::Refused,
             answers: READ_ANSWERS,
             handler: |engine, mount, call| Box::pin(cancel(engine, mount, call)),
         }],

@@ -11,7 +11,9 @@ use crate::engine::Engine;
 use crate::engine::emission::{MOST_RECEIPT_BYTES, Receipt};
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
-use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
+use crate::logical::{
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields,
+};
 
 const WRITES: &[Operation] = &[Operation::Create, Operation::Update];
 
@@ -31,6 +33,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: WRITES,
                 summary: "Answer undelivered events.",
+                unknown_fields: UnknownFields::Warned,
                 answers: const {
                     &[
                         Field::objects("events", "The events.").of(EVENT),
@@ -60,6 +63,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
             endpoints: vec![Endpoint {
                 operations: WRITES,
                 summary: "Acknowledge a flush.",
+                unknown_fields: UnknownFields::Warned,
                 answers: const {
                     &[
                         Field::integer("acknowledged", "How many events were noted.").example("12"),

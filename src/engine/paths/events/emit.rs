@@ -8,7 +8,7 @@ use super::EVENT;
 use crate::audit::Event;
 use crate::engine::Engine;
 use crate::logical::{
-    Call, Data, Endpoint, Error, Field, Mount, Operation, Reply, Response, Route,
+    Call, Data, Endpoint, Error, Field, Mount, Operation, Reply, Response, Route, UnknownFields,
 };
 
 const FIELDS: &[Field] = &[
@@ -36,6 +36,7 @@ pub(super) fn route() -> Route<Engine> {
         endpoints: vec![Endpoint {
             operations: &[Operation::Create, Operation::Update],
             summary: "Answer a stored event.",
+            unknown_fields: UnknownFields::Warned,
             answers: EVENT,
             handler: |engine, mount, call| Box::pin(emit(engine, mount, call)),
         }],

@@ -11,7 +11,9 @@ use crate::engine::Engine;
 use crate::engine::emission::list_days;
 use crate::engine::error::Error;
 use crate::engine::storage::{self, JournalEntry};
-use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
+use crate::logical::{
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields,
+};
 
 /// Names of one day that are read; of a day with more only the newest so many are listed.
 const MOST_OF_A_DAY: usize = 1_000_000;
@@ -46,6 +48,7 @@ pub(super) fn route() -> Route<Engine> {
         endpoints: vec![Endpoint {
             operations: &[Operation::Read],
             summary: "Read what happened.",
+            unknown_fields: UnknownFields::Warned,
             answers: const {
                 &[
                     Field::objects("events", "The events, newest first.").of(EVENT),

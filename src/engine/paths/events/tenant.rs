@@ -8,7 +8,9 @@ use super::{EVENT, Filter, LIMIT, Listed, NAME, SINCE, page_of};
 use crate::engine::Engine;
 use crate::engine::emission::Log;
 use crate::engine::paths::{self, TENANT};
-use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
+use crate::logical::{
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields,
+};
 
 const FIELDS: &[Field] = &[
     TENANT,
@@ -37,6 +39,7 @@ pub(super) fn route() -> Route<Engine> {
         endpoints: vec![Endpoint {
             operations: &[Operation::Read],
             summary: "Read what happened to the tenant.",
+            unknown_fields: UnknownFields::Warned,
             answers: const {
                 &[
                     Field::objects("events", "The events, newest first.").of(EVENT),

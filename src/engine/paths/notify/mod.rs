@@ -15,7 +15,9 @@ use crate::engine::channels::{self, Channel, Target};
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
 use crate::engine::{Engine, storage};
-use crate::logical::{Call, Endpoint, Field, Mount, Operation, Reply, Response, Route};
+use crate::logical::{
+    Call, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields,
+};
 use wanted::Wanted;
 
 const NAME: Field = Field::text(
@@ -127,6 +129,7 @@ fn list_route() -> Route<Engine> {
         endpoints: vec![Endpoint {
             operations: &[Operation::List],
             summary: "List the notification channels.",
+            unknown_fields: UnknownFields::Warned,
             answers: const { &[Field::texts("keys", "The names of the channels.").example("ops,chat")] },
             handler: |engine, mount, call| Box::pin(list(engine, mount, call)),
         }],
@@ -164,18 +167,21 @@ A webhook is verified by HMAC-SHA256 over the X-Smtp-Timestamp header, a dot and
             Endpoint {
                 operations: &[Operation::Read],
                 summary: "Read a notification channel and how it fares.",
+                unknown_fields: UnknownFields::Warned,
                 answers: output::ANSWERS,
                 handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
             },
             Endpoint {
                 operations: &[Operation::Create, Operation::Update, Operation::Patch],
                 summary: "Configure a notification channel.",
+                unknown_fields: UnknownFields::Warned,
                 answers: &[],
                 handler: |engine, mount, call| Box::pin(write(engine, mount, call)),
             },
             Endpoint {
                 operations: &[Operation::Delete],
                 summary: "Remove a notification channel.",
+                unknown_fields: UnknownFields::Warned,
                 answers: &[],
                 handler: |engine, mount, call| Box::pin(delete(engine, mount, call)),
             },

@@ -9,7 +9,9 @@ use crate::audit::{Outcome, Severity};
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
-use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
+use crate::logical::{
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields,
+};
 use crate::notify::{Message, Recipient};
 
 const ANSWERS: &[Field] = &[
@@ -32,6 +34,7 @@ pub(super) fn route() -> Route<Engine> {
         endpoints: vec![Endpoint {
             operations: &[Operation::Create, Operation::Update],
             summary: "Send a test message over a channel.",
+            unknown_fields: UnknownFields::Warned,
             answers: ANSWERS,
             handler: |engine, mount, call| Box::pin(test(engine, mount, call)),
         }],

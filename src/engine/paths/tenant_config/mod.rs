@@ -21,7 +21,9 @@ use crate::engine::mail::Purpose;
 use crate::engine::storage::record::Server;
 use crate::engine::tenant::TenantName;
 use crate::engine::{Engine, mail, rotation};
-use crate::logical::{Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route};
+use crate::logical::{
+    Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields,
+};
 use crate::provider::HashCheck;
 use wanted::{token_required, wanted};
 
@@ -96,18 +98,21 @@ pub(super) fn route() -> Route<Engine> {
             Endpoint {
                 operations: &[Operation::Read],
                 summary: "Read the tenant's Mailu server.",
+                unknown_fields: UnknownFields::Warned,
                 answers: ANSWERS,
                 handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
             },
             Endpoint {
                 operations: &[Operation::Create, Operation::Update, Operation::Patch],
                 summary: "Configure the tenant's Mailu server.",
+                unknown_fields: UnknownFields::Warned,
                 answers: &[],
                 handler: |engine, mount, call| Box::pin(write(engine, mount, call)),
             },
             Endpoint {
                 operations: &[Operation::Delete],
                 summary: "Remove the tenant's Mailu server.",
+                unknown_fields: UnknownFields::Warned,
                 answers: &[],
                 handler: |engine, mount, call| Box::pin(delete(engine, mount, call)),
             },
