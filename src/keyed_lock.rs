@@ -5,11 +5,21 @@
 //! lock does not").
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::OwnedMutexGuard;
 
-type Slots = HashMap<String, Arc<tokio::sync::Mutex<()>>>;
+type Slots = HashMap<String, Arc<Slot>>;
+
+/// One key: whoever is not urgent waits at the gate, so that at most one of them is in the queue
+/// that the urgent are in.
+#[derive(Debug, Default)]
+struct Slot {
+    gate: tokio::sync::Mutex<()>,
+    key: Arc<tokio::sync::Mutex<()>>,
+    urgent: AtomicUsize,
+}
 
 /// A set of mutexes addressed by name.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +33,24 @@ pub struct KeyedLock {
 pub struct KeyGuard {
     key: String,
     slots: Arc<Mutex<Slots>>,
+    slot: Arc<Slot>,
     guard: Option<OwnedMutexGuard<()>>,
+}
+
+/// Counts one who waits urgently, until dropped.
+struct Urgent<'a>(&'a Slot);
+
+impl<'a> Urgent<'a> {
+    fn waits_at(slot: &'a Slot) -> Self {
+        slot.urgent.fetch_add(1, Ordering::SeqCst);
+        Self(slot)
+    }
+}
+
+impl Drop for Urgent<'_> {
+    fn drop(&mut self) {
+        self.0.urgent.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl KeyedLock {
@@ -33,21 +60,47 @@ impl KeyedLock {
         Self::default()
     }
 
-    /// Waits for exclusive use of `key`; waiters are served in order of arrival.
+    /// Waits for exclusive use of `key`; waiters are served in order of arrival, after the urgent.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future gives up the place in the queue.
     pub async fn lock(&self, key: &str) -> KeyGuard {
-        let slot = Arc::clone(locked(&self.slots).entry(key.to_owned()).or_default());
-        // Built before the wait, so that a cancelled wait also frees an unused slot.
-        let mut holder = KeyGuard {
+        let mut holder = self.holder(key);
+        let slot = Arc::clone(&holder.slot);
+        let _gate = slot.gate.lock().await;
+        loop {
+            let guard = Arc::clone(&slot.key).lock_owned().await;
+            if slot.urgent.load(Ordering::SeqCst) == 0 {
+                holder.guard = Some(guard);
+                return holder;
+            }
+            // The queue is in order of arrival: the urgent one is before the next try.
+            drop(guard);
+        }
+    }
+
+    /// Like [`KeyedLock::lock`], before all who are not urgent.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives up the place in the queue.
+    pub async fn lock_urgently(&self, key: &str) -> KeyGuard {
+        let mut holder = self.holder(key);
+        let slot = Arc::clone(&holder.slot);
+        let _waits = Urgent::waits_at(&slot);
+        holder.guard = Some(Arc::clone(&slot.key).lock_owned().await);
+        holder
+    }
+
+    /// Made before the wait, so that a cancelled wait also frees an unused slot.
+    fn holder(&self, key: &str) -> KeyGuard {
+        KeyGuard {
             key: key.to_owned(),
             slots: Arc::clone(&self.slots),
+            slot: Arc::clone(locked(&self.slots).entry(key.to_owned()).or_default()),
             guard: None,
-        };
-        holder.guard = Some(slot.lock_owned().await);
-        holder
+        }
     }
 
     /// Returns the keys that are held or waited for, in no order.
@@ -63,12 +116,13 @@ impl KeyedLock {
         if slots.contains_key(key) {
             return None;
         }
-        let slot = Arc::new(tokio::sync::Mutex::new(()));
-        let guard = Arc::clone(&slot).try_lock_owned().ok()?;
-        slots.insert(key.to_owned(), slot);
+        let slot = Arc::new(Slot::default());
+        let guard = Arc::clone(&slot.key).try_lock_owned().ok()?;
+        slots.insert(key.to_owned(), Arc::clone(&slot));
         Some(KeyGuard {
             key: key.to_owned(),
             slots: Arc::clone(&self.slots),
+            slot,
             guard: Some(guard),
         })
     }
@@ -80,14 +134,22 @@ impl KeyedLock {
     }
 }
 
+impl KeyGuard {
+    /// Reports whether somebody waits urgently for what this holds.
+    #[must_use]
+    pub fn is_wanted_urgently(&self) -> bool {
+        self.slot.urgent.load(Ordering::SeqCst) > 0
+    }
+}
+
 impl Drop for KeyGuard {
     fn drop(&mut self) {
         let mut slots = locked(&self.slots);
-        // Release first: the map's reference must then be the only one left if nobody waits.
         self.guard.take();
+        // The map's reference and this one are the only ones left if nobody waits.
         if slots
             .get(&self.key)
-            .is_some_and(|slot| Arc::strong_count(slot) == 1)
+            .is_some_and(|slot| Arc::strong_count(slot) == 2)
         {
             slots.remove(&self.key);
         }
@@ -137,6 +199,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_is_urgent_comes_first_and_who_holds_it_can_know() {
+        let locks = KeyedLock::new();
+        let held = locks.lock("a").await;
+        assert!(!held.is_wanted_urgently());
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(locks.lock("a"))).collect();
+        for waiter in &mut waiting {
+            assert!(futures_util::poll!(waiter).is_pending());
+        }
+        let urgent = locks.lock_urgently("a");
+        tokio::pin!(urgent);
+        assert!(futures_util::poll!(&mut urgent).is_pending());
+        assert!(held.is_wanted_urgently());
+        drop(held);
+        // The one that was ahead in the queue lets it pass.
+        assert!(futures_util::poll!(&mut waiting[0]).is_pending());
+        let first = urgent.await;
+        assert!(!first.is_wanted_urgently());
+        for waiter in &mut waiting {
+            assert!(futures_util::poll!(waiter).is_pending());
+        }
+        drop(first);
+        for waiter in waiting {
+            drop(waiter.await);
+        }
+        assert_eq!(locks.in_use(), 0);
+    }
+
+    #[tokio::test]
     async fn a_cancelled_wait_leaves_nothing_behind() {
         let locks = KeyedLock::new();
         let held = locks.lock("a").await;
@@ -144,7 +234,11 @@ mod tests {
             let waiting = locks.lock("a");
             tokio::pin!(waiting);
             assert!(futures_util::poll!(&mut waiting).is_pending());
+            let urgent = locks.lock_urgently("a");
+            tokio::pin!(urgent);
+            assert!(futures_util::poll!(&mut urgent).is_pending());
         }
+        assert!(!held.is_wanted_urgently());
         drop(held);
         assert_eq!(locks.in_use(), 0);
     }

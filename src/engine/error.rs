@@ -52,6 +52,13 @@ pub(crate) enum Error {
     /// A password was sent and its outcome is open.
     #[error("the outcome of the change at Mailu is not known yet")]
     Unsettled,
+    /// The mail server is somebody else's: an emergency waits for it, or it could not be waited for.
+    /// The work begins again from what is stored; a tick's with the next one.
+    #[error("the mail server is busy")]
+    GaveWay,
+    /// The request stopped waiting, and nothing that it asked for is stored.
+    #[error("nothing is stored yet")]
+    NotStored,
     /// The work goes on after the request stopped waiting for it.
     #[error("the work goes on")]
     InProgress,
@@ -146,7 +153,8 @@ impl Error {
             Self::Unreachable(trouble) | Self::Interrupted(trouble) => trouble_code(*trouble),
             Self::BreakerOpen | Self::Unsettled => "mailu_unreachable",
             Self::InProgress => "in_progress",
-            Self::Busy => "busy",
+            Self::Busy | Self::GaveWay => "busy",
+            Self::NotStored => "not_stored",
             Self::ShownToAnother => "shown_to_another",
             Self::HeldBack => HELD_BACK,
             Self::NoCredential => "unknown_tenant",
@@ -347,7 +355,8 @@ impl From<Error> for logical::Error {
             Error::BreakerOpen => Self::status(503, code, BREAKER_OPEN),
             Error::Unsettled => Self::status(503, code, UNSETTLED),
             Error::InProgress => Self::status(503, code, IN_PROGRESS),
-            Error::Busy => Self::status(503, code, BUSY),
+            Error::Busy | Error::GaveWay => Self::status(503, code, BUSY),
+            Error::NotStored => Self::status(503, code, NOT_STORED),
             Error::ShownToAnother => Self::status(409, code, SHOWN_TO_ANOTHER),
             Error::HeldBack => Self::status(409, code, HELD_BACK_TEXT),
             Error::Tainted => Self::status(409, code, TAINTED),
@@ -374,6 +383,8 @@ const BUSY: &str = "too many requests wait already. Nothing was begun. Repeat th
                     emergency reset has places of its own.";
 const SHOWN_TO_ANOTHER: &str = "several requests waited for this answer, and another one of them \
                                 was shown the password. Write <tenant>/reveal to look at it.";
+const NOT_STORED: &str = "nothing is stored and nothing is promised yet: what is asked for waits for \
+                          somebody else's work on this tenant. Repeat the request.";
 const HELD_BACK_TEXT: &str = "the change waits until an audit device has taken its beginning. Read \
                               status for what the audit devices lack.";
 const TAINTED: &str = "the mount is being removed; nothing is changed any more.";

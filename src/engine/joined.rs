@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -87,6 +87,8 @@ pub(super) struct WorkKey {
     kept: Kept,
     /// The incident of an emergency.
     emergency: Option<String>,
+    /// What is asked for needs no mail server to be stored: until it is, nothing is promised.
+    promises: bool,
 }
 
 /// Whether an outcome that no request took waits for a repeat.
@@ -105,6 +107,13 @@ impl WorkKey {
     /// Makes it an emergency for this incident, with the places of its own.
     pub(super) fn for_emergency(mut self, incident: &str) -> Self {
         self.emergency = Some(incident.to_owned());
+        self.promised()
+    }
+
+    /// Makes it work that is stored before a mail server is asked: a request that stops waiting
+    /// before that is told that nothing is promised.
+    pub(super) fn promised(mut self) -> Self {
+        self.promises = true;
         self
     }
 
@@ -155,6 +164,19 @@ struct Work {
     /// The answer and when it came.
     answer: watch::Receiver<Option<(Answer, Duration)>>,
     waiters: Waiters,
+    /// Whether a tenant's record was stored by it.
+    stored: Arc<AtomicBool>,
+}
+
+tokio::task_local! {
+    /// Where the work that runs here notes that it has stored a tenant's record.
+    static STORED: Arc<AtomicBool>;
+}
+
+/// Notes that the work which runs here has stored a tenant's record.
+pub(super) fn note_stored() {
+    // Outside of joined work nobody waits.
+    let _nobody = STORED.try_with(|stored| stored.store(true, Ordering::SeqCst));
 }
 
 impl Work {
@@ -253,6 +275,14 @@ impl Joined {
         });
     }
 
+    /// Reports whether what goes on is more than a wait for somebody else: work that promises
+    /// something has stored it.
+    fn has_promised(&self, key: &WorkKey) -> bool {
+        let running = self.lock();
+        let waits = |work: &Work| work.is_running() && !work.stored.load(Ordering::SeqCst);
+        !(key.promises && running.get(key).is_some_and(waits))
+    }
+
     /// Forgets outcomes that nobody took in time.
     pub(super) fn forget_old(&self, now: Duration) {
         self.lock()
@@ -322,6 +352,7 @@ impl Engine {
             digest,
             kept,
             emergency: None,
+            promises: false,
         })
     }
 
@@ -350,7 +381,8 @@ impl Engine {
                 }
             }
         };
-        in_time(config, self.take_part(key, begin, None)).await
+        let part = self.take_part(&key, begin, None);
+        self.in_time(config, &key, part).await
     }
 
     /// Like [`Engine::join`] for work whose answer may have a secret of the tenant. `begin` is told
@@ -369,12 +401,13 @@ impl Engine {
     where
         F: Future<Output = Result<Ended, Error>> + Send + 'static,
     {
-        in_time(config, self.take_part(key, begin, Some((mount, name)))).await
+        let part = self.take_part(&key, begin, Some((mount, name)));
+        self.in_time(config, &key, part).await
     }
 
     async fn take_part<F>(
         &self,
-        key: WorkKey,
+        key: &WorkKey,
         mut begin: impl FnMut(Waiters) -> F,
         tenant: Option<(&Mount, &TenantName)>,
     ) -> Outcome
@@ -382,7 +415,7 @@ impl Engine {
         F: Future<Output = Result<Ended, Error>> + Send + 'static,
     {
         loop {
-            let mut waiting = match self.start_or_join(&key, &mut begin)? {
+            let mut waiting = match self.start_or_join(key, &mut begin)? {
                 Part::Own(waiting) => waiting,
                 Part::Behind(mut waiting) => {
                     waiting.ended().await?;
@@ -390,9 +423,9 @@ impl Engine {
                 }
             };
             match waiting.ended().await? {
-                Answer::Nobody => self.joined.taken(&key, &waiting),
+                Answer::Nobody => self.joined.taken(key, &waiting),
                 Answer::ForAll(outcome) => {
-                    self.joined.taken(&key, &waiting);
+                    self.joined.taken(key, &waiting);
                     return outcome;
                 }
                 Answer::ForOne(render) => {
@@ -401,7 +434,7 @@ impl Engine {
                         None => None,
                     };
                     // From here on nothing waits: who takes it is there to see it.
-                    self.joined.taken(&key, &waiting);
+                    self.joined.taken(key, &waiting);
                     let render = render.lock().unwrap_or_else(PoisonError::into_inner).take();
                     let render = render.ok_or(Error::ShownToAnother)?;
                     if let Rendered::Shown(response) = render(record.as_deref())? {
@@ -450,14 +483,16 @@ impl Engine {
         let work = Work {
             answer,
             waiters: Waiters::default(),
+            stored: Arc::default(),
         };
+        let stored = Arc::clone(&work.stored);
         let waiting = work.wait();
         running.insert(key.clone(), work);
         drop(running);
         let work = begin(waiting.waiters.clone());
         let clock = Arc::clone(&self.parts.clock);
         self.tasks.spawn(async move {
-            let answer = match work.await {
+            let answer = match STORED.scope(stored, work).await {
                 Ok(Ended::ForAll(response)) => Answer::ForAll(Ok(response)),
                 Ok(Ended::ForOne(render)) => Answer::ForOne(Arc::new(Mutex::new(Some(render)))),
                 Ok(Ended::Nobody) => Answer::Nobody,
@@ -467,13 +502,19 @@ impl Engine {
         });
         Ok(Part::Own(waiting))
     }
-}
 
-/// Waits at most the mount's `wait`.
-async fn in_time(config: &MountConfig, answer: impl Future<Output = Outcome>) -> Outcome {
-    let wait = Duration::from_secs(config.wait);
-    match tokio::time::timeout(wait, answer).await {
-        Ok(outcome) => outcome,
-        Err(_elapsed) => Err(Error::InProgress),
+    /// Waits at most the mount's `wait`.
+    async fn in_time(
+        &self,
+        config: &MountConfig,
+        key: &WorkKey,
+        answer: impl Future<Output = Outcome>,
+    ) -> Outcome {
+        let wait = Duration::from_secs(config.wait);
+        match tokio::time::timeout(wait, answer).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) if self.joined.has_promised(key) => Err(Error::InProgress),
+            Err(_elapsed) => Err(Error::NotStored),
+        }
     }
 }

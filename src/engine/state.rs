@@ -64,6 +64,11 @@ pub(super) fn of(record: &TenantRecord) -> State {
     reading.map_or(State::Settled, |reading| reading.state)
 }
 
+/// A compromised password is never the one to use, however live it is.
+const fn is_settled(version: &Version) -> bool {
+    is_proven(version) && !is_shaken(version) && version.compromised.is_none()
+}
+
 /// Derives the state of a credential, as its consumers see it: the password of an open emergency
 /// reset is not for them. `None` if no password is stored at all.
 pub(super) fn read<'a>(
@@ -89,7 +94,9 @@ fn derive<'a>(
     credential: &'a Credential,
     shown: Option<&'a Intent>,
 ) -> Option<Reading<'a>> {
-    let intent = record.sent_intent();
+    // An emergency is in force from its announcement on.
+    let intent = record.intent.as_ref();
+    let intent = intent.filter(|it| it.sends > 0 || it.is_emergency());
     let sent = shown.map(|intent| Stored {
         number: intent.version,
         sealed: &intent.candidate,
@@ -99,7 +106,8 @@ fn derive<'a>(
     let drift = credential.drift.as_ref();
     // A send after the drift was noticed may have ended it.
     let sent_since = intent.is_some_and(|intent| {
-        drift.is_none_or(|drift| intent.last_sent_at.is_some_and(|at| at > drift.since))
+        let at = intent.last_sent_at.unwrap_or(intent.announced_at);
+        drift.is_none_or(|drift| at > drift.since)
     });
     let state = if sent_since {
         State::Uncertain
@@ -108,7 +116,7 @@ fn derive<'a>(
     } else if record.open.confirm_first.is_some() {
         // What was proven may have been undone since.
         State::Uncertain
-    } else if current.is_some_and(|version| is_proven(version) && !is_shaken(version)) {
+    } else if current.is_some_and(is_settled) {
         State::Settled
     } else {
         State::Uncertain

@@ -8,6 +8,7 @@ use crate::audit::RotationType;
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
+use crate::engine::mail::Purpose;
 use crate::engine::rotation::{self, Change, Reset, ResetOutcome};
 use crate::engine::tenant::TenantName;
 use crate::logical::Mount;
@@ -27,7 +28,30 @@ impl Engine {
         let Ok(name) = TenantName::parse(name) else {
             return Ok(Turn::Skipped("invalid_tenant"));
         };
-        let locked = match self.lock_tenant(mount, &name).await {
+        loop {
+            match self.turn_once(mount, batch, &name).await {
+                // An emergency was at its server: it begins again.
+                Err(Error::GaveWay) if !self.tasks.is_stopping() => {}
+                turn => return turn,
+            }
+        }
+    }
+
+    async fn turn_once(
+        self: &Arc<Self>,
+        mount: &Mount,
+        batch: &Batch,
+        name: &TenantName,
+    ) -> Result<Turn, Error> {
+        let locked = match batch.action {
+            Action::Rotate => {
+                let purpose = Purpose::Bulk;
+                self.lock_tenant_at_server(mount, name, purpose).await
+            }
+            // Stored first; the server comes after it.
+            Action::Reset => self.lock_tenant(mount, name).await,
+        };
+        let locked = match locked {
             Ok(locked) => locked,
             Err(error) if is_of_one_tenant(&error) => return Ok(Turn::Failed(error.code())),
             Err(error) => return Err(error),

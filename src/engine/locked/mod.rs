@@ -22,7 +22,7 @@ use std::time::Duration;
 use super::Engine;
 use super::config::MountConfig;
 use super::error::Error;
-use super::mail::Purpose;
+use super::mail::{Purpose, ServerPlace};
 use super::schedule;
 use super::storage::record::{Credential, TenantRecord};
 use super::storage::{self, MAX_RECORD_BYTES};
@@ -54,6 +54,8 @@ pub(super) struct LockedTenant {
     pub(super) record: Box<TenantRecord>,
     /// For whom Mailu is called under this lock.
     pub(super) purpose: Purpose,
+    /// The place at the record's server, if it was taken with the lock.
+    pub(super) place: Option<Arc<ServerPlace>>,
     /// How many hashes were computed under this lock.
     pub(super) hash_checks: usize,
     /// What storage holds; `None` if there is no entry.
@@ -83,6 +85,16 @@ impl Engine {
         name: &TenantName,
     ) -> Result<LockedTenant, Error> {
         let guard = self.tenant_locks.lock(name.as_str()).await;
+        self.load_locked(mount, name, guard).await
+    }
+
+    /// Like [`Engine::lock_tenant`], before all who are no emergency.
+    pub(super) async fn lock_tenant_urgently(
+        self: &Arc<Self>,
+        mount: &Mount,
+        name: &TenantName,
+    ) -> Result<LockedTenant, Error> {
+        let guard = self.tenant_locks.lock_urgently(name.as_str()).await;
         self.load_locked(mount, name, guard).await
     }
 
@@ -124,6 +136,7 @@ impl Engine {
             config,
             record: Box::new(record),
             purpose: Purpose::Request,
+            place: None,
             hash_checks: 0,
             stored_seq,
             stored,
@@ -300,6 +313,7 @@ impl LockedTenant {
         }
         let is_new = self.stored.is_none();
         self.put_record(bytes).await?;
+        super::joined::note_stored();
         self.rested = rests;
         self.count(is_new);
         self.events_are_true();

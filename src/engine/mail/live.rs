@@ -83,6 +83,9 @@ impl LockedTenant {
         let all = order.len() <= most;
         let mut found = if all { Live::None } else { Live::NotYet };
         for (live, number, sealed) in order.into_iter().take(most) {
+            if self.gives_way() {
+                return Err(Error::GaveWay);
+            }
             let password = self.open_password(number, sealed)?;
             self.hash_checks += 1;
             match self.engine.parts.hash_pool.check(hash, &password).await {

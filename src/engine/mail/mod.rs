@@ -5,6 +5,7 @@
 
 mod heard;
 mod live;
+mod place;
 pub(super) mod stops;
 mod turn;
 
@@ -22,7 +23,6 @@ use super::locked::LockedTenant;
 use super::storage;
 use super::storage::record::{Intent, Server, TenantRecord};
 use crate::crypto::Sensitive;
-use crate::keyed_lock::KeyGuard;
 use crate::logical::Mount;
 use crate::provider::{
     Account, AppTokenId, EmailAddress, EndpointUrl, Login, MailProvider, MailuConfig,
@@ -34,6 +34,7 @@ use stops::Caller;
 use turn::{Closed, Place, Turn, Waiting};
 
 pub(super) use live::Live;
+pub(super) use place::ServerPlace;
 pub(super) use turn::Servers;
 
 /// A tenant's mail server, held exclusively: one call per server at a time.
@@ -42,7 +43,7 @@ pub(super) struct Mail {
     pub(super) verify_smtp: bool,
     // Held across a call: the next one may go out only when the answer to it is taken down.
     turn: tokio::sync::Mutex<Turn>,
-    server: Option<KeyGuard>,
+    place: Option<Arc<ServerPlace>>,
 }
 
 impl fmt::Debug for Mail {
@@ -90,20 +91,31 @@ impl Mail {
         &self,
         heard: impl FnOnce(&Result<T, ReadError>) -> Heard,
         call: impl Future<Output = Result<T, ReadError>>,
-    ) -> Result<T, ReadError> {
+    ) -> Result<T, Error> {
+        if self.gives_way() {
+            return Err(Error::GaveWay);
+        }
         let mut turn = self.turn.lock().await;
         match turn.closed() {
-            Some(Closed::Refused(refusal)) => return Err(ReadError::Refused(refusal)),
-            Some(Closed::Trouble(trouble)) => return Err(ReadError::Trouble(trouble)),
+            Some(Closed::Refused(refusal)) => return Err(Error::Refused(refusal)),
+            Some(Closed::Trouble(trouble)) => return Err(Error::Unreachable(trouble)),
             None => {}
         }
         let answer = call.await;
         turn.hear(heard(&answer)).await;
-        answer
+        answer.map_err(read_error)
+    }
+
+    /// Reports whether an emergency waits for this server, and nothing was sent yet.
+    pub(super) fn gives_way(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| place.gives_way())
     }
 
     /// Makes a call that changes something, or answers what the server is known to answer.
     async fn change(&self, call: impl Future<Output = Sent>) -> Sent {
+        if let Some(place) = &self.place {
+            place.note_send();
+        }
         let mut turn = self.turn.lock().await;
         match turn.closed() {
             Some(Closed::Refused(refusal)) => return Sent::Refused(refusal),
@@ -116,10 +128,7 @@ impl Mail {
     }
 
     /// See [`MailProvider::account`].
-    pub(super) async fn account(
-        &self,
-        account: &EmailAddress,
-    ) -> Result<Option<Account>, ReadError> {
+    pub(super) async fn account(&self, account: &EmailAddress) -> Result<Option<Account>, Error> {
         self.read(Heard::of_read, self.provider.account(account))
             .await
     }
@@ -150,7 +159,7 @@ impl Mail {
     pub(super) async fn app_tokens(
         &self,
         account: &EmailAddress,
-    ) -> Result<Option<Vec<AppTokenId>>, ReadError> {
+    ) -> Result<Option<Vec<AppTokenId>>, Error> {
         let heard = |answer: &Result<Option<_>, _>| match answer {
             // The path is not known: nobody looked at the token.
             Ok(None) => Heard::Other,
@@ -189,18 +198,18 @@ impl Mail {
 
     /// Lets others call the server: what follows is a login, not a call of its API.
     pub(super) fn release_server(&mut self) {
-        self.server = None;
+        self.place = None;
     }
 }
 
 impl Engine {
-    /// Builds a client for `server` and waits for its turn at that server. A refused new token is
-    /// charged to `tenant`.
+    /// Builds a client for `server`, whose place is `place`, or taken if it is free. A refused new
+    /// token is charged to `tenant`.
     ///
     /// # Errors
     ///
     /// [`Error::Refused`] without a call if the server's stops say so; where nobody
-    /// looks also [`Error::BreakerOpen`], before the turn is waited for wherever that can be known.
+    /// looks also [`Error::BreakerOpen`]; [`Error::GaveWay`] if the place is somebody else's.
     pub(super) async fn connect(
         &self,
         tenant: &str,
@@ -209,6 +218,7 @@ impl Engine {
         server: &Server,
         api_token: Sensitive<String>,
         purpose: Purpose,
+        place: Option<Arc<ServerPlace>>,
     ) -> Result<Mail, Error> {
         let policy = self.network_policy(mount, config).await?;
         // Syntax only: the connector checks the address rules, which may have changed since.
@@ -239,13 +249,15 @@ impl Engine {
             )
         })?;
         let waiting = Waiting::begin(self.place_of(mount, &origin), caller).await?;
-        let guard = self.server_locks.lock(&origin).await;
+        let place = place.filter(|place| place.is_at(&origin));
+        let place = place.or_else(|| self.try_take_server(&origin, purpose));
+        let place = place.ok_or(Error::GaveWay)?;
         let turn = waiting.admit().await?;
         Ok(Mail {
             provider,
             verify_smtp: server.verify_smtp,
             turn: tokio::sync::Mutex::new(turn),
-            server: Some(guard),
+            place: Some(place),
         })
     }
 
@@ -304,6 +316,7 @@ impl LockedTenant {
                 server,
                 token,
                 purpose,
+                self.place.clone(),
             )
             .await
     }

@@ -9,7 +9,7 @@ use crate::engine::config::{AuditMode, MountConfig};
 use crate::engine::emission::ExemptKeys;
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
-use crate::engine::{Engine, storage};
+use crate::engine::{Engine, rotation, storage};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Patch, Reply, Response, Route, StorageEntry,
     UnknownFields,
@@ -168,6 +168,10 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
 }
 
 async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error> {
+    let policy = call.fields.text("password_policy").set();
+    if let Some(policy) = policy.filter(|policy| !policy.is_empty()) {
+        rotation::try_policy(&*mount.system, policy).await?;
+    }
     let _guard = engine.mount_lock.lock("config").await;
     engine.config.forget();
     let before = engine.config(mount).await?;

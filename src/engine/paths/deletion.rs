@@ -89,7 +89,11 @@ pub(super) async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Rep
         event.event = EventName::Deleted;
         event.severity = Severity::Warning;
         event.version = credential.current;
-        // Automatic work ends here; a change that was only announced was never sent.
+        // Automatic work ends here; a change that was only announced was never sent. What was sent of
+        // a reset whose account is missing is kept like any other value.
+        if locked.record.sent_intent().is_some() {
+            rotation::abandon(locked, "deleted")?;
+        }
         locked.record.intent = None;
         locked.record.open.settle_at = None;
         Ok(true)
@@ -108,6 +112,8 @@ async fn undelete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         }
         event.event = EventName::Undeleted;
         event.version = credential.current;
+        // A reset that the deletion ended goes on: its marks say that the password must not stay.
+        rotation::renew_reset(locked)?;
         // Nobody has looked at Mailu meanwhile: the next tick does.
         if !locked.record.looks_now(event.timestamp) {
             locked.record.open.confirm_at.insert(0, event.timestamp);
@@ -175,7 +181,7 @@ where
     let name = tenant(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::ForRepeats)?;
+    let key = engine.work_key(&call, Kept::ForRepeats)?.promised();
     let worker = Arc::clone(&engine);
     let work = async move {
         let mut locked = worker.lock_tenant(&mount, &name).await?;
@@ -192,7 +198,10 @@ where
 }
 
 fn refuse_unsettled(locked: &LockedTenant) -> Result<(), Error> {
-    let waits = |intent: &Intent| intent.sends > 0 || intent.is_emergency();
+    let credential = locked.record.credential.as_ref();
+    let drift = credential.and_then(|kept| kept.drift.as_ref());
+    let missing = drift.is_some_and(|drift| drift.code == "account_missing");
+    let waits = |intent: &Intent| intent.sends > 0 && !(intent.is_emergency() && missing);
     if !locked.record.intent.as_ref().is_some_and(waits) {
         return Ok(());
     }

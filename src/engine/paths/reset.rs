@@ -190,7 +190,7 @@ async fn reset(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         let (request, mut order) = (call.request.clone(), order.clone());
         let until = engine.waits_until(&config);
         async move {
-            let locked = engine.lock_tenant(&mount, &name).await?;
+            let locked = engine.lock_tenant_urgently(&mount, &name).await?;
             order.change.actor.token = hex::encode(locked.keyring.caller_hash(&token_of(&request)));
             // A version that was made before is handed out to who is there, and recorded then.
             order.shown = waiters.is_any_left();
@@ -283,7 +283,7 @@ async fn release(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let reason = optional_text(&call, "reason");
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::ForRepeats)?;
+    let key = engine.work_key(&call, Kept::ForRepeats)?.promised();
     let worker = Arc::clone(&engine);
     let work = async move {
         let mut locked = worker.lock_tenant(&mount, &name).await?;

@@ -7,6 +7,7 @@ use super::{actor, optional_text, tenant};
 use crate::audit::RotationType;
 use crate::engine::Engine;
 use crate::engine::joined::Kept;
+use crate::engine::mail::Purpose;
 use crate::engine::rotation::{self, Change};
 use crate::logical::{Call, Endpoint, Field, Mount, Operation, Reply, Route, UnknownFields};
 
@@ -68,8 +69,10 @@ async fn rollback(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let worker = Arc::clone(&engine);
     let until = engine.waits_until(&config);
     let work = async move {
-        let locked = worker.lock_tenant(&mount, &name).await?;
-        let changed = rotation::roll_back(locked, change, number).await?;
+        let roll_back = |locked| rotation::roll_back(locked, change.clone(), number);
+        let changed = worker
+            .at_server(&mount, &name, Purpose::Request, roll_back)
+            .await?;
         let state = rotation::await_first_look(&worker, &mount, &name, until).await?;
         rotate::answer(changed, state)
     };

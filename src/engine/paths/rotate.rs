@@ -10,6 +10,7 @@ use crate::audit::{EventName, RotationType};
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
+use crate::engine::mail::Purpose;
 use crate::engine::rotation::{self, Change, Changed};
 use crate::engine::state::State;
 use crate::logical::{
@@ -88,8 +89,10 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let worker = Arc::clone(&engine);
     let until = engine.waits_until(&config);
     let work = async move {
-        let locked = worker.lock_tenant(&mount, &name).await?;
-        let changed = rotation::rotate(locked, change).await?;
+        let rotate = |locked| rotation::rotate(locked, change.clone());
+        let changed = worker
+            .at_server(&mount, &name, Purpose::Request, rotate)
+            .await?;
         let state = rotation::await_first_look(&worker, &mount, &name, until).await?;
         answer(changed, state)
     };

@@ -230,19 +230,11 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     Ok(Some(Response::data(Data::from_serialize(&output)?)))
 }
 
-/// The hold as it is, or as the reset that waits has asked for it.
 fn hold(record: &TenantRecord) -> Option<HoldOutput<'_>> {
     let held = record.live_credential()?.hold.as_ref();
-    let held = held.map(|hold| HoldOutput {
+    held.map(|hold| HoldOutput {
         incident_id: &hold.incident_id,
         since: hold.since,
-    });
-    let waiting = record.intent.as_ref().filter(|intent| intent.hold);
-    held.or_else(|| {
-        waiting.map(|intent| HoldOutput {
-            incident_id: intent.incident_id.as_deref().unwrap_or_default(),
-            since: intent.announced_at,
-        })
     })
 }
 

@@ -8,6 +8,7 @@ use super::tenant;
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
+use crate::engine::mail::Purpose;
 use crate::engine::rotation::{self, Verified};
 use crate::engine::state::{self, State};
 use crate::logical::{
@@ -85,8 +86,10 @@ async fn verify(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let key = engine.work_key(&call, Kept::No)?;
     let worker = Arc::clone(&engine);
     let work = async move {
-        let locked = worker.lock_tenant(&mount, &name).await?;
-        answer(rotation::verify(locked).await?)
+        let verified = worker
+            .at_server(&mount, &name, Purpose::Request, rotation::verify)
+            .await?;
+        answer(verified)
     };
     Ok(engine.join(&config, key, work).await?)
 }

@@ -32,7 +32,12 @@ pub(in crate::engine) async fn revoke_if_due(tenant: &mut LockedTenant) -> Resul
         return Ok(());
     }
     match revoke(tenant, MOST_AT_ONCE).await {
-        Err(error @ (Error::Refused(_) | Error::Unreachable(_) | Error::BreakerOpen)) => {
+        Err(
+            error @ (Error::Refused(_)
+            | Error::Unreachable(_)
+            | Error::BreakerOpen
+            | Error::GaveWay),
+        ) => {
             tracing::info!(tenant = %tenant.name, %error, "app tokens are left");
             Ok(())
         }
@@ -55,7 +60,7 @@ async fn revoke(tenant: &mut LockedTenant, most: usize) -> Result<(), Error> {
     }
     let address = mail::address(&credential.username)?;
     let (work, outcome) = go_on(tenant, &address, work, most).await;
-    if matches!(outcome, Err(Error::BreakerOpen)) {
+    if matches!(outcome, Err(Error::BreakerOpen | Error::GaveWay)) {
         // Nobody was asked: it is still due when the breaker closes.
         return outcome;
     }
@@ -98,7 +103,7 @@ async fn delete_all(
 ) -> Result<(), Error> {
     let mut tried = 0;
     loop {
-        let listed = mail.app_tokens(address).await.map_err(mail::read_error)?;
+        let listed = mail.app_tokens(address).await?;
         // The 2.0 line has none.
         let tokens = listed.unwrap_or_default();
         work.left = count(tokens.len());

@@ -14,7 +14,7 @@ use crate::audit::RotationType;
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::mail::{self, Live};
+use crate::engine::mail::{self, Live, Purpose};
 use crate::engine::state::{self, State};
 use crate::engine::storage::record::{FirstLook, TenantRecord};
 use crate::engine::tenant::TenantName;
@@ -32,7 +32,7 @@ pub(in crate::engine) async fn confirm(mut tenant: LockedTenant) -> Result<(), E
     let account = match read_account(&tenant, &address).await {
         Ok(account) => account,
         // Nobody was asked: it is still due when the breaker closes.
-        Err(Error::BreakerOpen) => return Err(Error::BreakerOpen),
+        Err(error @ (Error::BreakerOpen | Error::GaveWay)) => return Err(error),
         Err(error) => {
             put_off(&mut tenant);
             tenant.store_if_changed().await?;
@@ -131,7 +131,9 @@ pub(in crate::engine) async fn await_first_look(
 const FOR_THE_LOOK: Duration = Duration::from_secs(2);
 
 async fn look_now(engine: &Arc<Engine>, mount: &Mount, name: &TenantName) -> Result<(), Error> {
-    let mut tenant = engine.lock_tenant(mount, name).await?;
+    let mut tenant = engine
+        .lock_tenant_at_server(mount, name, Purpose::Request)
+        .await?;
     let now = engine.clock().now();
     if tenant.record.intent.is_some() || tenant.record.live_credential().is_none() {
         return Ok(());
@@ -142,7 +144,9 @@ async fn look_now(engine: &Arc<Engine>, mount: &Mount, name: &TenantName) -> Res
     first.at = first.at.min(now);
     match confirm(tenant).await {
         // The next tick looks.
-        Err(Error::Refused(_) | Error::Unreachable(_) | Error::BreakerOpen) => Ok(()),
+        Err(Error::Refused(_) | Error::Unreachable(_) | Error::BreakerOpen | Error::GaveWay) => {
+            Ok(())
+        }
         looked => looked,
     }
 }

@@ -14,6 +14,7 @@ mod settle;
 mod steps;
 mod strangers;
 mod unfinished;
+mod values;
 mod verify;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -31,7 +32,9 @@ pub(super) use confirm::{await_first_look, confirm};
 pub(super) use held::{go_on as go_on_with_held, is_held};
 pub(super) use notes::note_live;
 pub(super) use preflight::preflight;
-pub(super) use reset::{Done, Outcome as ResetOutcome, Queued, Reset, release, reset};
+pub(super) use reset::{
+    Done, Outcome as ResetOutcome, Queued, Reset, release, renew as renew_reset, reset,
+};
 pub(super) use settle::{InDrift, Settled, settle};
 use steps::Announced;
 pub(super) use steps::Committed;
@@ -39,6 +42,7 @@ pub(super) use strangers::{
     STALE_STORAGE, Stranger, accept, owned_by_other, stranger_of, take_over,
 };
 pub(super) use unfinished::{abandon, drop_held as withdraw};
+pub(super) use values::try_policy;
 pub(super) use verify::{Verified, live_password, verify};
 
 /// A completed change, as requests answer it.
@@ -197,7 +201,7 @@ pub(super) async fn first_password(
     tenant: LockedTenant,
     change: Change,
 ) -> Result<Committed, Error> {
-    let password = new_password(&tenant, Generated::Ordinary).await?;
+    let password = values::ordinary(&tenant).await?;
     let announced = Announced::prepare(tenant, &change, &password).await?;
     settle::drive(announced).await
 }
@@ -208,9 +212,7 @@ pub(super) async fn read_account(
     username: &EmailAddress,
 ) -> Result<Option<Account>, Error> {
     let mail = tenant.connect(tenant.purpose).await?;
-    mail.account(username)
-        .await
-        .map_err(super::mail::read_error)
+    mail.account(username).await
 }
 
 fn changed(committed: Committed) -> Result<Changed, Error> {
@@ -304,13 +306,6 @@ fn check_interval(tenant: &LockedTenant) -> Result<(), Error> {
     ))
 }
 
-/// What a generated password is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Generated {
-    Ordinary,
-    Emergency,
-}
-
 /// The value of an ordinary change: a new one, unless so many were sent in vain that the youngest of
 /// them is sent again. Whoever refuses whatever is sent does not make the record grow.
 async fn next_value(
@@ -322,59 +317,5 @@ async fn next_value(
         change.again = Some(version.number);
         return tenant.open_password(version.number, &version.password);
     }
-    new_password(tenant, Generated::Ordinary).await
-}
-
-/// Makes a new password by the mount's settings.
-async fn new_password(
-    tenant: &LockedTenant,
-    generated: Generated,
-) -> Result<Sensitive<String>, Error> {
-    if let Some(policy) = &tenant.config.password_policy {
-        match by_policy(tenant, policy).await {
-            // An emergency does not wait until somebody has mended a policy.
-            Err(error) if generated == Generated::Emergency => {
-                tracing::warn!(tenant = %tenant.name, %error, "generating without the policy");
-            }
-            generated => return generated,
-        }
-    }
-    let shape = match generated {
-        Generated::Ordinary => tenant.config.password_shape()?,
-        Generated::Emergency => tenant.config.emergency_password_shape()?,
-    };
-    shape
-        .generate()
-        .map_err(|_rng| Error::Defect("the random number generator failed"))
-}
-
-/// Makes a new password by a policy of the host.
-async fn by_policy(tenant: &LockedTenant, policy: &str) -> Result<Sensitive<String>, Error> {
-    let unusable = |why: &str| {
-        Error::invalid(
-            "password_policy_unusable",
-            format!(
-                "{why}. Check password_policy in the mount's config and the policy at \
-                 sys/policies/password/."
-            ),
-        )
-    };
-    let password = tenant
-        .mount
-        .system
-        .generate_password(policy)
-        .await
-        .map_err(|_host_text| unusable("the host did not generate a password by this policy"))?;
-    // SMTP AUTH PLAIN breaks on long lines and on anything a line cannot carry.
-    let length = password.expose().len();
-    let printable = password
-        .expose()
-        .bytes()
-        .all(|byte| (0x20..0x7f).contains(&byte));
-    if !(16..=500).contains(&length) || !printable {
-        return Err(unusable(
-            "the policy must generate 16 to 500 printable ASCII characters",
-        ));
-    }
-    Ok(password)
+    values::ordinary(tenant).await
 }

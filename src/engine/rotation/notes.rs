@@ -40,6 +40,10 @@ pub(super) fn next_try(failures: u32, now: DateTime<Utc>) -> DateTime<Utc> {
 /// Records that a change failed before anything was sent. What the change had put into the record
 /// is forgotten: only the failure is stored.
 pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, error: &Error) {
+    if matches!(error, Error::GaveWay) {
+        // It begins again.
+        return;
+    }
     if matches!(error, Error::BreakerOpen) && !is_scheduled(change.rotation_type, change.source) {
         // Nothing was tried, and the work is still due. The schedule's tries have an end of their
         // own: a server that is down for long must be seen.

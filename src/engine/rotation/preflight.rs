@@ -11,7 +11,7 @@ use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Live, Mail, Purpose};
 use crate::engine::storage::record::{Credential, Finding, Preflight};
-use crate::provider::{Account, ReadError, Refusal, ServerVersion, Trouble};
+use crate::provider::{Account, Refusal, ServerVersion, Trouble};
 
 /// How long after the change the certificate has to hold: who renews it does so well before its
 /// end, so less means that nobody does.
@@ -74,10 +74,11 @@ impl Look {
             return self.find(Finding::NoServer);
         }
         let answer = match tenant.connect(Purpose::Automatic).await {
-            // The server is let go before hashes are computed.
             Ok(mail) => self.at_server(&mail, credential).await,
             Err(error) => return self.find(of_connecting(&error)),
         };
+        // The server is let go before hashes are computed.
+        tenant.place = None;
         match answer {
             Ok(Some(account)) => {
                 self.find_if(!account.enabled, Finding::AccountDisabled);
@@ -104,7 +105,7 @@ impl Look {
         let ends = self.certificate_expires_at;
         let soon = ends.is_some_and(|end| needed.is_none_or(|needed| end < needed));
         self.find_if(soon, Finding::TlsExpiresSoon);
-        let account = answer.map_err(of_reading)?;
+        let account = answer.map_err(|error| of_connecting(&error))?;
         match mail.server_version().await {
             ServerVersion::Mailu20 => {
                 self.mailu_version = Some("2.0");
@@ -144,16 +145,9 @@ fn of_connecting(error: &Error) -> Finding {
         Error::Refused(refusal) => of_refusal(*refusal),
         Error::Unreachable(trouble) | Error::Interrupted(trouble) => of_trouble(*trouble),
         // The breaker; or what the address rules or a later check of the settings do not allow.
-        Error::BreakerOpen | Error::Invalid { .. } => Finding::Unreachable,
+        Error::BreakerOpen | Error::GaveWay | Error::Invalid { .. } => Finding::Unreachable,
         // Our own storage or keyring: nothing can be said of the server.
         _ => Finding::LiveUnknown,
-    }
-}
-
-const fn of_reading(error: ReadError) -> Finding {
-    match error {
-        ReadError::Refused(refusal) => of_refusal(refusal),
-        ReadError::Trouble(trouble) => of_trouble(trouble),
     }
 }
 

@@ -3,6 +3,10 @@
 //! It is the same machine as a rotation. What differs: it supersedes an open change (whose
 //! candidate is kept), marks every earlier version as compromised, waits in the record while Mailu
 //! is down, and ends with the account's app tokens gone.
+//!
+//! Marks, hold, intent and "started" event are **one Put before anybody is asked**: whatever becomes
+//! of the request, of the process or of the mail server after it, the emergency takes effect, and
+//! reads say so from then on. Hold and marks belong to the credential, not to the attempt.
 
 use std::sync::Arc;
 
@@ -13,13 +17,16 @@ use super::change::Change;
 use super::settle::{InDrift, Settled, settle};
 use super::steps::{Committed, put_intent, record_started};
 use super::unfinished::abandon;
-use super::{Generated, new_password, retention};
+use super::{retention, values};
 use crate::audit::{Event, EventName, RotationType};
 use crate::crypto::Sensitive;
+use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::Purpose;
 use crate::engine::storage::record::{AppTokenWork, Compromise, Credential, Hold, Intent, Version};
+use crate::engine::tenant::TenantName;
+use crate::logical::Mount;
 
 /// For so long the same entity gets the same version again.
 const REPEATABLE: TimeDelta = TimeDelta::minutes(15);
@@ -92,6 +99,10 @@ pub(in crate::engine) async fn reset(
     if let Some(number) = made_before(&tenant, &order) {
         return repeat(tenant, &order, number).await;
     }
+    if let Some(place) = tenant.place.take() {
+        // It is for those who have stored what they do there.
+        drop(place);
+    }
     let open = tenant.record.intent.as_ref();
     let joins = open.is_some_and(|intent| {
         intent.is_emergency() && intent.incident_id == order.change.incident_id
@@ -103,16 +114,24 @@ pub(in crate::engine) async fn reset(
         }
         tighten(&mut tenant, &order);
     } else {
-        announce(&mut tenant, &order).await?;
+        announce(&mut tenant, &order)?;
     }
+    tenant.record.open.settle_at = Some(tenant.engine.clock().now());
+    tenant.store().await?;
     let (engine, mount, name) = (
         Arc::clone(&tenant.engine),
         tenant.mount.clone(),
         tenant.name.clone(),
     );
-    match settle(tenant, InDrift::SendAgain).await {
+    drop(tenant);
+    let settled = settle_at_server(&engine, &mount, &name, &order).await;
+    match settled {
         Ok(Settled::Committed(committed)) => finish(*committed, &order, joins).await,
-        Ok(Settled::Free(_)) => Err(Error::Defect("a reset ended without its password")),
+        Ok(Settled::Free(tenant)) => match made_before(&tenant, &order) {
+            // A tick was faster.
+            Some(number) => repeat(*tenant, &order, number).await,
+            None => Err(Error::Defect("a reset ended without its password")),
+        },
         Err(cause) => {
             let tenant = engine.lock_tenant(&mount, &name).await?;
             match made_before(&tenant, &order) {
@@ -122,6 +141,25 @@ pub(in crate::engine) async fn reset(
             }
         }
     }
+}
+
+/// Settles the stored reset, before everybody else who waits for the server and the tenant.
+async fn settle_at_server(
+    engine: &Arc<Engine>,
+    mount: &Mount,
+    name: &TenantName,
+    order: &Reset,
+) -> Result<Settled, Error> {
+    let locked = engine.lock_tenant_at_server(mount, name, Purpose::Reset);
+    let tenant = locked.await?;
+    let open = tenant.record.intent.as_ref();
+    let is_open = open.is_some_and(|intent| {
+        intent.is_emergency() && intent.incident_id == order.change.incident_id
+    });
+    if !is_open {
+        return Ok(Settled::Free(Box::new(tenant)));
+    }
+    Box::pin(settle(tenant, InDrift::SendAgain)).await
 }
 
 /// The version that this request, or one it joins, has made already.
@@ -170,16 +208,23 @@ async fn repeat(mut tenant: LockedTenant, order: &Reset, number: u64) -> Result<
 
 /// A second request for the same incident may ask for more care, never for less.
 fn tighten(tenant: &mut LockedTenant, order: &Reset) {
+    let now = tenant.engine.clock().now();
     if let Some(intent) = &mut tenant.record.intent {
-        intent.hold |= order.hold;
         intent.keep_app_tokens &= order.keep_app_tokens;
+    }
+    if let Some(credential) = &mut tenant.record.credential
+        && order.hold
+    {
+        credential
+            .hold
+            .get_or_insert_with(|| hold(&order.change, now));
     }
 }
 
 /// Puts the reset into the record, in memory. The candidate of an unsettled reset for another
 /// incident is used for this one: it is no older than the emergency, and the record cannot grow
 /// with every try.
-async fn announce(tenant: &mut LockedTenant, order: &Reset) -> Result<(), Error> {
+fn announce(tenant: &mut LockedTenant, order: &Reset) -> Result<(), Error> {
     let now = tenant.engine.clock().now();
     match &mut tenant.record.intent {
         Some(open) if open.is_emergency() => {
@@ -193,7 +238,7 @@ async fn announce(tenant: &mut LockedTenant, order: &Reset) -> Result<(), Error>
             if tenant.record.intent.is_some() {
                 abandon(tenant, "superseded")?;
             }
-            let password = new_password(tenant, Generated::Emergency).await?;
+            let password = values::emergency(tenant)?;
             put_intent(tenant, &order.change, &password)?;
             if let Some(intent) = &mut tenant.record.intent {
                 intent.keep_app_tokens = order.keep_app_tokens;
@@ -205,6 +250,31 @@ async fn announce(tenant: &mut LockedTenant, order: &Reset) -> Result<(), Error>
         mark_compromised(credential, &order.change, now);
     }
     make_room(tenant)
+}
+
+/// Begins again what a deletion ended, in memory: a reset whose marks are on the current password.
+pub(in crate::engine) fn renew(tenant: &mut LockedTenant) -> Result<(), Error> {
+    let credential = tenant.record.live_credential();
+    let current = credential.and_then(Credential::current_version);
+    let marked = current.and_then(|version| version.compromised.clone());
+    let Some(marked) = marked.filter(|_| tenant.record.intent.is_none()) else {
+        return Ok(());
+    };
+    let now = tenant.engine.clock().now();
+    let reason = "the credential was deleted before its reset was done";
+    let order = Reset {
+        change: Change {
+            incident_id: Some(marked.incident_id),
+            ..Change::automatic(RotationType::Emergency, reason)
+        },
+        hold: false,
+        keep_app_tokens: false,
+        shown: false,
+        arrived: now,
+    };
+    announce(tenant, &order)?;
+    tenant.record.open.settle_at = Some(now);
+    Ok(())
 }
 
 /// Marks every version; those of an earlier incident keep its name.
@@ -242,9 +312,6 @@ fn hold(change: &Change, now: DateTime<Utc>) -> Hold {
 /// What a reset changes in the credential when its password is live, in the same Put.
 pub(super) fn conclude(credential: &mut Credential, intent: &Intent, now: DateTime<Utc>) {
     mark_compromised(credential, &Change::from(intent), now);
-    if intent.hold {
-        credential.hold = Some(hold(&Change::from(intent), now));
-    }
     if !intent.keep_app_tokens {
         credential.app_tokens = Some(all_tokens(now));
     } else if !has_token_work(credential) {
@@ -343,15 +410,6 @@ fn queued(tenant: &LockedTenant, order: &Reset, cause: Error) -> Result<Outcome,
 /// Lets `admin` hand the password out again; returns whether it was held.
 pub(in crate::engine) fn release(tenant: &mut LockedTenant) -> Result<bool, Error> {
     tenant.require_credential()?;
-    let held = tenant
-        .record
-        .credential
-        .as_mut()
-        .is_some_and(|kept| kept.hold.take().is_some());
-    let waiting = tenant
-        .record
-        .intent
-        .as_mut()
-        .is_some_and(|intent| std::mem::take(&mut intent.hold));
-    Ok(held || waiting)
+    let credential = tenant.record.credential.as_mut();
+    Ok(credential.is_some_and(|kept| kept.hold.take().is_some()))
 }

@@ -5,12 +5,13 @@
 
 use super::steps::{Announced, Committed, SENDS_PER_OPERATION, Verdict};
 use super::unfinished::{
-    drop_candidate, give_up, go_on_comparing, is_exhausted, leave_open, refused, stop_in_drift,
+    give_up, go_on_comparing, is_exhausted, leave_open, park, refused, stop_in_drift,
 };
-use super::{held, notes, strangers};
+use super::{held, strangers};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::provider::{Refusal, Trouble};
+use crate::engine::storage::record::Intent;
+use crate::provider::Trouble;
 
 /// What became of an open intent.
 #[derive(Debug)]
@@ -65,6 +66,10 @@ pub(in crate::engine) async fn settle(
             // What Mailu's mark said is in the record now.
             return Err(tenant.store_if_changed().await.err().unwrap_or(error));
         }
+        // An emergency stays open, whatever is in its way.
+        Err((tenant, error)) if is_own_trouble(&tenant, &error) => {
+            return Err(leave_open(tenant, &error).await);
+        }
         // Nothing was learnt of Mailu: the record's own trouble is the answer.
         Err((_unchanged, error)) => return Err(error),
     };
@@ -77,6 +82,17 @@ pub(in crate::engine) async fn settle(
         behind_stranger,
     };
     conclude(announced.judge().await?, look).await
+}
+
+/// Reports whether an emergency cannot go on because of what is stored: a token or a password that
+/// does not open. It is tried again later, as with a server that is down.
+fn is_own_trouble(tenant: &LockedTenant, error: &Error) -> bool {
+    let emergency = tenant
+        .record
+        .intent
+        .as_ref()
+        .is_some_and(Intent::is_emergency);
+    emergency && matches!(error, Error::Unopenable(_) | Error::Defect(_))
 }
 
 /// What a verdict is judged by beside itself.
@@ -132,12 +148,10 @@ async fn conclude(verdict: Verdict, look: Look) -> Result<Settled, Error> {
 
 /// Settles an emergency reset: whatever is live instead is overwritten, and it is never given up.
 async fn settle_reset(announced: Announced) -> Result<Settled, Error> {
+    if announced.account_missing() && !announced.may_create() {
+        return Err(park(announced.into_tenant()).await);
+    }
     if !announced.was_sent() {
-        if announced.account_missing() && !announced.may_create() {
-            let mut tenant = announced.into_tenant();
-            notes::note_missing_account(&mut tenant)?;
-            return Err(drop_candidate(tenant, Error::Refused(Refusal::NoSuchAccount)).await);
-        }
         return drive_on(announced).await;
     }
     match announced.judge().await? {

@@ -23,6 +23,28 @@ const LAST_SEND_COOLED: TimeDelta = TimeDelta::minutes(15);
 /// Between tries at a server that refuses the token or limits calls: what it grants an emergency.
 const AFTER_LIMIT: TimeDelta = TimeDelta::minutes(15);
 
+/// How long a reset of an account that is missing waits before it looks again, at most.
+const LONGEST_PARK_MINUTES: i64 = 60;
+
+/// The account of a reset is missing: the reset is parked, since a backup may bring the account back
+/// with the password that is to end. Looked for after 1, 2, 4, ... minutes, up to an hour.
+pub(super) async fn park(mut tenant: LockedTenant) -> Error {
+    let now = tenant.engine.clock().now();
+    let error = Error::Refused(Refusal::NoSuchAccount);
+    if let Err(error) = notes::note_missing_account(&mut tenant) {
+        return error;
+    }
+    let open = &mut tenant.record.open;
+    let minutes = 1_i64
+        .checked_shl(open.settle_failures)
+        .unwrap_or(LONGEST_PARK_MINUTES);
+    let minutes = minutes.clamp(1, LONGEST_PARK_MINUTES);
+    open.settle_at = Some(now + TimeDelta::minutes(minutes));
+    open.settle_failures = open.settle_failures.saturating_add(1);
+    notes::note_error(&mut tenant, error.code());
+    tenant.store().await.err().unwrap_or(error)
+}
+
 /// A send was refused, and a look after it shows that the candidate is not live: `live` is the
 /// version that is. The candidate is kept all the same (the refusal may be a front's, of a repeat
 /// whose first copy still hangs): an emergency waits with it, any other change ends and leaves it
@@ -41,6 +63,9 @@ pub(super) async fn refused(open: Announced, live: Option<u64>, refusal: Refusal
     }
     if missing && let Err(error) = notes::note_missing_account(&mut tenant) {
         return error;
+    }
+    if emergency && missing {
+        return park(tenant).await;
     }
     if emergency || first {
         return leave_open(tenant, &error).await;

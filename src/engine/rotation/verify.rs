@@ -54,7 +54,6 @@ pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, 
     let address = mail::address(&tenant.require_credential()?.username)?;
     let mail = tenant.connect(tenant.purpose).await?;
     let account = mail.account(&address).await.map_err(|error| {
-        let error = mail::read_error(error);
         if was_open {
             error.after_settling()
         } else {

@@ -24,7 +24,11 @@ impl Engine {
             return Ok(());
         }
         // Whoever has the tenant settles it, or the next tick does: this place is for others.
-        let Some(mut tenant) = self.try_lock_tenant(mount, name).await? else {
+        let record = self.read_tenant(mount, name).await?;
+        let purpose = record.as_deref().map(Purpose::of_the_engine);
+        let purpose = purpose.unwrap_or(Purpose::Automatic);
+        let locked = self.try_lock_tenant_at_server(mount, name, purpose);
+        let Some(mut tenant) = locked.await? else {
             return Ok(());
         };
         tenant.purpose = Purpose::of_the_engine(&tenant.record);

@@ -78,10 +78,10 @@ impl Engine {
         name: &TenantName,
         work: Work,
     ) -> Result<Option<LockedTenant>, Error> {
-        let Some(mut tenant) = self.try_lock_tenant(mount, name).await? else {
+        let locked = self.try_lock_tenant_at_server(mount, name, Purpose::Automatic);
+        let Some(tenant) = locked.await? else {
             return Ok(None);
         };
-        tenant.purpose = Purpose::Automatic;
         let due = tenant.record.intent.is_none() && self.is_planned(&tenant, work);
         Ok(due.then_some(tenant))
     }

@@ -281,6 +281,7 @@ impl Engine {
         let token = open_token(&keyring, &record, &server.api_token)?;
         let config = self.config(mount).await?;
         let address = mail::address(&credential.username)?;
+        let place = self.take_server_of(&record, Purpose::Automatic).await?;
         let mail = self
             .connect(
                 name.as_str(),
@@ -289,15 +290,19 @@ impl Engine {
                 server,
                 token,
                 Purpose::Automatic,
+                Some(place),
             )
             .await?;
-        let account = mail.account(&address).await.map_err(mail::read_error)?;
+        let account = mail.account(&address).await?;
         Ok(!is_as_proven(&record, credential, account.as_ref()))
     }
 
     async fn look_closely(self: &Arc<Self>, mount: &Mount, name: &TenantName) -> Result<(), Error> {
         // Whoever has the tenant need not look at Mailu: a note in the record takes the same lock.
-        let locked = tokio::time::timeout(LOCK_PATIENCE, self.lock_tenant(mount, name));
+        let locked = tokio::time::timeout(
+            LOCK_PATIENCE,
+            self.lock_tenant_at_server(mount, name, Purpose::Automatic),
+        );
         let mut tenant = locked.await.map_err(|_elapsed| Error::InProgress)??;
         tenant.purpose = Purpose::of_the_engine(&tenant.record);
         if tenant.record.live_credential().is_none() {

@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 use super::error::Error;
 use crate::audit::Event;
 use crate::crypto;
-use record::{SCHEMA, TenantRecord};
+use record::{Hold, SCHEMA, TenantRecord};
 pub(crate) use sealed::sealed_by;
 
 /// The mount's settings.
@@ -307,7 +307,11 @@ pub(crate) fn check_schema(key: &str, bytes: &[u8], known: u32) -> Result<u32, E
 pub(crate) fn decode_tenant(key: &str, bytes: &[u8]) -> Result<TenantRecord, Error> {
     check_schema(key, bytes, SCHEMA)?;
     let mut record: TenantRecord = decode(key, bytes)?;
-    // Schemas 2 and 3 only added members whose absence says what the one before meant.
+    // Schemas 2 to 4 only added members whose absence says what the one before meant, but two: what
+    // an open reset asked for, and that a version without the time of its proof is shaken.
+    if record.schema < 4 {
+        upgrade_to_4(&mut record);
+    }
     record.schema = SCHEMA;
     if tenant_key(&record.tenant) != key {
         return Err(Error::Entry {
@@ -326,6 +330,23 @@ pub(crate) fn decode_tenant(key: &str, bytes: &[u8]) -> Result<TenantRecord, Err
     ];
     check_counts(key, &counts)?;
     Ok(record)
+}
+
+/// Moves an open reset's hold to the credential, and tells shaken versions by a word of their own.
+fn upgrade_to_4(record: &mut TenantRecord) {
+    let Some(credential) = &mut record.credential else {
+        return;
+    };
+    for version in &mut credential.versions {
+        version.shaken = version.verified_at.is_none();
+    }
+    if let Some(intent) = record.intent.as_mut().filter(|intent| intent.hold) {
+        intent.hold = false;
+        credential.hold.get_or_insert_with(|| Hold {
+            incident_id: intent.incident_id.clone().unwrap_or_default(),
+            since: intent.announced_at,
+        });
+    }
 }
 
 /// Refuses numbers that nothing has counted up to: going on from there they would begin again, and

@@ -192,12 +192,14 @@ impl Default for Stops {
 }
 
 impl Stops {
-    const SCHEMA: u32 = 1;
+    const SCHEMA: u32 = 2;
 
     /// Reads the stored entry.
     pub(in crate::engine) fn decode(key: &str, bytes: &[u8]) -> Result<Self, Error> {
         storage::check_schema(key, bytes, Self::SCHEMA)?;
-        let stops: Self = storage::decode(key, bytes)?;
+        let mut stops: Self = storage::decode(key, bytes)?;
+        // Schema 2 added members whose absence says what schema 1 meant.
+        stops.schema = Self::SCHEMA;
         if stops.tokens.len() > MOST_TOKENS || stops.refused.len() > MOST_KEPT {
             return Err(storage::damaged(key));
         }
@@ -1109,7 +1111,7 @@ mod tests {
             "",
             "{}",
             r#"{"schema":0}"#,
-            r#"{"schema":2,"refused":[],"tokens":[],"accepted":null,"limited":null,"breaker":null}"#,
+            r#"{"schema":3,"refused":[],"tokens":[],"accepted":null,"limited":null,"breaker":null}"#,
             r#"{"schema":1,"refused":[],"tokens":[],"accepted":null,"limited":null,"breaker":null,"x":1}"#,
             r#"{"schema":1,"refused":["2026-09-21T14:13:20Z"],"tokens":[],"accepted":null,"limited":null,"breaker":null}"#,
             r#"{"schema":1,"refused":[{"at":"soon","charged":null,"reset":false}],"tokens":[],"accepted":null,"limited":null,"breaker":null}"#,

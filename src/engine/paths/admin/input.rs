@@ -11,7 +11,7 @@ use crate::provider::EmailAddress;
 const MOST_ADMIN_EMAILS: usize = 10;
 
 /// A checked request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Input {
     pub(super) username: Option<EmailAddress>,
     pub(super) webmail_url: Patch<String>,

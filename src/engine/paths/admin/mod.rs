@@ -11,6 +11,9 @@ use super::{actor, tenant};
 use crate::crypto::Sealed;
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
+use crate::engine::locked::LockedTenant;
+use crate::engine::mail::Purpose;
+use crate::engine::rotation::Change;
 use crate::engine::tenant::TenantName;
 use crate::engine::{Engine, locked, state};
 use crate::logical::{
@@ -204,8 +207,7 @@ async fn answer(
     let Some(credential) = record.live_credential() else {
         return Ok(None);
     };
-    let waiting = record.intent.as_ref();
-    if credential.hold.is_some() || waiting.is_some_and(|intent| intent.hold) {
+    if credential.hold.is_some() {
         return Err(Error::OnHold);
     }
     let Some(reading) = state::read(&record, credential) else {
@@ -220,6 +222,30 @@ async fn answer(
     Ok(Some(Response::data(Data::from_serialize(&output)?)))
 }
 
+async fn has_credential(engine: &Engine, mount: &Mount, name: &TenantName) -> Result<bool, Error> {
+    let record = engine.read_tenant(mount, name).await?;
+    Ok(record.is_some_and(|record| record.credential.is_some()))
+}
+
+async fn apply(
+    locked: LockedTenant,
+    operation: Operation,
+    input: Input,
+    change: Change,
+) -> Result<Written, Error> {
+    let credential = locked.record.credential.as_ref();
+    if credential.is_some_and(|kept| kept.deleted.is_some()) {
+        return Err(Error::Deleted);
+    }
+    if credential.is_some() {
+        Box::pin(update::update(locked, input, change)).await
+    } else if operation == Operation::Patch {
+        Err(Error::UnknownTenant)
+    } else {
+        Box::pin(create::create(locked, input, change)).await
+    }
+}
+
 async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
     let input = Input::parse(&call, engine.clock().now())?;
@@ -228,32 +254,25 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let actor = actor(&call.request);
     let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
+    let operation = call.request.operation;
+    let change = Change {
+        rotation_type: None,
+        actor,
+        reason: None,
+        incident_id: None,
+        source: None,
+        again: None,
+        take_over: input.take_over,
+        request_id: call.request.id.as_str().to_owned(),
+    };
     let work = async move {
-        let locked = worker.lock_tenant(&mount, &name).await?;
-        let deleted = locked
-            .record
-            .credential
-            .as_ref()
-            .and_then(|kept| kept.deleted.as_ref());
-        if deleted.is_some() {
-            return Err(Error::Deleted);
-        }
-        let change = crate::engine::rotation::Change {
-            rotation_type: None,
-            actor,
-            reason: None,
-            incident_id: None,
-            source: None,
-            again: None,
-            take_over: input.take_over,
-            request_id: call.request.id.as_str().to_owned(),
-        };
-        let written = if locked.record.credential.is_some() {
-            Box::pin(update::update(locked, input, change)).await
-        } else if call.request.operation == Operation::Patch {
-            Err(Error::UnknownTenant)
+        let apply = |locked| apply(locked, operation, input.clone(), change.clone());
+        // Settings of a credential wait for no server.
+        let written = if input.password.is_none() && has_credential(&worker, &mount, &name).await? {
+            apply(worker.lock_tenant(&mount, &name).await?).await
         } else {
-            Box::pin(create::create(locked, input, change)).await
+            let purpose = Purpose::Request;
+            worker.at_server(&mount, &name, purpose, apply).await
         };
         let Written { data, warnings } = written?;
         Ok(Some(Response {

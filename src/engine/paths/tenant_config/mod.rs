@@ -17,14 +17,14 @@ use crate::crypto::Sensitive;
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
 use crate::engine::locked::LockedTenant;
-use crate::engine::mail::Purpose;
+use crate::engine::mail::{Purpose, ServerPlace};
 use crate::engine::storage::record::Server;
 use crate::engine::tenant::TenantName;
 use crate::engine::{Engine, mail, rotation};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields,
 };
-use crate::provider::HashCheck;
+use crate::provider::{EndpointUrl, HashCheck};
 use wanted::{token_required, wanted};
 
 const MAILU_URL: Field = Field::text("mailu_url", "The Mailu server's https URL.")
@@ -168,7 +168,14 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
-        let tried_at = store(&worker, &mount, &name, &call).await?;
+        let mut place = None;
+        let tried_at = loop {
+            match store(&worker, &mount, &name, &call, place).await {
+                // The place at the server that is to be asked comes before the tenant's lock.
+                Err(Error::GaveWay) => place = server_of(&worker, &mount, &name, &call).await?,
+                stored => break stored?,
+            }
+        };
         Ok(tried_at.map(|at| {
             Response::default().warn(format!(
                 "The token is stored. It is tried at {} at the earliest: the server refused calls \
@@ -181,14 +188,38 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     Ok(engine.join(&config, key, work).await?)
 }
 
+/// Waits for the place at the server that a write names, or that is stored.
+async fn server_of(
+    engine: &Arc<Engine>,
+    mount: &Mount,
+    name: &TenantName,
+    call: &Call,
+) -> Result<Option<Arc<ServerPlace>>, Error> {
+    let config = engine.config(mount).await?;
+    let policy = engine.network_policy(mount, &config).await?;
+    let named = call.fields.text("mailu_url").set();
+    let named = named.and_then(|url| EndpointUrl::parse(url.trim(), &policy).ok());
+    if let Some(url) = named {
+        let place = engine.take_server(&url.origin(), Purpose::Request).await;
+        return Ok(Some(place));
+    }
+    let Some(record) = engine.read_tenant(mount, name).await? else {
+        return Ok(None);
+    };
+    let place = engine.take_server_of(&record, Purpose::Request).await?;
+    Ok(Some(place))
+}
+
 /// Returns until when the token is not tried, if a stop holds it back.
 async fn store(
     engine: &Arc<Engine>,
     mount: &Mount,
     name: &TenantName,
     call: &Call,
+    place: Option<Arc<ServerPlace>>,
 ) -> Result<Option<DateTime<Utc>>, Error> {
     let mut locked = engine.lock_tenant(mount, name).await?;
+    locked.place = place;
     if call.request.operation == Operation::Patch && locked.record.server.is_none() {
         return Err(Error::UnknownTenant);
     }
@@ -303,9 +334,10 @@ async fn require_same_server(
             server,
             token,
             Purpose::Request,
+            locked.place.clone(),
         )
         .await?;
-    let account = mail.account(&address).await.map_err(mail::read_error)?;
+    let account = mail.account(&address).await?;
     let hash = account
         .and_then(|account| account.hash)
         .ok_or_else(use_rehome)?;

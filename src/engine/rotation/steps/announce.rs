@@ -8,8 +8,8 @@ use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Mail};
 use crate::engine::rotation::change::{Change, started_event};
 use crate::engine::rotation::notes::record_failure;
-use crate::engine::rotation::retention;
 use crate::engine::rotation::strangers::{self, OTHER_OWNER};
+use crate::engine::rotation::{retention, values};
 use crate::engine::storage::record::Intent;
 use crate::provider::{Account, EmailAddress, Refusal};
 
@@ -53,7 +53,10 @@ impl Announced {
         } else if tenant.record.generation == 0 {
             strangers::take_over(&mut tenant.record, seen.as_ref());
         }
-        put_intent(&mut tenant, change, password)?;
+        if let Err(error) = put_intent(&mut tenant, change, password) {
+            record_failure(&mut tenant, change, &error).await;
+            return Err(error);
+        }
         if let Err(error) = retention::check_room(&tenant) {
             record_failure(&mut tenant, change, &error).await;
             return Err(error);
@@ -114,6 +117,7 @@ pub(in crate::engine::rotation) fn put_intent(
     change: &Change,
     password: &Sensitive<String>,
 ) -> Result<(), Error> {
+    values::check(tenant, change, password)?;
     let now = tenant.engine.clock().now();
     let version = tenant.record.last_version + 1;
     let candidate = tenant.seal_password(version, password)?;
@@ -147,6 +151,7 @@ pub(in crate::engine::rotation) fn put_intent(
         sends: 0,
         first_sent_at: None,
         last_sent_at: None,
+        before: None,
         refusals: 0,
         acknowledgements: 0,
     });
@@ -175,6 +180,6 @@ async fn look(tenant: &LockedTenant) -> Result<(Mail, EmailAddress, Option<Accou
     let username = credential.map(|kept| kept.username.as_str());
     let account = mail::address(username.ok_or(Error::Defect("no credential to change"))?)?;
     let mail = tenant.connect(tenant.purpose).await?;
-    let seen = mail.account(&account).await.map_err(mail::read_error)?;
+    let seen = mail.account(&account).await?;
     Ok((mail, account, seen))
 }

@@ -8,7 +8,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::engine::storage::record::{Credential, FirstLook, Intent};
+use crate::engine::storage::record::{Credential, FirstLook, Intent, SeenHash};
 use crate::provider::StoredHash;
 
 /// When to look again, where the hashes have up to 13 rounds; each further round doubles it.
@@ -18,34 +18,17 @@ const USUAL_ROUNDS: u32 = 13;
 /// Rounds beyond which nothing is checked: the pause grows no further.
 const MOST_ROUNDS: u32 = 18;
 
-/// What an account was seen with before the last send of a change.
-#[derive(Clone, Debug)]
-pub(super) enum Before {
-    /// This hash.
-    Hash(StoredHash),
-    /// No account, or none that shows a hash: nothing that could be compared.
-    Nothing,
-    /// Another process looked.
-    Unknown,
-}
-
-/// What was seen around the last send.
-pub(super) struct Seen<'a> {
-    pub(super) before: &'a Before,
-    /// The hash that proved the candidate; `None` if it could not be compared.
-    pub(super) after: Option<&'a StoredHash>,
-}
-
 /// Returns the look that a change needs before reads call it settled. `credential` is as it was
 /// before the commit, `earlier` the look that the change was made again for.
 pub(super) fn first_look(
     intent: &Intent,
     credential: &Credential,
-    seen: Seen<'_>,
+    proof: Option<&StoredHash>,
     earlier: Option<FirstLook>,
     now: DateTime<Utc>,
 ) -> Option<FirstLook> {
-    if !intent.is_emergency() && !may_be_undone(credential, &seen) {
+    let proof = proof.map(SeenHash::from);
+    if !intent.is_emergency() && !may_be_undone(intent, credential, proof.as_ref()) {
         return None;
     }
     let earlier =
@@ -56,33 +39,27 @@ pub(super) fn first_look(
         None => credential.current,
     };
     Some(FirstLook {
-        at: now + pause(&seen),
+        at: now + pause(intent, proof.as_ref()),
         before,
         times: earlier.map_or(0, |earlier| earlier.times.saturating_add(1)),
     })
 }
 
-fn may_be_undone(credential: &Credential, seen: &Seen<'_>) -> bool {
-    let (before, after) = match (seen.before, seen.after) {
-        (Before::Hash(before), Some(after)) => (before, after),
-        // The send was another process'; what it saw is not known.
-        (Before::Unknown, Some(_)) => return true,
-        // A second look would tell no more than the first.
-        (_, None) | (Before::Nothing, _) => return false,
+fn may_be_undone(intent: &Intent, credential: &Credential, proof: Option<&SeenHash>) -> bool {
+    // Where no hash is shown a second look would tell no more than the first.
+    let (Some(before), Some(proof)) = (&intent.before, proof) else {
+        return false;
     };
-    let proven = credential.current_version();
-    let proven = proven.and_then(|version| version.hash_fingerprint.as_deref());
+    let known = credential.current_version();
+    let known = known.and_then(|version| version.hash_fingerprint.as_ref());
     // A login in between has hashed the password again already, and others may be about to.
-    let was_written = proven.is_some_and(|proven| proven != before.fingerprint());
-    before.rounds() != after.rounds() || was_written
+    let was_written = known.is_some_and(|known| *known != before.fingerprint);
+    before.rounds != proof.rounds || was_written
 }
 
-fn pause(seen: &Seen<'_>) -> TimeDelta {
-    let before = match seen.before {
-        Before::Hash(hash) => hash.rounds(),
-        Before::Nothing | Before::Unknown => None,
-    };
-    let rounds = before.max(seen.after.and_then(StoredHash::rounds));
+fn pause(intent: &Intent, proof: Option<&SeenHash>) -> TimeDelta {
+    let seen = intent.before.iter().chain(proof);
+    let rounds = seen.filter_map(|hash| hash.rounds).max();
     let above = rounds
         .unwrap_or_default()
         .min(MOST_ROUNDS)

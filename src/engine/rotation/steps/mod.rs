@@ -20,11 +20,10 @@ use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::Mail;
 use crate::engine::schedule;
-use crate::engine::storage::record::{Intent, OpenWork, Proof, Version};
+use crate::engine::storage::record::{Intent, OpenWork, Proof, SeenHash, Version};
 use crate::provider::{Account, EmailAddress, Login, Marker, Sent, StoredHash, marker};
 
 pub(super) use announce::{put_intent, record_started};
-use late_writes::Before;
 pub(super) use verdict::Verdict;
 
 /// A send follows its own stored announcement by at most this much monotonic time: otherwise the
@@ -67,8 +66,6 @@ pub(super) struct Proven {
     proof: Proof,
     /// The hash that proved it.
     hash: Option<StoredHash>,
-    /// What the account was seen with before the last send.
-    before: Before,
     /// Whether the account may log in at all: a disabled one only costs the limiter a try.
     enabled: bool,
 }
@@ -142,6 +139,9 @@ impl Announced {
     ///
     /// Nothing is sent if it could not be stored.
     pub(super) async fn send(mut self) -> Result<Sending, Error> {
+        if self.mail.gives_way() {
+            return Err(Error::GaveWay);
+        }
         let now = self.tenant.engine.clock().now();
         let record = &mut self.tenant.record;
         let drift = record.credential.as_mut().and_then(|it| it.drift.as_mut());
@@ -157,6 +157,8 @@ impl Announced {
             .as_mut()
             .ok_or(Error::Defect("no intent to send"))?;
         intent.sends += 1;
+        let hash = self.seen.as_ref().and_then(|account| account.hash.as_ref());
+        intent.before = hash.map(SeenHash::from);
         intent.first_sent_at.get_or_insert(now);
         intent.last_sent_at = Some(now);
         self.tenant.store().await?;
@@ -296,16 +298,8 @@ impl Proven {
             ..OpenWork::default()
         };
         record.open.confirm_later(now);
-        record.open.confirm_first = late_writes::first_look(
-            &intent,
-            credential,
-            late_writes::Seen {
-                before: &self.before,
-                after: self.hash.as_ref(),
-            },
-            earlier_look,
-            now,
-        );
+        record.open.confirm_first =
+            late_writes::first_look(&intent, credential, self.hash.as_ref(), earlier_look, now);
         record.last_error = None;
         if intent.is_emergency() {
             reset::conclude(credential, &intent, now);

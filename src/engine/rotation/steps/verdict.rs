@@ -1,9 +1,8 @@
 //! What Mailu says of a candidate, and how it is asked.
 
-use super::late_writes::Before;
 use super::{Announced, Applied, Proven};
 use crate::engine::error::Error;
-use crate::engine::mail::{self, Live};
+use crate::engine::mail::Live;
 use crate::engine::storage::record::Proof;
 use crate::provider::{Account, Refusal, Sent, StoredHash, Trouble};
 
@@ -39,13 +38,12 @@ impl Announced {
     /// Judges by what Mailu showed before anything is sent.
     pub(in crate::engine::rotation) async fn judge(self) -> Result<Verdict, Error> {
         let seen = Ok(self.seen.clone());
-        self.verdict(seen, Before::Unknown, false).await
+        self.verdict(seen, false).await
     }
 
     async fn verdict(
         mut self,
         seen: Result<Option<Account>, Error>,
-        before: Before,
         acknowledged: bool,
     ) -> Result<Verdict, Error> {
         let account = match seen {
@@ -55,11 +53,7 @@ impl Announced {
                 return Ok(self.none_live());
             }
             Err(_unasked) if acknowledged => {
-                return Ok(Verdict::Live(self.proven(
-                    Proof::Acknowledged,
-                    None,
-                    before,
-                )));
+                return Ok(Verdict::Live(self.proven(Proof::Acknowledged, None)));
             }
             Err(error) => return Ok(Verdict::CannotTell(self, Some(error))),
         };
@@ -67,9 +61,9 @@ impl Announced {
         let hash = account.hash.clone();
         self.seen = Some(account);
         Ok(match live {
-            Live::Candidate => Verdict::Live(self.proven(Proof::Hash, hash, before)),
+            Live::Candidate => Verdict::Live(self.proven(Proof::Hash, hash)),
             Live::CannotTell if acknowledged => {
-                Verdict::Live(self.proven(Proof::Acknowledged, None, before))
+                Verdict::Live(self.proven(Proof::Acknowledged, None))
             }
             Live::NotYet => Verdict::NotYet(self),
             Live::CannotTell => Verdict::CannotTell(self, None),
@@ -94,7 +88,7 @@ impl Announced {
         }
     }
 
-    fn proven(self, proof: Proof, hash: Option<StoredHash>, before: Before) -> Proven {
+    fn proven(self, proof: Proof, hash: Option<StoredHash>) -> Proven {
         Proven {
             enabled: self.seen.as_ref().is_none_or(|account| account.enabled),
             tenant: self.tenant,
@@ -102,7 +96,6 @@ impl Announced {
             account: self.account,
             proof,
             hash,
-            before,
         }
     }
 }
@@ -130,14 +123,9 @@ impl Applied {
             // The mount goes away, and its storage with it: the next process looks.
             return Err(Error::Unsettled);
         }
-        let before = match announced.seen.as_ref().map(|account| &account.hash) {
-            Some(Some(hash)) => Before::Hash(hash.clone()),
-            Some(None) | None => Before::Nothing,
-        };
         let seen = announced.mail.account(&announced.account).await;
-        let seen = seen.map_err(mail::read_error);
         Ok(Looked {
-            verdict: announced.verdict(seen, before, acknowledged).await?,
+            verdict: announced.verdict(seen, acknowledged).await?,
             refusal,
             trouble,
         })

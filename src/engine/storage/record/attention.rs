@@ -10,6 +10,9 @@ pub const ATTENTION_AFTER: u32 = 3;
 /// The code of a change that waits for the audit devices.
 pub const HELD_BACK: &str = "audit_held_back";
 
+/// The code of a credential whose current password was marked by a reset that is not done.
+pub const COMPROMISED_LIVE: &str = "compromised_live";
+
 /// Something that does not pass by itself, or has not for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attention<'a> {
@@ -48,6 +51,13 @@ impl TenantRecord {
             return None;
         }
         let credential = credential?;
+        let current = credential.current_version();
+        if let Some(marked) = current.and_then(|version| version.compromised.as_ref()) {
+            return Some(Attention {
+                code: COMPROMISED_LIVE,
+                since: marked.reset_at,
+            });
+        }
         if self.open.retry_failures >= ATTENTION_AFTER
             && let Some(failed) = failed
         {

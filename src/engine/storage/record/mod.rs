@@ -9,6 +9,7 @@
 //! | 1 | the first format |
 //! | 2 | `source` of a version and of an intent: whose password it has again |
 //! | 3 | `preflight` of a credential: what was found when the notice was prepared |
+//! | 4 | own attempts and lineages, an accepted mark; the first look after a change, compared versions, what was seen before a send; `shaken` versions; when the token was written; a hold is the credential's alone |
 
 mod attention;
 mod credential;
@@ -25,10 +26,10 @@ pub use credential::{
     AppTokenWork, Compromise, Credential, Deletion, Drift, Finding, Hold, Preflight, Proof,
     RotationPolicy, Version,
 };
-pub use work::{Compared, FirstLook, Intent, OpenWork};
+pub use work::{Compared, FirstLook, Intent, OpenWork, SeenHash};
 
 /// The version of the stored format this build writes.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// All the mount keeps of one tenant, under `tenant/<name>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

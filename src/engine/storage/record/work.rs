@@ -38,8 +38,9 @@ pub struct Intent {
     pub create_account: bool,
     /// A move to another server: where the candidate is to be sent instead of the record's server.
     pub target: Option<Server>,
-    /// An emergency reset asked not to hand the password out afterwards.
-    pub hold: bool,
+    /// Up to schema 3 a hold waited here; it is the credential's from the beginning on now.
+    #[serde(default, skip_serializing)]
+    pub(crate) hold: bool,
     /// An emergency reset asked to leave the account's app tokens alone.
     pub keep_app_tokens: bool,
     /// The number of its "started" event: an automatic change may have to wait until that event is
@@ -53,11 +54,34 @@ pub struct Intent {
     pub first_sent_at: Option<DateTime<Utc>>,
     /// When last.
     pub last_sent_at: Option<DateTime<Utc>>,
+    /// What the account was seen with before the last send; `None` if it was missing or showed no
+    /// hash.
+    #[serde(default)]
+    pub before: Option<SeenHash>,
     /// How many sends were answered with a refusal, each stored. No proof that they had no effect: a
     /// front words answers of its own, or repeats a request whose first copy still hangs.
     pub refusals: u32,
     /// How many sends Mailu acknowledged.
     pub acknowledgements: u32,
+}
+
+/// A hash that an account was seen with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeenHash {
+    /// Hex SHA-256 of its text.
+    pub fingerprint: String,
+    /// Its rounds; `None` for another scheme.
+    pub rounds: Option<u32>,
+}
+
+impl From<&StoredHash> for SeenHash {
+    fn from(hash: &StoredHash) -> Self {
+        Self {
+            fingerprint: hash.fingerprint(),
+            rounds: hash.rounds(),
+        }
+    }
 }
 
 impl Intent {
