@@ -11,7 +11,7 @@ pub const ATTENTION_AFTER: u32 = 3;
 pub const HELD_BACK: &str = "audit_held_back";
 
 /// The code of a credential whose current password was marked by a reset that is not done.
-pub const COMPROMISED_LIVE: &str = "compromised_live";
+pub(super) const COMPROMISED_LIVE: &str = "compromised_live";
 
 /// Something that does not pass by itself, or has not for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
