@@ -90,7 +90,11 @@ async fn a_misspelt_parameter_of_an_act_is_refused_and_nothing_happens() {
                 json!({ "why": "x" }),
                 "`reason`",
             ),
-            ("config/keyring/rotate", json!({ "because": "x" }), "nearest"),
+            (
+                "config/keyring/rotate",
+                json!({ "because": "x" }),
+                "nearest",
+            ),
             ("config/keyring/trim", json!({ "dry_run": true }), "nearest"),
             ("acme/admin", json!({ "pasword": FIRST }), "`password`"),
             ("acme/admin", json!({ "CAS": 1 }), "`cas`"),
@@ -135,11 +139,7 @@ async fn null_is_no_value_of_an_act_and_the_default_of_a_setting() {
         &[
             ("acme/reset", incident, "`hold` is null"),
             ("batches", batch, "`dry_run` is null"),
-            (
-                "acme/rotate",
-                json!({ "reason": null }),
-                "`reason` is null",
-            ),
+            ("acme/rotate", json!({ "reason": null }), "`reason` is null"),
             ("acme/admin", json!({ "password": null }), "`password`"),
             ("acme/admin", json!({ "username": null }), "`username`"),
         ],
