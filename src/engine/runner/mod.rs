@@ -137,6 +137,11 @@ impl Engine {
                 return;
             }
         }
+        if let Err(error) = self.require_own_storage(mount).await {
+            // Neither are another mount's events told, nor its passwords changed.
+            tracing::warn!(%error, "nothing is done by itself");
+            return;
+        }
         self.begin_delivery(mount);
         self.begin_emission(mount);
         if std::mem::replace(&mut self.runner.state().listing, true) {
