@@ -10,7 +10,7 @@ use std::time::Duration;
 use vault_plugin_secrets_smtp::clock::SystemClock;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::goplugin::Logging;
-use vault_plugin_secrets_smtp::host_api;
+use vault_plugin_secrets_smtp::host_api::{self, Reach};
 use vault_plugin_secrets_smtp::identifiers::RandomIdentifiers;
 use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::{HashPool, connector};
@@ -39,7 +39,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         identifiers: Arc::new(RandomIdentifiers),
         connector: connector(),
         notifier: notifier(),
-        host_api: host_api::opener(),
+        host_api: host_api::opener(Reach::from_env(|name| std::env::var(name).ok())),
         hash_pool: HashPool::new(),
         dev_loopback: std::env::var(DEV_LOOPBACK).is_ok_and(|value| value == "1"),
     };

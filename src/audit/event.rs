@@ -103,6 +103,9 @@ pub enum EventName {
     /// Old versions of the keyring were removed.
     #[serde(rename = "smtp_keyring_trimmed")]
     KeyringTrimmed,
+    /// A storage that another mount had made was taken over.
+    #[serde(rename = "smtp_storage_adopted")]
+    StorageAdopted,
     /// Something that an intruder would do; the rule is the event's `error_code`.
     #[serde(rename = "smtp_suspicious_activity")]
     SuspiciousActivity,
@@ -113,7 +116,7 @@ pub enum EventName {
 
 impl EventName {
     /// Every name.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Stored,
         Self::Imported,
         Self::RotationStarted,
@@ -135,6 +138,7 @@ impl EventName {
         Self::RotationPaused,
         Self::KeyringRotated,
         Self::KeyringTrimmed,
+        Self::StorageAdopted,
         Self::BatchStarted,
         Self::BatchEnded,
         Self::SuspiciousActivity,
@@ -166,6 +170,7 @@ impl EventName {
             Self::RotationPaused => "smtp_rotation_paused",
             Self::KeyringRotated => "smtp_keyring_rotated",
             Self::KeyringTrimmed => "smtp_keyring_trimmed",
+            Self::StorageAdopted => "smtp_storage_adopted",
             Self::SuspiciousActivity => "smtp_suspicious_activity",
             Self::AuditStalled => "smtp_audit_stalled",
             Self::BatchStarted => "smtp_batch_started",

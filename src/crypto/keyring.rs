@@ -13,12 +13,14 @@ use subtle::ConstantTimeEq as _;
 use super::Sensitive;
 use super::digest::{canonical, derive, hmac_sha256, sha256};
 use super::envelope::{self, Binding, OpenError, SealError, Sealed};
+use super::maker::Maker;
 use super::random::{RandomError, secret_bytes};
 
 /// First bytes of a stored keyring.
 const MAGIC: &[u8; 8] = b"smtpkeys";
-/// The stored form this code writes.
-const SCHEMA: u32 = 1;
+/// The stored form of a keyring without a maker, and of one with it.
+const WITHOUT_MAKER: u32 = 1;
+const WITH_MAKER: u32 = 2;
 const KEY_BYTES: usize = 32;
 const ENTRY_BYTES: usize = 4 + 8 + KEY_BYTES;
 /// Magic, schema, audit key, count; then entries; then the checksum.
@@ -45,6 +47,8 @@ pub struct Keyring {
     /// Never rotated or trimmed: hashes in old audit lines must stay checkable.
     audit_key: Sensitive<[u8; KEY_BYTES]>,
     versions: BTreeMap<u32, MasterKey>,
+    /// The mount it was made for; `None` if the host did not say. No part of the keys.
+    maker: Option<Maker>,
     /// The version that seals. Not stored: it follows from what both stored copies have.
     sealing: u32,
 }
@@ -88,6 +92,7 @@ impl Keyring {
         Ok(Self {
             audit_key: secret_bytes([0; KEY_BYTES])?,
             versions: BTreeMap::from([(1, MasterKey::generate(now)?)]),
+            maker: None,
             sealing: 1,
         })
     }
@@ -129,6 +134,19 @@ impl Keyring {
             self.sealing = *version;
         }
         self
+    }
+
+    /// Returns this keyring as one that was made for this mount, or with `None` as it is.
+    #[must_use]
+    pub fn made_for(mut self, maker: Option<Maker>) -> Self {
+        self.maker = maker.or(self.maker);
+        self
+    }
+
+    /// Returns the mount that it was made for, if the host said which.
+    #[must_use]
+    pub const fn maker(&self) -> Option<&Maker> {
+        self.maker.as_ref()
     }
 
     /// Reports whether this keyring has every version of `older`, with the same keys: `older` is
@@ -236,14 +254,20 @@ impl Keyring {
     }
 
     /// Returns the stored form: magic, schema, audit key, count, entries (version, milliseconds
-    /// since 1970, key), SHA-256 of all before; numbers big-endian.
+    /// since 1970, key), the maker if there is one, SHA-256 of all before; numbers big-endian.
     #[must_use]
     pub fn to_bytes(&self) -> Sensitive<Vec<u8>> {
-        let size = HEAD_BYTES + self.versions.len() * ENTRY_BYTES + CHECKSUM_BYTES;
+        let maker = self.maker.as_ref().map(Maker::to_bytes);
+        let (schema, maker) = match maker {
+            Some(maker) => (WITH_MAKER, maker),
+            None => (WITHOUT_MAKER, Vec::new()),
+        };
+        let entries = self.versions.len() * ENTRY_BYTES;
+        let size = HEAD_BYTES + entries + maker.len() + CHECKSUM_BYTES;
         // Of the final size from the start: growing would leave copies of keys behind.
         let mut bytes = Vec::with_capacity(size);
         bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&SCHEMA.to_be_bytes());
+        bytes.extend_from_slice(&schema.to_be_bytes());
         bytes.extend_from_slice(self.audit_key.expose());
         let count = u32::try_from(self.versions.len()).unwrap_or(u32::MAX);
         bytes.extend_from_slice(&count.to_be_bytes());
@@ -252,6 +276,7 @@ impl Keyring {
             bytes.extend_from_slice(&master.created_at.timestamp_millis().to_be_bytes());
             bytes.extend_from_slice(master.key.expose());
         }
+        bytes.extend_from_slice(&maker);
         let checksum = sha256(&bytes);
         bytes.extend_from_slice(&checksum);
         Sensitive::new(bytes)
@@ -266,13 +291,13 @@ impl Keyring {
         let rest = bytes.strip_prefix(MAGIC).ok_or(KeyringError::Foreign)?;
         let (schema, rest) = take(rest)?;
         let schema = u32::from_be_bytes(schema);
-        if schema > SCHEMA {
+        if schema > WITH_MAKER {
             return Err(KeyringError::Newer(schema));
         }
         let (content, checksum) = bytes
             .split_last_chunk::<CHECKSUM_BYTES>()
             .ok_or(KeyringError::Damaged)?;
-        if schema != SCHEMA || sha256(content) != *checksum {
+        if schema < WITHOUT_MAKER || sha256(content) != *checksum {
             return Err(KeyringError::Damaged);
         }
         let (audit_key, rest) = take_key(rest)?;
@@ -291,12 +316,19 @@ impl Keyring {
             newest = version;
             rest = after;
         }
+        let mut maker = None;
+        if schema == WITH_MAKER {
+            let (taken, after) = Maker::take(rest).ok_or(KeyringError::Damaged)?;
+            maker = Some(taken);
+            rest = after;
+        }
         if versions.is_empty() || rest.len() != CHECKSUM_BYTES {
             return Err(KeyringError::Damaged);
         }
         Ok(Self {
             audit_key,
             versions,
+            maker,
             sealing: newest,
         })
     }
@@ -422,8 +454,39 @@ mod tests {
     }
 
     #[test]
+    fn the_maker_is_stored_beside_the_keys_and_stays_through_changes() {
+        let plain = Keyring::generate(now()).unwrap();
+        assert_eq!(plain.maker(), None);
+        let maker = Maker::new("mount-a").unwrap();
+        let made = plain.clone().made_for(Some(maker.clone()));
+        let changed = made.rotate(now()).unwrap().trim(|_| false);
+        for keyring in [&made, &changed] {
+            let bytes = keyring.to_bytes();
+            let back = Keyring::from_bytes(bytes.expose()).unwrap();
+            assert!(back == *keyring);
+            assert_eq!(back.maker(), Some(&maker));
+            assert_eq!(bytes.expose().capacity(), bytes.expose().len());
+        }
+        assert_eq!(made.clone().made_for(None).maker(), Some(&maker));
+        assert!(
+            made.extends(&plain) && plain.extends(&made),
+            "the same keys"
+        );
+        let adopted = Maker::new("mount-b").unwrap().adopting_at(now());
+        let adopted = made.made_for(Some(adopted));
+        let back = Keyring::from_bytes(adopted.to_bytes().expose()).unwrap();
+        assert_eq!(back.maker(), adopted.maker());
+    }
+
+    #[test]
     fn every_cut_and_every_changed_byte_is_noticed() {
         let stored = Keyring::generate(now()).unwrap().rotate(now()).unwrap();
+        for maker in [None, Maker::new("mount-a")] {
+            is_guarded(&stored.clone().made_for(maker));
+        }
+    }
+
+    fn is_guarded(stored: &Keyring) {
         let stored = stored.to_bytes();
         for length in 0..stored.expose().len() {
             assert!(Keyring::from_bytes(&stored.expose()[..length]).is_err());
@@ -479,10 +542,10 @@ mod tests {
     fn a_newer_form_is_told_from_damage() {
         let stored = Keyring::generate(now()).unwrap().to_bytes();
         let mut newer = stored.expose().clone();
-        newer[11] = 2;
+        newer[11] = 3;
         assert_eq!(
             Keyring::from_bytes(&newer).unwrap_err(),
-            KeyringError::Newer(2)
+            KeyringError::Newer(3)
         );
         assert_eq!(
             Keyring::from_bytes(b"{}").unwrap_err(),

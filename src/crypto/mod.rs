@@ -10,6 +10,7 @@
 mod digest;
 mod envelope;
 mod keyring;
+mod maker;
 mod password;
 mod random;
 mod sensitive;
@@ -18,6 +19,7 @@ pub(crate) use digest::sha256;
 pub use digest::{ProcessKey, hmac_sha256, sha256_hex};
 pub use envelope::{Binding, OpenError, SealError, Sealed, SealedParseError};
 pub use keyring::{Keyring, KeyringError, KeyringVersion};
+pub use maker::Maker;
 pub use password::{PasswordEncoding, PasswordShape, PasswordShapeError};
 pub use random::{RandomError, random_u128};
 pub use sensitive::Sensitive;

@@ -11,6 +11,8 @@ use super::Engine;
 use super::batch::Batch;
 use super::emission::{Delivery, Waiting};
 use super::error::Error;
+use super::guard::{FOREIGN_STORAGE, REFUSES_WRITES};
+use super::mount_log::MOUNT;
 use super::outbox::Undelivered;
 use super::runner::{Known, SweepProgress};
 use super::schedule::Checks;
@@ -34,6 +36,8 @@ const LATE: TimeDelta = TimeDelta::hours(1);
 /// What is known of the mount now.
 #[derive(Clone, Debug)]
 pub(super) struct Census {
+    /// Whether the mount can use its storage.
+    pub(super) storage: StorageUse,
     pub(super) now: DateTime<Utc>,
     pub(super) tenants: u64,
     pub(super) counts: Counts,
@@ -52,6 +56,32 @@ pub(super) struct Census {
     pub(super) notifications: Option<Undelivered>,
     /// How events reach the audit devices.
     pub(super) audit: Audit,
+}
+
+/// Whether the mount can use its storage.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StorageUse {
+    /// Since when the host has taken no write.
+    pub(super) refused_since: Option<DateTime<Utc>>,
+    /// Since when it is known that another mount made it.
+    pub(super) foreign_since: Option<DateTime<Utc>>,
+}
+
+impl StorageUse {
+    /// What a person has to look at before anything else.
+    fn attention(&self) -> impl Iterator<Item = Attention> + use<> {
+        let found = [
+            (REFUSES_WRITES, self.refused_since),
+            (FOREIGN_STORAGE, self.foreign_since),
+        ];
+        found.into_iter().filter_map(|(code, since)| {
+            since.map(|since| Attention {
+                tenant: MOUNT.to_owned(),
+                code: code.to_owned(),
+                since,
+            })
+        })
+    }
 }
 
 /// How events reach the audit devices.
@@ -118,9 +148,12 @@ impl Attention {
     /// The smaller, the graver: what may be an attack, then drift, then failures.
     fn rank(&self) -> u8 {
         match self.code.as_str() {
-            "stale_storage" | "other_owner" => 0,
-            "foreign_password" | "older_version" | "account_missing" => 1,
-            _ => 2,
+            // Of the whole mount: as long as it lasts, nothing else can be mended.
+            REFUSES_WRITES => 0,
+            FOREIGN_STORAGE => 1,
+            "stale_storage" | "other_owner" | "compromised_live" => 2,
+            "foreign_password" | "older_version" | "account_missing" => 3,
+            _ => 4,
         }
     }
 }
@@ -163,6 +196,8 @@ impl Engine {
                 });
             }
         });
+        let storage = self.storage_use(mount).await;
+        attention.extend(storage.attention());
         for (log, code, since) in self.emission.stuck() {
             attention.push(Attention {
                 tenant: log,
@@ -185,6 +220,7 @@ impl Engine {
         let tick =
             |sight: super::runner::Sight| (sight.wall, monotonic.saturating_sub(sight.monotonic));
         Ok(Census {
+            storage,
             now,
             tenants: self.tenants(mount).await?,
             counts,
@@ -203,6 +239,16 @@ impl Engine {
                 held_back: self.held_back().0,
             },
         })
+    }
+
+    /// Tells whether the mount can use its storage.
+    async fn storage_use(&self, mount: &Mount) -> StorageUse {
+        // Whoever made it is told below; what else is wrong with the keyring is told by its users.
+        let _foreign = self.require_own_storage(mount).await;
+        StorageUse {
+            refused_since: self.guard.refuses_writes_since(),
+            foreign_since: self.guard.foreign().map(|foreign| foreign.since),
+        }
     }
 
     /// Counts how many notices and changes the next days have.

@@ -1,6 +1,7 @@
 //! What a stored code means and what to do about it, for humans who read `status`.
 
 use super::error::{refusal_code, refusal_hint, trouble_hint};
+use super::guard::{FOREIGN_STORAGE, REFUSES_WRITES};
 use crate::provider::{Refusal, Trouble};
 
 /// Every definite refusal by Mailu.
@@ -117,6 +118,19 @@ fn explain_state(code: &str) -> (&'static str, &'static str) {
             "the tenant's record cannot be read: nothing is changed for this tenant",
             "read <tenant>/status and the log for why; put the record back from a backup of storage",
         ),
+        REFUSES_WRITES => (
+            "the server refuses to store what this mount writes: no password is changed, no reset \
+             and no event is kept",
+            "read the server's log. If the error says `during setup` (Vault), seal and unseal this \
+             server, restart it, or let another node become the active one (look at sys/leader \
+             after a step-down; if it did not move, seal that node); a reload of the plugin does \
+             not help",
+        ),
+        FOREIGN_STORAGE => (
+            "the storage was made by another mount: nothing is written and no secret is opened",
+            "reload the plugin; if it was copied here on purpose and the other mount is gone, write \
+             ops/adopt-storage with the `confirm` that its error names",
+        ),
         "stale_storage" => (
             "somebody else has set the password since this record was written",
             "find out whether storage was restored or another cluster acts on the account; write \
@@ -163,8 +177,19 @@ fn explain_audit(code: &str) -> (&'static str, &'static str) {
             "look at the audit devices and at the server's log",
         ),
         "audit_wrong_answer" => (
-            "the address in config/audit answers, but not as this mount does",
-            "check that it is this cluster, and this node's own listener",
+            "the address in config/audit answers, but not what this mount gave out: the events \
+             went through no audit device of this server",
+            "check that it is this cluster, and this node's own listener; find out who wrote it",
+        ),
+        "audit_refused" => (
+            "the server refuses the emitter's calls",
+            "see that the policy of its role has no min_wrapping_ttl, and read the server's log",
+        ),
+        "audit_out_of_reach" => (
+            "the address in config/audit is neither a loopback address nor named by the plugin's \
+             environment",
+            "name it in SMTP_AUDIT_ADDRESSES or SMTP_AUDIT_SOCKETS and reload the plugin, or write \
+             config/audit with a loopback address",
         ),
         "audit_not_collected" => (
             "no collector has fetched and acknowledged the events for an hour",

@@ -59,7 +59,7 @@ impl Engine {
     ) -> Result<(Arc<Keyring>, Event), Error> {
         let _guard = self.mount_lock.lock("keyring").await;
         self.require_active(mount).await?;
-        let found = keys::load_to_change(&*mount.storage, self.clock()).await?;
+        let found = keys::load_to_change(&*mount.storage, &self.guard, self.clock()).await?;
         let next = found.rotated(self.clock().now())?;
         event.version = Some(next.latest().into());
         event.previous_version = Some(found.keyring.latest().into());
@@ -69,6 +69,49 @@ impl Engine {
         let told = self.tell_change(mount, &next, event, &stored).await;
         stored?;
         Ok((next, told?))
+    }
+
+    /// Takes over a storage that another mount has made; `None` if it is this mount's.
+    ///
+    /// # Errors
+    ///
+    /// A 400 `confirm_mismatch` unless `confirm` is the other mount; a 409 `keyring_damaged`.
+    ///
+    /// # Cancel safety
+    ///
+    /// None: run on a tracked task.
+    pub(super) async fn adopt_storage(
+        &self,
+        mount: &Mount,
+        confirm: &str,
+        event: NewEvent,
+    ) -> Result<Option<Event>, Error> {
+        let _guard = self.mount_lock.lock("keyring").await;
+        self.require_active_anywhere(mount).await?;
+        let storage = &*mount.storage;
+        let Some(found) = keys::read(storage).await? else {
+            return Ok(None);
+        };
+        let mine = self.guard.mount_uuid();
+        let Some(other) = found.foreign_to(mine) else {
+            return Ok(None);
+        };
+        if other != confirm {
+            return Err(Error::invalid(
+                "confirm_mismatch",
+                format!("`confirm` must name the mount that made this storage, which is {other}."),
+            ));
+        }
+        found.require_undamaged()?;
+        let next = found.adopted(mine, self.clock().now());
+        let adopting = self.guard.adopting();
+        self.announce_mount_event(mount, &next, &event).await?;
+        let stored = keys::store_adopted(storage, &found, &next).await;
+        let next = Arc::new(next);
+        let told = self.tell_change(mount, &next, event, &stored).await;
+        drop(adopting);
+        stored?;
+        told.map(Some)
     }
 
     /// Removes every version but the newest, after a scan of all records.
@@ -100,7 +143,7 @@ impl Engine {
 
         let _guard = self.mount_lock.lock("keyring").await;
         self.require_active(mount).await?;
-        let found = keys::load_to_change(&*mount.storage, self.clock()).await?;
+        let found = keys::load_to_change(&*mount.storage, &self.guard, self.clock()).await?;
         // A rotation during the scan added a version; what the scan found holds all the same.
         let next = found.trimmed(latest);
         let left: Vec<KeyringVersion> = next.versions().collect();

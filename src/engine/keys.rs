@@ -14,15 +14,19 @@
 //!   that was given up may still land.
 //!
 //! Whoever writes next makes both entries what the larger one is.
+//!
+//! Beside the keys stands which mount they were made for, and every reading is judged by it: see
+//! [`Guard`]. A keyring that was stored by a mount whose host did not say gets it by the next write.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
 use super::error::Error;
+use super::guard::Guard;
 use super::storage::{KEYRING, KEYRING_COPY, TENANTS};
 use crate::clock::Clock;
-use crate::crypto::{Keyring, KeyringError, RandomError, Sensitive};
+use crate::crypto::{Keyring, KeyringError, Maker, RandomError, Sensitive};
 use crate::logical::{Storage, StorageEntry, StorageError};
 
 /// How long to wait before asking a storage whose connection broke what it holds: a write may
@@ -59,6 +63,13 @@ impl Found {
         }
     }
 
+    /// Two equal copies, of which a change will say which mount they are for.
+    fn both_for(keyring: Keyring, guard: &Guard) -> Self {
+        let mut found = Self::both(keyring);
+        found.make_for(guard);
+        found
+    }
+
     /// Two equal copies.
     fn both(keyring: Keyring) -> Self {
         let (first, second) = (keyring.clone(), keyring.clone());
@@ -76,9 +87,12 @@ impl Found {
                 "the keyring and its copy contradict each other",
             ));
         };
+        // An interrupted change may have left only one of them with its maker.
+        let maker = first.maker().or(second.maker()).cloned();
+        let larger = larger.clone().made_for(maker);
         Ok(Self {
             keyring: larger.clone().sealing_with_at_most(smaller.latest()),
-            whole: larger.clone(),
+            whole: larger,
             first: Copy::Good(first),
             second: Copy::Good(second),
         })
@@ -98,6 +112,35 @@ impl Found {
         self.whole.trim(|version| version >= oldest)
     }
 
+    /// Returns the other mount that one of the copies was made for.
+    pub(crate) fn foreign_to(&self, mount_uuid: &str) -> Option<&str> {
+        if mount_uuid.is_empty() {
+            return None;
+        }
+        let mut copies = [&self.first, &self.second].into_iter();
+        copies.find_map(|copy| match copy {
+            Copy::Good(keyring) => {
+                let uuid = keyring.maker()?.uuid();
+                (uuid != mount_uuid).then_some(uuid)
+            }
+            Copy::Absent | Copy::Damaged => None,
+        })
+    }
+
+    /// Says, for the next write, which mount the keyring is for, if nothing does yet.
+    fn make_for(&mut self, guard: &Guard) {
+        if self.whole.maker().is_none() {
+            let maker = Maker::new(guard.mount_uuid());
+            self.whole = self.whole.clone().made_for(maker);
+        }
+    }
+
+    /// Returns the keyring as one that this mount takes over.
+    pub(crate) fn adopted(&self, mount_uuid: &str, now: DateTime<Utc>) -> Keyring {
+        let maker = Maker::new(mount_uuid).map(|maker| maker.adopting_at(now));
+        self.whole.clone().made_for(maker)
+    }
+
     /// Returns the entry that is not there.
     const fn missing(&self) -> Option<&'static str> {
         match (&self.first, &self.second) {
@@ -108,7 +151,7 @@ impl Found {
     }
 
     /// Refuses to build on a keyring of which only one copy is whole.
-    fn require_undamaged(&self) -> Result<(), Error> {
+    pub(crate) fn require_undamaged(&self) -> Result<(), Error> {
         let key = match (&self.first, &self.second) {
             (Copy::Damaged, _) => KEYRING,
             (_, Copy::Damaged) => KEYRING_COPY,
@@ -126,7 +169,26 @@ impl Found {
 }
 
 /// Loads the keyring; `None` if the mount never had one.
-pub(crate) async fn load(storage: &dyn Storage) -> Result<Option<Found>, Error> {
+///
+/// # Errors
+///
+/// A 400 `foreign_storage` if it was made for another mount; [`Error::Keyring`] if it is missing
+/// although tenants are stored, or cannot be read.
+pub(crate) async fn load(
+    storage: &dyn Storage,
+    guard: &Guard,
+    clock: &dyn Clock,
+) -> Result<Option<Found>, Error> {
+    let found = read(storage).await?;
+    let foreign = found
+        .as_ref()
+        .and_then(|it| it.foreign_to(guard.mount_uuid()));
+    guard.judge(foreign, clock.now())?;
+    Ok(found)
+}
+
+/// Reads the keyring, whoever made it; for who is about to adopt it.
+pub(crate) async fn read(storage: &dyn Storage) -> Result<Option<Found>, Error> {
     // Against the order in which a rotation writes them: one that happens in between shows as
     // unfinished, and not as a copy that has more than the first.
     let second = read_copy(storage, KEYRING_COPY).await?;
@@ -158,7 +220,8 @@ pub(crate) async fn load(storage: &dyn Storage) -> Result<Option<Found>, Error> 
 
 /// Writes what an interrupted change left out, and returns the keyring to work with. A damaged
 /// copy is left to be looked at. The caller holds the mount's lock and is on the active node.
-pub(crate) async fn complete(storage: &dyn Storage, found: Found) -> Keyring {
+pub(crate) async fn complete(storage: &dyn Storage, mut found: Found, guard: &Guard) -> Keyring {
+    found.make_for(guard);
     for (key, holds) in [(KEYRING, &found.first), (KEYRING_COPY, &found.second)] {
         if matches!(holds, Copy::Damaged) {
             continue;
@@ -174,8 +237,13 @@ pub(crate) async fn complete(storage: &dyn Storage, found: Found) -> Keyring {
 
 /// Creates the first keyring. The caller holds the mount's lock, is on the active node, and
 /// [`load`] just said `None`.
-pub(crate) async fn create(storage: &dyn Storage, clock: &dyn Clock) -> Result<Keyring, Error> {
-    let keyring = Keyring::generate(clock.now())?;
+pub(crate) async fn create(
+    storage: &dyn Storage,
+    guard: &Guard,
+    clock: &dyn Clock,
+) -> Result<Keyring, Error> {
+    let maker = Maker::new(guard.mount_uuid());
+    let keyring = Keyring::generate(clock.now())?.made_for(maker);
     for key in [KEYRING, KEYRING_COPY] {
         write(storage, key, &Copy::Absent, &keyring).await?;
     }
@@ -190,19 +258,38 @@ pub(crate) async fn create(storage: &dyn Storage, clock: &dyn Clock) -> Result<K
 /// A 409 `keyring_damaged` if one copy is damaged, else as [`load`].
 pub(crate) async fn load_to_change(
     storage: &dyn Storage,
+    guard: &Guard,
     clock: &dyn Clock,
 ) -> Result<Found, Error> {
-    let Some(found) = load(storage).await? else {
-        return Ok(Found::both(create(storage, clock).await?));
+    let Some(mut found) = load(storage, guard, clock).await? else {
+        return Ok(Found::both(create(storage, guard, clock).await?));
     };
     found.require_undamaged()?;
     match found.missing() {
-        None => Ok(found),
+        None => {
+            found.make_for(guard);
+            Ok(found)
+        }
         Some(key) => {
             write(storage, key, &Copy::Absent, &found.whole).await?;
-            Ok(Found::both(found.whole))
+            Ok(Found::both_for(found.whole, guard))
         }
     }
+}
+
+/// Stores a [`Found::adopted`] keyring. As long as only one copy has it, the storage still counts
+/// as the other mount's. The caller holds the mount's lock and is on the active node.
+///
+/// # Errors
+///
+/// As for [`store_rotated`].
+pub(crate) async fn store_adopted(
+    storage: &dyn Storage,
+    found: &Found,
+    next: &Keyring,
+) -> Result<(), Error> {
+    write(storage, KEYRING, &found.first, next).await?;
+    write(storage, KEYRING_COPY, &found.second, next).await
 }
 
 /// Stores a [`Found::rotated`] keyring; it may seal when this returned. The caller holds the
@@ -314,17 +401,18 @@ mod tests {
     async fn a_keyring_of_a_newer_release_is_not_taken_for_damage() {
         let storage = MemoryStorage::new();
         let clock = ManualClock::starting_at(DateTime::UNIX_EPOCH);
-        let keyring = create(&storage, &clock).await.unwrap();
+        let guard = Guard::new(String::new());
+        let keyring = create(&storage, &guard, &clock).await.unwrap();
         let mut newer = keyring.to_bytes().expose().clone();
         // The last byte of the schema, behind eight of magic.
-        newer[11] += 1;
+        newer[11] = u8::MAX;
         let entry = StorageEntry {
             key: KEYRING.to_owned(),
             value: newer,
             seal_wrap: true,
         };
         storage.put(entry).await.unwrap();
-        let error = load(&storage).await.unwrap_err();
+        let error = load(&storage, &guard, &clock).await.unwrap_err();
         assert!(error.to_string().contains("newer version"), "{error}");
     }
 }

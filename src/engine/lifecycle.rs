@@ -36,7 +36,7 @@ impl SmtpBackend {
     /// Builds the backend of one mount. Touches neither storage nor network.
     #[must_use]
     pub fn new(parts: Parts, info: BackendInfo) -> Self {
-        let (engine, router) = assemble(parts);
+        let (engine, router) = assemble(parts, info.uuid.clone());
         Self {
             info,
             engine,
@@ -55,8 +55,14 @@ impl SmtpBackend {
     #[doc(hidden)]
     pub async fn preflight(&self, mount: &Mount, tenant: &str) -> Option<Preflight> {
         let name = TenantName::parse(tenant).ok()?;
+        let mount = &self.guarded(mount);
         let mut tenant = self.engine.lock_tenant(mount, &name).await.ok()?;
         Some(rotation::preflight(&mut tenant).await)
+    }
+
+    /// Returns the mount with every write passing the guard.
+    fn guarded(&self, mount: &Mount) -> Mount {
+        self.engine.guard.over(mount, &self.engine.parts.clock)
     }
 
     /// Lists the pattern and synopsis of every path, for documentation checks.
@@ -81,13 +87,14 @@ impl Backend for SmtpBackend {
     async fn initialize(&self, mount: &Mount) -> Result<(), Error> {
         // All state is in storage and is read when it is needed. No network here, and no error may
         // leave the mount without its backend: a role that nobody could tell is asked again.
-        self.engine.note_role(mount).await;
+        self.engine.note_role(&self.guarded(mount)).await;
         tracing::info!("mount initialised");
         Ok(())
     }
 
     async fn handle_request(&self, mount: &Mount, request: Request) -> Reply {
         self.engine.emission.note_mount_point(&request.mount_point);
+        let mount = &self.guarded(mount);
         match request.operation {
             Operation::Rollback => {
                 self.engine.tick(mount).await;
@@ -114,6 +121,7 @@ impl Backend for SmtpBackend {
         mount: &Mount,
         request: Request,
     ) -> Result<Option<bool>, Error> {
+        let mount = &self.guarded(mount);
         self.router.exists(&self.engine, mount, request).await
     }
 

@@ -13,6 +13,7 @@ mod counters;
 mod emission;
 mod error;
 mod finding;
+mod guard;
 mod hint;
 mod joined;
 mod keyring;
@@ -48,6 +49,7 @@ use cache::{Records, Role, Single};
 use channels::Channels;
 use config::MountConfig;
 use error::Error;
+use guard::Guard;
 use runner::Rewrap;
 
 pub use lifecycle::SmtpBackend;
@@ -85,6 +87,8 @@ pub struct Engine {
     /// Itself, for tasks that outlive the call in which they begin.
     me: Weak<Self>,
     parts: Parts,
+    /// Through which every write of the mount goes.
+    guard: Arc<Guard>,
     tasks: Tasks,
     /// One per tenant, for every change. Taken before any other lock.
     tenant_locks: KeyedLock,
@@ -115,10 +119,11 @@ pub struct Engine {
 }
 
 impl Engine {
-    fn new(parts: Parts, me: Weak<Self>) -> Self {
+    fn new(parts: Parts, mount_uuid: String, me: Weak<Self>) -> Self {
         Self {
             me,
             parts,
+            guard: Arc::new(Guard::new(mount_uuid)),
             tasks: Tasks::new(),
             tenant_locks: KeyedLock::new(),
             account_locks: KeyedLock::new(),
@@ -174,7 +179,7 @@ impl Engine {
             return Ok(keyring);
         }
         let before = self.keyring.before_get(self.clock());
-        let found = match keys::load(&*mount.storage).await {
+        let found = match keys::load(&*mount.storage, &self.guard, self.clock()).await {
             Ok(Some(found)) => Ok(found),
             Ok(None) => Err(Error::Keyring("the mount has no keyring yet")),
             Err(error) => Err(error),
@@ -194,14 +199,15 @@ impl Engine {
         }
         let _mount_guard = self.mount_lock.lock("keyring").await;
         let before = self.keyring.before_get(self.clock());
-        let Some(found) = keys::load(&*mount.storage).await? else {
-            let keyring = keys::create(&*mount.storage, self.clock()).await?;
+        let storage = &*mount.storage;
+        let Some(found) = keys::load(storage, &self.guard, self.clock()).await? else {
+            let keyring = keys::create(storage, &self.guard, self.clock()).await?;
             let keyring = Arc::new(keyring);
             self.keyring.fill(&keyring, before);
             return Ok(keyring);
         };
         let sealed_with = found.keyring.latest();
-        let keyring = Arc::new(keys::complete(&*mount.storage, found).await);
+        let keyring = Arc::new(keys::complete(storage, found, &self.guard).await);
         if keyring.latest() == sealed_with {
             self.keyring.fill(&keyring, before);
         } else {
@@ -225,6 +231,7 @@ impl Engine {
         let active = mount.active_node().await;
         // What holds for one role is not to be believed in the other. Unknown counts as standby.
         if self.role.note(active.is_ok()) {
+            self.guard.forget();
             self.records.forget_all();
             self.runner.forget();
             self.servers.forget_all();
@@ -258,9 +265,31 @@ impl Engine {
         self.role.note_caching_disabled(disabled.unwrap_or(false));
     }
 
-    /// Refuses on standbys and on mounts that are being removed; asked before anything else of
-    /// every request that changes something.
+    /// Refuses on standbys, on mounts that are being removed and in a storage that another mount has
+    /// made; asked before anything else of every request that changes something.
     async fn require_active(&self, mount: &Mount) -> Result<(), Error> {
+        self.require_active_anywhere(mount).await?;
+        self.require_own_storage(mount).await
+    }
+
+    /// Refuses in a storage that another mount has made.
+    async fn require_own_storage(&self, mount: &Mount) -> Result<(), Error> {
+        if self.guard.is_unread() {
+            // A keyring that is missing or unreadable says nothing of whose it is; whoever needs it
+            // says what is wrong with it.
+            match keys::load(&*mount.storage, &self.guard, self.clock()).await {
+                Ok(_) | Err(Error::Keyring(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match self.guard.foreign() {
+            Some(foreign) => Err(foreign.error()),
+            None => Ok(()),
+        }
+    }
+
+    /// Like [`Engine::require_active`] in anybody's storage: for who adopts it.
+    async fn require_active_anywhere(&self, mount: &Mount) -> Result<(), Error> {
         // Both are round trips to the host: ask at once.
         let tainted = mount.system.tainted();
         let (active, tainted) = tokio::join!(self.require_active_node(mount), tainted);
@@ -300,7 +329,7 @@ impl Engine {
 }
 
 /// Builds the router and the engine of one mount.
-fn assemble(parts: Parts) -> (Arc<Engine>, Router<Engine>) {
-    let engine = Arc::new_cyclic(|me| Engine::new(parts, Weak::clone(me)));
+fn assemble(parts: Parts, mount_uuid: String) -> (Arc<Engine>, Router<Engine>) {
+    let engine = Arc::new_cyclic(|me| Engine::new(parts, mount_uuid, Weak::clone(me)));
     (engine, paths::router())
 }

@@ -22,7 +22,9 @@
 //! What remains: a host opens a door before it says so. If a knock was given up, and its door opens
 //! while a later dial counts, and the host says so only after that dial's handshake, then nothing
 //! tells the two doors apart, and the stream may be behind the wrong one. For that a host must be
-//! late by more than six seconds and then overtake its own answer.
+//! late by more than six seconds and then overtake its own answer. Who uses the storage behind the
+//! door can tell: one that keeps its mount's identifier in it notices another mount's before it reads
+//! a secret or writes anything.
 //!
 //! Source: go-plugin `grpc_broker.go` (`knock`, `muxDial`, `listenForKnocks`),
 //! `internal/grpcmux/blocked_client_listener.go`.

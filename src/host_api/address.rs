@@ -9,6 +9,8 @@ use crate::network::endpoint::{Checked, EndpointError, authority, checked};
 use crate::network::http::Peer;
 use crate::network::policy::{literal, may_be_host_api};
 
+/// The one name that is this machine.
+const LOCALHOST: &str = "localhost";
 /// What an address on a unix socket begins with.
 const UNIX: &str = "unix://";
 /// Longest path of a socket, in bytes. Source: `sun_path` of Linux's `unix(7)`, without its end.
@@ -90,7 +92,7 @@ impl Address {
         match literal(&host) {
             Some(ip) if !may_be_host_api(ip, false) => return Err(AddressError::Never),
             Some(ip) if !may_be_host_api(ip, local) => return Err(AddressError::PlainText),
-            None if local && host != "localhost" => return Err(AddressError::PlainText),
+            None if local && host != LOCALHOST => return Err(AddressError::PlainText),
             Some(_) | None => {}
         }
         Ok(Self {
@@ -100,12 +102,7 @@ impl Address {
     }
 
     fn parse_unix(path: &str) -> Result<Self, AddressError> {
-        let mut segments = path.split('/');
-        // An absolute path begins with an empty segment and has no other.
-        let absolute = segments.next() == Some("");
-        let odd = |segment: &str| matches!(segment, "" | "." | "..");
-        let control = path.contains(char::is_control);
-        if !absolute || control || path.len() > MAX_SOCKET_PATH || segments.any(odd) {
+        if !is_plain_path(path) || path.len() > MAX_SOCKET_PATH {
             return Err(AddressError::SocketPath);
         }
         Ok(Self {
@@ -147,7 +144,7 @@ impl Address {
             },
             Place::Unix(_) => Peer {
                 scheme: Scheme::Http,
-                host: "localhost",
+                host: LOCALHOST,
                 port: Scheme::Http.default_port(),
             },
         }
@@ -162,10 +159,40 @@ impl Address {
     }
 
     /// Reports whether a connection may go to this address of the host: also a name may lead to
-    /// another machine one day, and what is sent there in plain text is a token.
+    /// another machine one day, and what is sent there in plain text is a token. `localhost` is this
+    /// machine whatever a resolver says, because nobody had to name it.
     pub(super) fn allows(&self, ip: IpAddr) -> bool {
-        may_be_host_api(ip, self.peer().scheme == Scheme::Http)
+        let peer = self.peer();
+        may_be_host_api(ip, peer.scheme == Scheme::Http || peer.host == LOCALHOST)
     }
+}
+
+/// Reports whether an address is this machine's loopback.
+pub(super) fn is_local(address: &Address) -> bool {
+    match &address.place {
+        Place::Tcp { host, .. } => match literal(host) {
+            Some(ip) => may_be_host_api(ip, true),
+            None => host == LOCALHOST,
+        },
+        Place::Unix(_) => false,
+    }
+}
+
+/// Reads the path of a directory; a slash at its end means nothing.
+pub(super) fn socket_directory(path: &str) -> Option<PathBuf> {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    is_plain_path(path).then(|| PathBuf::from(path))
+}
+
+/// Reports whether a path is absolute and has no segment that leads elsewhere than it looks.
+fn is_plain_path(path: &str) -> bool {
+    let mut segments = path.split('/');
+    // An absolute path begins with an empty segment and has no other.
+    let absolute = segments.next() == Some("");
+    let odd = |segment: &str| matches!(segment, "" | "." | "..");
+    let mut segments = segments.peekable();
+    let named = segments.peek().is_some();
+    absolute && named && !path.contains(char::is_control) && !segments.any(odd)
 }
 
 impl fmt::Debug for Address {
@@ -259,7 +286,9 @@ mod tests {
         let plain = Address::parse("http://localhost:8200").unwrap();
         assert!(plain.allows(here) && !plain.allows(other));
         let tls = Address::parse("https://localhost:8200").unwrap();
-        assert!(tls.allows(here) && tls.allows(other));
-        assert!(!tls.allows("169.254.169.254".parse().unwrap()));
+        assert!(tls.allows(here) && !tls.allows(other), "nobody named it");
+        let named = Address::parse("https://vault.example:8200").unwrap();
+        assert!(named.allows(here) && named.allows(other));
+        assert!(!named.allows("169.254.169.254".parse().unwrap()));
     }
 }

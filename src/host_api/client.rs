@@ -10,13 +10,19 @@ use zeroize::Zeroizing;
 
 use super::session::Session;
 use super::transport::{Call, Data, Transport};
-use super::{Error, HostApi, HostApiConfig, HostApiOpener, OpenError, Taken};
+use super::{Error, HostApi, HostApiConfig, HostApiOpener, OpenError, Reach, Taken};
 use crate::clock::Clock;
 
-/// Returns what makes clients.
+/// Returns what makes clients, for addresses that `reach` admits.
 #[must_use]
-pub fn opener() -> HostApiOpener {
-    Arc::new(|config, clock| Ok(Arc::new(Client::new(config, clock)?)))
+pub fn opener(reach: Reach) -> HostApiOpener {
+    Arc::new(move |config, clock| {
+        if !reach.admits(&config.address) {
+            let unusable = reach.unusable();
+            return Err(OpenError::OutOfReach { unusable });
+        }
+        Ok(Arc::new(Client::new(config, clock)?))
+    })
 }
 
 /// A way to the host's own API over HTTP.
@@ -31,6 +37,7 @@ struct Client {
 struct Emitted {
     event_id: String,
     hash: String,
+    receipt: String,
 }
 
 /// What the server tells about a mount.
@@ -97,6 +104,7 @@ impl HostApi for Client {
         Ok(Taken {
             event_id: answer.data.event_id,
             hash: answer.data.hash,
+            receipt: answer.data.receipt,
         })
     }
 

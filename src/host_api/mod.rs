@@ -11,6 +11,7 @@
 
 mod address;
 mod client;
+mod reach;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -28,11 +29,13 @@ use crate::network::Fault;
 
 pub use address::{Address, AddressError};
 pub use client::opener;
+pub use reach::Reach;
 
 /// A way to the host's own API that logs in by itself.
 ///
-/// A call takes at most five seconds; logging in before it, and once more if the server refuses the
-/// token, each as long again.
+/// A call takes at most 45 seconds, because a server with one hanging audit device beside a good one
+/// answers after 20 (seen with Vault 2.x); logging in before it, and once more if the server refuses
+/// the token, each as long again. So no request and no tick ever waits for one.
 ///
 /// # Cancel safety
 ///
@@ -56,14 +59,18 @@ pub trait HostApi: fmt::Debug + Send + Sync {
     async fn exempt_keys(&self, mount_point: &str) -> Result<Option<Vec<String>>, Error>;
 }
 
-/// What the server answered to an event: compared with what was meant, because the address may
-/// lead to another server.
+/// What the server answered to an event: compared with what was meant and with what was given out,
+/// because the address may lead to another server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken {
     /// The event's identifier.
     pub event_id: String,
     /// The event's hash.
     pub hash: String,
+    /// What the engine gave out with this very answer. Identifier and hash can be known to others;
+    /// this proves that the answer came through the server, which answers nobody before a device
+    /// took it.
+    pub receipt: String,
 }
 
 /// How to reach the host's own API.
@@ -109,6 +116,16 @@ pub enum OpenError {
     /// The name that the certificate must carry is none.
     #[error("{0}")]
     ServerName(#[from] crate::network::ServerNameError),
+    /// The address is not in reach.
+    #[error(
+        "`address` is neither a loopback address nor named by the plugin's environment ({unusable} \
+         of its entries cannot be used): name it in SMTP_AUDIT_ADDRESSES, a socket's directory in \
+         SMTP_AUDIT_SOCKETS, or write https://127.0.0.1:port"
+    )]
+    OutOfReach {
+        /// How many entries of the environment are neither address nor directory.
+        unusable: usize,
+    },
     /// The HTTP client could not be built.
     #[error("the HTTP client could not be built")]
     Client,

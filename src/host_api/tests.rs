@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Address, Error, HostApi, HostApiConfig, Login, OpenError, Taken, opener};
+use super::{Address, Error, HostApi, HostApiConfig, Login, OpenError, Reach, Taken, opener};
 use crate::clock::{Clock, ManualClock};
 use crate::crypto::Sensitive;
 use crate::network::{CaError, Fault};
@@ -23,7 +24,8 @@ use crate::tasks::Tasks;
 
 const SECRET_ID: &str = "secret-id-of-this-role";
 const PERIODIC: &str = "s.periodic-token";
-const EVENT: &str = r#"{"request_id":"x","data":{"event_id":"01E","hash":"abc","seq":7}}"#;
+const EVENT: &str =
+    r#"{"request_id":"x","data":{"event_id":"01E","hash":"abc","seq":7,"receipt":"r1"}}"#;
 
 /// A server that gives the requests these answers, in order, and the last one for ever.
 #[derive(Clone)]
@@ -203,13 +205,20 @@ fn periodic(address: &str) -> HostApiConfig {
 
 fn open(config: &HostApiConfig, clock: &Arc<ManualClock>) -> Arc<dyn HostApi> {
     let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
-    opener()(config, &clock).unwrap()
+    let reach = Reach::from_env(|name| match name {
+        // Whatever directory a test's socket is in.
+        "SMTP_AUDIT_SOCKETS" => Some(std::env::temp_dir().display().to_string()),
+        "SMTP_AUDIT_ADDRESSES" => Some(String::from("vault.example:8200")),
+        _ => None,
+    });
+    opener(reach)(config, &clock).unwrap()
 }
 
 fn taken() -> Result<Taken, Error> {
     Ok(Taken {
         event_id: "01E".to_owned(),
         hash: "abc".to_owned(),
+        receipt: "r1".to_owned(),
     })
 }
 
@@ -458,7 +467,7 @@ async fn a_huge_answer_is_cut() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_come_ends_after_five_seconds() {
+async fn an_answer_that_does_not_come_ends_after_forty_five_seconds() {
     for reply in [
         "",
         "HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n{\"data\":",
@@ -468,6 +477,7 @@ async fn an_answer_that_does_not_come_ends_after_five_seconds() {
             &app_role(&format!("http://127.0.0.1:{}", server.port)),
             &clock(),
         );
+        let ended = AtomicBool::new(false);
         let hang = async {
             // The login first, then the call; from then on time passes only here.
             server.heard.notified().await;
@@ -475,11 +485,19 @@ async fn an_answer_that_does_not_come_ends_after_five_seconds() {
                 server.heard.notified().await;
             }
             tokio::time::pause();
+            tokio::time::advance(Duration::from_secs(40)).await;
+            // A hanging device beside a good one costs a server 20 seconds.
+            assert!(!ended.load(Ordering::SeqCst), "it waits longer");
             tokio::time::advance(Duration::from_secs(5)).await;
         };
-        let (ended, ()) = tokio::join!(api.emit("smtp/", "acme", 1), hang);
+        let emit = async {
+            let answer = api.emit("smtp/", "acme", 1).await;
+            ended.store(true, Ordering::SeqCst);
+            answer
+        };
+        let (answer, ()) = tokio::join!(emit, hang);
         tokio::time::resume();
-        assert_eq!(ended, Err(Error::Unreachable(Fault::Timeout)));
+        assert_eq!(answer, Err(Error::Unreachable(Fault::Timeout)));
     }
 }
 
@@ -735,10 +753,25 @@ fn what_cannot_be_used_makes_no_client() {
     let clock: Arc<dyn Clock> = clock();
     let mut config = app_role("https://vault.example:8200");
     config.ca_cert = Some("no certificate".to_owned());
-    let opened = opener()(&config, &clock).err();
+    let reach = Reach::from_env(|_name| Some(String::from("vault.example:8200")));
+    let opener = opener(reach);
+    let opened = opener(&config, &clock).err();
     assert_eq!(opened, Some(OpenError::Ca(CaError::Malformed)));
     config.ca_cert = None;
     config.tls_server_name = Some("10.0.0.1".to_owned());
-    let opened = opener()(&config, &clock).err();
+    let opened = opener(&config, &clock).err();
     assert!(matches!(opened, Some(OpenError::ServerName(_))));
+    // What nobody named is not even looked at. The entry is no directory of sockets.
+    for address in [
+        "https://vault.example",
+        "https://10.0.0.5:8200",
+        "unix:///run/a",
+    ] {
+        let opened = opener(&app_role(address), &clock).err();
+        assert_eq!(
+            opened,
+            Some(OpenError::OutOfReach { unusable: 1 }),
+            "{address}"
+        );
+    }
 }

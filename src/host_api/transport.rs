@@ -21,8 +21,10 @@ use crate::network::endpoint::authority;
 use crate::network::http::{builder, fault};
 use crate::network::tls::{client_config, parse_server_name};
 
-/// From resolving the name to the last byte of the answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// From resolving the name to the last byte of the answer. A server that waits for one hanging audit
+/// device beside a good one answers after 20 seconds (seen with Vault 2.x): whoever gave up earlier
+/// would have the good device take the same event again and again.
+const TIMEOUT: Duration = Duration::from_secs(45);
 /// Of it for the connection: what ends here was never sent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a connection is kept without a call.

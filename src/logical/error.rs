@@ -7,6 +7,16 @@ use super::{StorageError, SystemViewError};
 /// Source: OpenBao `sdk/logical/error.go` (`ErrReadOnly`); seen forwarding on OpenBao 2.7.2.
 pub const READ_ONLY: &str = "cannot write to readonly storage";
 
+/// What a host says to every write of a mount that it set up while the plugin could not be started,
+/// and goes on saying after a reload, a tune and a remount of it.
+///
+/// Source: seen with Vault 1.15.5, 1.21.0 and 2.1.0; Vault issue 23159.
+const DURING_SETUP: &str = "cannot write to storage during setup";
+/// What ends that.
+const AFTER_SETUP: &str = "Nothing was stored. A reload does not end this: seal and unseal this \
+                           server, restart it, or let another node become the active one; if \
+                           sys/leader shows no other one after a step-down, seal that node.";
+
 /// Why a request was not answered.
 ///
 /// Every text is shown to the client and written in clear to the host's audit log: no secret, no
@@ -83,6 +93,9 @@ impl From<StorageError> for Error {
                 "conflict",
                 "the entry was changed by someone else at the same time. Try again.",
             ),
+            StorageError::Refused(text) if text.contains(DURING_SETUP) => {
+                Self::Storage(format!("{text}. {AFTER_SETUP}"))
+            }
             StorageError::Refused(text) | StorageError::Unknown(text) => Self::Storage(text),
         }
     }

@@ -14,8 +14,19 @@ use super::{Data, Error, Field, FieldType, Route, UnknownFields};
 const WIDTH: usize = 88;
 
 /// What is said of an endpoint whose acts cannot be undone.
-pub(super) const REFUSES: &str =
-    "Refuses unknown parameters (unknown_field) before anything is done.";
+pub(super) fn refuses(unknown_fields: UnknownFields) -> Option<String> {
+    match unknown_fields {
+        UnknownFields::Warned => None,
+        UnknownFields::Refused => Some(String::from(
+            "Refuses unknown parameters (unknown_field) before anything is done.",
+        )),
+        UnknownFields::RefusedWith(names) => Some(format!(
+            "Refuses misspelt parameters, and with {} every unknown one (unknown_field), before \
+             anything is done.",
+            names.join(", ")
+        )),
+    }
+}
 
 /// Source: Go `sdk/framework/backend.go`, keys of a help response.
 #[derive(Serialize)]
@@ -93,8 +104,8 @@ pub(super) fn of_path<S>(path: &str, engine: &EngineName, route: &Route<S>) -> R
         let names: Vec<&str> = endpoint.operations.iter().map(|it| it.as_str()).collect();
         wrapped(&mut help, 4, &names.join(", "));
         wrapped(&mut help, 8, endpoint.summary);
-        if endpoint.unknown_fields == UnknownFields::Refused {
-            wrapped(&mut help, 8, REFUSES);
+        if let Some(refuses) = refuses(endpoint.unknown_fields) {
+            wrapped(&mut help, 8, &refuses);
         }
     }
     help.push_str("\n## DESCRIPTION\n\n");

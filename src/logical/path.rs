@@ -92,6 +92,10 @@ pub enum UnknownFields {
     /// are a `null` where only a value has a meaning (400 `invalid_field`), and a parameter that
     /// contradicts the path.
     Refused,
+    /// For a path on which settings and such an act are written alike. It is refused as above if the
+    /// request names one of these fields, which make it the act, and if the unknown one is close to
+    /// any field, which may have been meant. Else it is answered with a warning.
+    RefusedWith(&'static [&'static str]),
 }
 
 /// What some operations on a path do.

@@ -1,17 +1,18 @@
-//! What an endpoint refuses whose acts cannot be undone: see [`UnknownFields::Refused`].
+//! What an endpoint refuses whose acts cannot be undone: see [`UnknownFields`].
 //!
 //! Looked for before any value is decoded, so that a misspelt name is told as that and not as the
 //! absence of the one that was meant.
 
 use super::decode::{self, demands};
 use super::path::Captures;
-use super::{Data, Error, Field, Operation};
-
-#[cfg(doc)]
-use super::UnknownFields;
+use super::{Data, Error, Field, Operation, UnknownFields};
 
 /// Names of unknown parameters are the caller's text: so much of one is repeated.
 const MAX_NAME_CHARS: usize = 64;
+/// A name that is so many letters from a field's may have been meant for it; so may one that it
+/// begins with, or that begins with it, of so many letters.
+const CLOSE: usize = 2;
+const STEM: usize = 4;
 
 /// Checks the names of a request's parameters, and that each has a value.
 ///
@@ -22,9 +23,17 @@ const MAX_NAME_CHARS: usize = 64;
 pub(super) fn check(
     declared: &'static [Field],
     captures: &Captures,
-    operation: Operation,
+    (operation, unknown_fields): (Operation, UnknownFields),
     data: &Data,
 ) -> Result<(), Error> {
+    let every = match unknown_fields {
+        UnknownFields::Warned => return Ok(()),
+        UnknownFields::Refused => true,
+        UnknownFields::RefusedWith(names) => {
+            let mut names = names.iter();
+            names.any(|name| data.as_map().contains_key(*name))
+        }
+    };
     let taken = |field: &&Field| {
         let captured = captures.iter().any(|(name, _)| *name == field.name);
         !captured && takes_body(operation)
@@ -37,7 +46,10 @@ pub(super) fn check(
                 return Err(contradicts(capture));
             }
         } else if !taken.iter().any(|field| field.name == name) {
-            return Err(unknown(name, &taken));
+            let (nearest, close) = nearest(name, &taken);
+            if every || close {
+                return Err(unknown(name, nearest));
+            }
         }
     }
     for field in &taken {
@@ -73,13 +85,26 @@ fn contradicts(capture: &str) -> Error {
     )
 }
 
-fn unknown(name: &str, taken: &[&'static Field]) -> Error {
+/// Returns the field that a name is nearest to, and whether it may have been meant.
+fn nearest(name: &str, taken: &[&'static Field]) -> (Option<&'static str>, bool) {
+    let name = folded(&printable(name));
+    let with_distance = taken.iter().map(|field| {
+        let known = folded(field.name);
+        let stem = name.len().min(known.len()) >= STEM
+            && (known.starts_with(&name) || name.starts_with(&known));
+        let distance = distance(&name, &known);
+        (distance, stem || distance <= CLOSE, field.name)
+    });
+    let found: Vec<(usize, bool, &'static str)> = with_distance.collect();
+    let close = found.iter().any(|(_, close, _)| *close);
+    let nearest = found.into_iter().min_by_key(|(distance, ..)| *distance);
+    (nearest.map(|(_, _, name)| name), close)
+}
+
+fn unknown(name: &str, nearest: Option<&str>) -> Error {
     let shown = printable(name);
-    let nearest = taken
-        .iter()
-        .min_by_key(|field| distance(&folded(&shown), &folded(field.name)));
     let hint = match nearest {
-        Some(field) => format!("the nearest one it takes is `{}`", field.name),
+        Some(field) => format!("the nearest one it takes is `{field}`"),
         None => String::from("it takes none"),
     };
     Error::user(
@@ -149,12 +174,38 @@ mod tests {
     ];
 
     fn refused(operation: Operation, body: Value) -> Option<String> {
+        refused_by(UnknownFields::Refused, operation, body)
+    }
+
+    fn refused_by(kind: UnknownFields, operation: Operation, body: Value) -> Option<String> {
         let Value::Object(body) = body else {
             panic!("no object")
         };
         let captures = vec![("tenant", String::from("acme"))];
-        let checked = check(FIELDS, &captures, operation, &Data::from_map(body));
+        let checked = check(FIELDS, &captures, (operation, kind), &Data::from_map(body));
         checked.err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn beside_settings_only_what_may_have_been_meant_is_refused() {
+        const WITH: UnknownFields = UnknownFields::RefusedWith(&["password"]);
+        let refused = |body| refused_by(WITH, Operation::Update, body);
+        for body in [
+            json!({"pasword": "x"}),
+            json!({"Password": "x"}),
+            json!({"passwd": "x"}),
+            json!({"pass": "x"}),
+            json!({"dry-run": true}),
+            json!({"password_": "x"}),
+            json!({"colour": "green", "password": "x"}),
+        ] {
+            let text = refused(body.clone()).unwrap_or_else(|| panic!("{body}"));
+            assert!(text.starts_with("unknown_field: "), "{text}");
+        }
+        assert_eq!(refused(json!({"colour": "green", "policy": "x"})), None);
+        assert!(refused(json!({"password": null})).is_some());
+        let warned = |body| refused_by(UnknownFields::Warned, Operation::Update, body);
+        assert_eq!(warned(json!({"pasword": "x", "password": null})), None);
     }
 
     #[test]

@@ -116,6 +116,7 @@ const fn happened(event: EventName, outcome: Outcome) -> &'static str {
         EventName::RotationPaused => "automatic changes were paused",
         EventName::KeyringRotated => "the keyring was rotated",
         EventName::KeyringTrimmed => "the keyring was trimmed",
+        EventName::StorageAdopted => "the storage of another mount was taken over",
         EventName::SuspiciousActivity => "something suspicious happened",
         EventName::AuditStalled => "automatic changes wait for the audit devices",
         EventName::BatchStarted => "a batch of changes began",

@@ -67,7 +67,7 @@ use tokio::runtime::Builder;
 use vault_plugin_secrets_smtp::clock::SystemClock;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
 use vault_plugin_secrets_smtp::goplugin::Logging;
-use vault_plugin_secrets_smtp::host_api;
+use vault_plugin_secrets_smtp::host_api::{self, Reach};
 use vault_plugin_secrets_smtp::identifiers::RandomIdentifiers;
 use vault_plugin_secrets_smtp::logical::{
     self, Backend, BackendInfo, Data, Mount, Operation, Reply, Request, Response, SpecialPaths,
@@ -217,7 +217,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         identifiers: Arc::new(RandomIdentifiers),
         connector: seed::connector(connector()),
         notifier: notifier(),
-        host_api: host_api::opener(),
+        host_api: host_api::opener(Reach::default()),
         hash_pool: HashPool::new(),
         dev_loopback: true,
     };

@@ -175,8 +175,13 @@ fn what_is_not_acknowledged_is_told_again_with_the_same_identifier() {
         all_delivered(&world, &host, "after the kill").await;
         let lines = world.devices.lines();
         let fourth = |line: &&Value| line["tenant_id"] == "acme" && line["seq"] == 4;
-        let fourth: Vec<&Value> = lines.iter().filter(fourth).collect();
+        let mut fourth: Vec<Value> = lines.iter().filter(fourth).cloned().collect();
         assert_eq!(fourth.len(), 2);
+        let receipts = fourth
+            .iter_mut()
+            .map(|line| line.as_object_mut().unwrap().remove("receipt"));
+        let receipts: Vec<Option<Value>> = receipts.collect();
+        assert_ne!(receipts[0], receipts[1], "each answer has its own");
         assert_eq!(fourth[0], fourth[1], "the same event, not replayed");
     });
 }
@@ -362,6 +367,107 @@ fn an_answer_about_another_event_acknowledges_nothing() {
             ("failing", &json!("audit_wrong_answer"))
         );
         assert_eq!(pointers(&world).await, ["acme"]);
+    });
+}
+
+/// Whoever may write `config/audit` may point it at a server of their own, and whoever may list
+/// events knows what to answer there.
+#[test]
+fn a_server_that_knows_every_event_acknowledges_nothing() {
+    simulate(async {
+        let (world, host, _) = delivering().await;
+        let last = host.events("acme").await.len();
+        let lines = world.devices.lines();
+        let first: &'static str = lines[0]["receipt"].as_str().unwrap().to_owned().leak();
+        rotate_unheard(&world, &host, Does::Knows("")).await;
+        let undelivered = format!("acme/{}", last + 1);
+        for does in [
+            Does::Knows("00000000000000000000000000000000"),
+            // What an earlier answer carried, which was brought back then.
+            Does::Knows(first),
+            Does::Replays,
+            // Fresh, and of this process, but about another event or another log.
+            Does::Borrows("acme/1"),
+            Does::Borrows("-/1"),
+        ] {
+            world.devices.always(Some(does));
+            let asked = world.devices.calls().len();
+            world.later(400).await;
+            host.tick().await;
+            let calls = world.devices.calls();
+            assert!(calls[asked..].contains(&undelivered), "{does:?}: {calls:?}");
+            is_not_acknowledged(&world, &host, last, &format!("{does:?}")).await;
+        }
+        world.devices.always(None);
+        world.later(400).await;
+        host.tick().await;
+        all_delivered(&world, &host, "by the server itself").await;
+    });
+}
+
+/// A receipt proves passage: within a minute, to the process that gave it out, once.
+#[test]
+fn a_receipt_ends_with_its_minute_and_with_its_process() {
+    simulate(async {
+        let (world, host, _) = delivering().await;
+        let last = host.events("acme").await.len();
+        // A device has the line and the answer got lost; somebody else brings it back.
+        let lost = async |what: &str| {
+            let kept = Does::LosesAnswer;
+            world.devices.always(Some(kept));
+            world.later(400).await;
+            host.tick().await;
+            is_not_acknowledged(&world, &host, last, what).await;
+            world.devices.always(Some(Does::Replays));
+        };
+        rotate_unheard(&world, &host, Does::Fails(Error::Failing)).await;
+        lost("lost").await;
+        world.later(61).await;
+        host.tick().await;
+        is_not_acknowledged(&world, &host, last, "after a minute").await;
+        lost("lost again").await;
+        let another = world.sound_process();
+        another.tick().await;
+        is_not_acknowledged(&world, &another, last, "by another process").await;
+        world.devices.always(None);
+        world.later(400).await;
+        another.tick().await;
+        all_delivered(&world, &another, "at the end").await;
+    });
+}
+
+/// A rotation while the way does nothing but this.
+async fn rotate_unheard(world: &World, host: &Host, does: Does) {
+    world.devices.always(Some(does));
+    rotate(world, host).await;
+}
+
+/// Asserts that the first event after number `last` is stored as undelivered, and told so.
+async fn is_not_acknowledged(world: &World, host: &Host, last: usize, what: &str) {
+    let events = host.events("acme").await;
+    assert_eq!(events[last]["delivered"], false, "{what}");
+    assert_eq!(pointers(world).await, ["acme"], "{what}");
+    let (word, delivery) = audit(host).await;
+    assert_eq!(word, "failing", "{what}: {delivery}");
+    let waiting = delivery["undelivered"].as_u64();
+    assert!(waiting >= Some(1), "{what}: {delivery}");
+}
+
+#[test]
+fn a_wrapped_call_is_answered_no_receipt() {
+    simulate(async {
+        let (_world, host, _) = delivering().await;
+        let wrapped = host.write_wrapped("events/emit/acme/1", json!({})).await;
+        wrapped.fails(400, "wrapped_emit");
+        let plain = host.write("events/emit/acme/1", json!({})).await.ok();
+        let again = host.write("events/emit/acme/1", json!({})).await.ok();
+        let receipt = plain.text_of("receipt");
+        assert_eq!(receipt.len(), 32, "{receipt}");
+        assert_ne!(receipt, again.text_of("receipt"), "a fresh one each time");
+        assert!(
+            !EXEMPT_RESPONSE_KEYS.contains(&"receipt"),
+            "hashed in the log"
+        );
     });
 }
 

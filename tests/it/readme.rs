@@ -8,7 +8,7 @@ use std::sync::Arc;
 use vault_plugin_secrets_smtp::audit::EXEMPT_RESPONSE_KEYS;
 use vault_plugin_secrets_smtp::clock::SystemClock;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
-use vault_plugin_secrets_smtp::host_api;
+use vault_plugin_secrets_smtp::host_api::{self, Reach};
 use vault_plugin_secrets_smtp::identifiers::RandomIdentifiers;
 use vault_plugin_secrets_smtp::logical::BackendInfo;
 use vault_plugin_secrets_smtp::notify::notifier;
@@ -41,7 +41,7 @@ fn the_endpoint_table_lists_exactly_the_routes() {
         identifiers: Arc::new(RandomIdentifiers),
         connector: connector(),
         notifier: notifier(),
-        host_api: host_api::opener(),
+        host_api: host_api::opener(Reach::default()),
         hash_pool: HashPool::new(),
         dev_loopback: false,
     };

@@ -252,8 +252,9 @@ async fn a_misspelt_safety_field_changes_nothing() {
     }
     let generated = json!({"username": EMAIL, "password": null});
     for tenant in ["acme", "globex"] {
-        let answer = rig.write(&format!("{tenant}/admin"), generated.clone());
-        assert_refused(&answer.await, 400, "invalid_field");
+        let path = format!("{tenant}/admin");
+        let answer = rig.write(&path, generated.clone()).await;
+        assert_refused(&answer, 400, "invalid_field");
     }
     // The command line sends what a deletion is given as its query.
     let request = rig.api.request("DELETE", &rig.path("acme/admin?cas=7"));

@@ -26,6 +26,7 @@ mod batches;
 mod cluster;
 mod crash;
 mod errors;
+mod foreign;
 mod handover;
 mod harness;
 mod help;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         acl::tests(),
         crash::tests(),
         errors::tests(),
+        foreign::tests(),
         help::tests(),
         openapi::tests(),
         panics::tests(),

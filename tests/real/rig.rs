@@ -1,5 +1,6 @@
 //! A mount of the real plugin in a real server, beside the Mailu stand-in.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,6 +162,34 @@ impl Rig {
         assert!(!self.mailu.password_fits(EMAIL, password));
         let answer = self.mailu.login(EMAIL, password).await;
         assert_eq!(answer, LoginAnswer::Refused);
+    }
+
+    /// Where the host keeps the mount's storage, below `sys/raw`.
+    pub(super) async fn raw_root(&self) -> String {
+        // Its answers are no answers of the plugin's.
+        let api = self.server.api();
+        let mount = api.read(&format!("sys/mounts/{}", self.mount)).await;
+        let uuid = mount.data()["uuid"].as_str().unwrap().to_owned();
+        format!("sys/raw/logical/{uuid}/")
+    }
+
+    /// Every entry of the mount, past the plugin: base64 by where it is kept.
+    pub(super) async fn raw_entries(&self) -> BTreeMap<String, Value> {
+        let api = self.server.api();
+        let (mut folders, mut entries) = (vec![self.raw_root().await], BTreeMap::new());
+        while let Some(folder) = folders.pop() {
+            let listed = api.list(&folder).await;
+            for key in listed.data()["keys"].as_array().unwrap() {
+                let key = format!("{folder}{}", key.as_str().unwrap());
+                if key.ends_with('/') {
+                    folders.push(key);
+                } else {
+                    let entry = api.read(&format!("{key}?encoding=base64")).await;
+                    entries.insert(key, entry.data()["value"].clone());
+                }
+            }
+        }
+        entries
     }
 
     /// Requires that nothing secret of this test is in the server's log, in the audit file or in

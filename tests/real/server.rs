@@ -291,7 +291,11 @@ impl Server {
             "version": version.unwrap_or_default(),
             "command": file.file_name().unwrap().to_str(),
             "sha256": hex::encode(Sha256::digest(fs::read(file).unwrap())),
-            "env": ["SMTP_DEV_ALLOW_LOOPBACK=1", "SMTP_LOG_LEVEL=trace"],
+            "env": [
+                "SMTP_DEV_ALLOW_LOOPBACK=1",
+                "SMTP_LOG_LEVEL=trace",
+                "SMTP_AUDIT_SOCKETS=/proc/self/cwd",
+            ],
         });
         let path = format!("sys/plugins/catalog/secret/{name}");
         self.api().write(&path, entry).await

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
-use vault_plugin_secrets_smtp::host_api;
+use vault_plugin_secrets_smtp::host_api::{self, Reach};
 use vault_plugin_secrets_smtp::identifiers::RandomIdentifiers;
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, MemoryStorage, Mount, Operation, ReplicationState, Reply, Request,
@@ -123,7 +123,7 @@ impl Node {
             identifiers: Arc::new(RandomIdentifiers),
             connector: mail.connector(&life),
             notifier: notifier(),
-            host_api: host_api::opener(),
+            host_api: host_api::opener(Reach::default()),
             hash_pool: HashPool::new(),
             dev_loopback: false,
         };

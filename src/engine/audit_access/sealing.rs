@@ -40,6 +40,31 @@ impl Endpoint {
         ];
         parts.map(|part| format!("{}:{part}", part.len())).join("|")
     }
+
+    /// Returns what it takes to call the host's own API there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Defect`] for an address that was not checked.
+    pub(in crate::engine) fn with(
+        &self,
+        secret: Sensitive<String>,
+    ) -> Result<HostApiConfig, Error> {
+        Ok(HostApiConfig {
+            address: Address::parse(&self.address)
+                .map_err(|_checked| Error::Defect("a stored audit address does not parse"))?,
+            ca_cert: self.ca_cert.clone(),
+            tls_server_name: self.tls_server_name.clone(),
+            login: match &self.login {
+                LoginAs::AppRole { auth_path, role_id } => Login::AppRole {
+                    mount_path: auth_path.clone(),
+                    role_id: role_id.clone(),
+                    secret_id: secret,
+                },
+                LoginAs::Token => Login::Token(secret),
+            },
+        })
+    }
 }
 
 /// Encrypts the secret of a login that may be sent to `endpoint`.
@@ -91,21 +116,7 @@ impl AuditAccess {
         let (Some(loopback), Some(secret)) = (self.loopback(), self.open_secret(keyring)?) else {
             return Err(missing);
         };
-        let endpoint = &loopback.endpoint;
-        Ok(HostApiConfig {
-            address: Address::parse(&endpoint.address)
-                .map_err(|_checked| Error::Defect("a stored audit address does not parse"))?,
-            ca_cert: endpoint.ca_cert.clone(),
-            tls_server_name: endpoint.tls_server_name.clone(),
-            login: match &endpoint.login {
-                LoginAs::AppRole { auth_path, role_id } => Login::AppRole {
-                    mount_path: auth_path.clone(),
-                    role_id: role_id.clone(),
-                    secret_id: secret,
-                },
-                LoginAs::Token => Login::Token(secret),
-            },
-        })
+        loopback.endpoint.with(secret)
     }
 
     /// Encrypts the secret with the newest key; returns whether there was anything to do.

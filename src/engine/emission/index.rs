@@ -9,6 +9,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::open_receipts::OpenReceipts;
 use crate::clock::Clock;
 use crate::host_api::HostApi;
 use crate::keyed_lock::KeyedLock;
@@ -123,6 +124,8 @@ pub(super) struct State {
     pub(super) stall_told: Option<DateTime<Utc>>,
     /// When the mount's tuning is read again, monotonic.
     pub(super) tuning_at: Duration,
+    /// What answers of `events/emit` carried and nobody has brought back yet.
+    pub(super) receipts: OpenReceipts,
 }
 
 impl fmt::Debug for State {

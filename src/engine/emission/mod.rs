@@ -9,8 +9,9 @@
 //! What must stay true:
 //!
 //! - The host writes what `events/emit` answers, and that is what storage holds: nobody can make
-//!   the devices record what did not happen. Only the emitter's own request, or the receipt of a
-//!   flush, acknowledges: whoever else calls `events/emit` adds a line and changes nothing.
+//!   the devices record what did not happen. An answer acknowledges by the receipt that this process
+//!   gave out with it, or that of a flush: knowing an event is not enough, and whoever else calls
+//!   `events/emit` adds a line and changes nothing.
 //! - An answer is an answer only after a device took it. What dies between the answer and the Put
 //!   of the acknowledgement is told again, with the same `event_id`.
 //! - A log (a tenant's, or the mount's) has its pointer in storage as long as it may hold something
@@ -26,6 +27,7 @@ mod announce;
 mod collect;
 mod index;
 mod logs;
+mod open_receipts;
 mod progress;
 mod receipt;
 mod retention;
@@ -46,7 +48,7 @@ use super::Engine;
 use super::error::Error;
 use super::storage::{self, UNDELIVERED};
 use crate::audit::Event;
-use crate::host_api::{self, HostApi};
+use crate::host_api::{self, HostApi, Taken};
 use crate::logical::{Mount, StorageEntry};
 use index::Way;
 use storage::TrailEntry;
@@ -302,7 +304,7 @@ impl Engine {
             () = self.interrupted(way.current) => return Err(Stop::Ending),
         };
         match told {
-            Ok(taken) if taken.event_id == event.event_id && taken.hash == event.hash => {}
+            Ok(taken) if self.is_passage(event, &taken) => {}
             Ok(_) => return Err(Stop::Host(host_api::Error::Unintelligible)),
             // What is refused, or failed at, alone must not keep all others out; what everything
             // meets is no event's fault.
@@ -317,6 +319,15 @@ impl Engine {
             self.emission.note_works(self.clock().now());
         }
         Ok(self.acknowledge(mount, event).await?)
+    }
+
+    /// Reports whether an answer came through the host, and so through a device: it is about this
+    /// event and carries what this process gave out for it within the last minute. What names the
+    /// event can be read by many, so a server of somebody's own could answer that.
+    fn is_passage(&self, event: &Event, taken: &Taken) -> bool {
+        let log = (event.tenant_id.as_str(), event.seq);
+        let given = self.emission.take_back(log, &taken.receipt, self.clock());
+        given && taken.event_id == event.event_id && taken.hash == event.hash
     }
 
     /// Rests after the host could not be told; reports whether to go on.

@@ -11,7 +11,7 @@ use crate::audit::EXEMPT_RESPONSE_KEYS;
 use crate::engine::Engine;
 use crate::engine::audit_access::AuditAccessMode;
 use crate::engine::error::Error;
-use crate::host_api::HostApi;
+use crate::host_api::{HostApi, OpenError};
 use crate::logical::Mount;
 
 /// How often the mount's tuning is read.
@@ -50,8 +50,15 @@ impl Engine {
         }
         let keyring = self.keyring(mount).await?;
         let api = (self.parts.host_api)(&access.open(&keyring)?, &self.parts.clock);
-        api.map(Way::Loopback)
-            .map_err(|_checked| Error::Defect("a stored way to the audit devices does not open"))
+        api.map(Way::Loopback).map_err(|error| match error {
+            // It was in reach when it was written: the environment changed, or the storage moved.
+            OpenError::OutOfReach { .. } => {
+                Error::invalid("audit_out_of_reach", format!("{error}."))
+            }
+            OpenError::Ca(_) | OpenError::ServerName(_) | OpenError::Client => {
+                Error::Defect("a stored way to the audit devices does not open")
+            }
+        })
     }
 
     /// Looks now and then whether the mount shows the events' fields in clear.

@@ -143,6 +143,16 @@ fn of_tenants(text: &mut Text, census: &Census) {
 }
 
 fn of_ticks(text: &mut Text, census: &Census, counters: &Counters) {
+    text.gauge(
+        "smtp_storage_refuses_writes",
+        "Whether the server refused a write of this mount and has stored none since.",
+        census.storage.refused_since.is_some().into(),
+    );
+    text.gauge(
+        "smtp_foreign_storage",
+        "Whether the storage was made by another mount.",
+        census.storage.foreign_since.is_some().into(),
+    );
     text.instant(
         "smtp_last_tick_timestamp_seconds",
         "When the server's last tick was taken, by the wall clock.",

@@ -1,6 +1,7 @@
 //! What clients see: one file per endpoint, one line per route.
 
 mod admin;
+mod adoption;
 mod alerts;
 mod audit_config;
 mod batches;
@@ -56,6 +57,7 @@ pub(super) fn router() -> Router<Engine> {
     routes.extend(tenants::routes());
     routes.extend(batches::routes());
     routes.extend(ops::routes());
+    routes.push(adoption::route());
     routes.extend([mount_status::route(), metrics::route()]);
     routes.extend([
         tenant_config::route(),
@@ -189,8 +191,10 @@ mod tests {
         ("batches/{id}/cancel", "create update"),
         ("config/keyring/rotate", "create update"),
         ("config/keyring/trim", "create update"),
-        ("{tenant}/admin", "create update patch"),
+        ("ops/adopt-storage", "create update"),
+        ("{tenant}/admin", "create"),
         ("{tenant}/admin", "delete"),
+        ("{tenant}/admin", "update patch with password last_rotated"),
         ("{tenant}/destroy", "create update"),
         ("{tenant}/release", "create update"),
         ("{tenant}/reset", "create update"),
@@ -208,6 +212,10 @@ mod tests {
                 let names: Vec<&str> = endpoint.operations.iter().map(|it| it.as_str()).collect();
                 match endpoint.unknown_fields {
                     UnknownFields::Refused => refusing.push((route.pattern, names.join(" "))),
+                    UnknownFields::RefusedWith(with) => {
+                        let names = format!("{} with {}", names.join(" "), with.join(" "));
+                        refusing.push((route.pattern, names));
+                    }
                     UnknownFields::Warned => {}
                 }
             }

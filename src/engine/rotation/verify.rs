@@ -93,7 +93,7 @@ pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, 
 }
 
 /// Writes into the record, in memory, what Mailu showed.
-pub(super) fn conclude(
+pub(in crate::engine::rotation) fn conclude(
     tenant: &mut LockedTenant,
     account: Option<&Account>,
     live: &Live,

@@ -138,6 +138,11 @@ impl Engine {
             }
         }
         self.joined.forget_old(self.clock().monotonic());
+        if let Err(error) = self.require_own_storage(mount).await {
+            // Neither are another mount's events told, nor its passwords changed.
+            tracing::warn!(%error, "nothing is done by itself");
+            return;
+        }
         self.begin_delivery(mount);
         self.begin_emission(mount);
         if std::mem::replace(&mut self.runner.state().listing, true) {

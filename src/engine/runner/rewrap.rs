@@ -169,7 +169,10 @@ impl Engine {
         let _guard = self.mount_lock.lock("rewrap").await;
         self.require_active(mount).await?;
         // A mount without a keyring gets none by a tick.
-        if keys::load(&*mount.storage).await?.is_none() {
+        if keys::load(&*mount.storage, &self.guard, self.clock())
+            .await?
+            .is_none()
+        {
             self.rewrap.settle(wanted);
             return Ok(());
         }

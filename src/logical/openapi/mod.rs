@@ -21,7 +21,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::decode::demands;
-use super::help::REFUSES;
+use super::help::refuses;
 use super::{Data, Endpoint, Field, Operation, Pattern, Route, UnknownFields};
 use schema::Direction;
 
@@ -169,8 +169,8 @@ impl Writer<'_> {
         let mut object = Map::new();
         let mut set = |name: &str, value: Value| object.insert(String::from(name), value);
         set("summary", Value::from(endpoint.summary));
-        if endpoint.unknown_fields == UnknownFields::Refused {
-            set("description", Value::from(REFUSES));
+        if let Some(refuses) = refuses(endpoint.unknown_fields) {
+            set("description", Value::from(refuses));
         }
         set("tags", json!(["secrets"]));
         set("responses", self.responses(&id, endpoint, operation));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::path::Captures;
 use super::{Call, Data, Error, Fields, Mount, Operation, Pattern, Reply, Request, Response};
-use super::{Route, UnknownFields, decode, help, strict};
+use super::{Route, decode, help, strict};
 
 pub use check::RouteError;
 
@@ -189,8 +189,11 @@ impl<S: Send + Sync + 'static> Router<S> {
         }
         let names: Vec<&'static str> = captures.iter().map(|(name, _)| *name).collect();
         let data = std::mem::take(&mut request.data);
-        if endpoint.unknown_fields == UnknownFields::Refused {
-            strict::check(route.fields, &captures, operation, &data)?;
+        let asked = (operation, endpoint.unknown_fields);
+        if let Err(refused) = strict::check(route.fields, &captures, asked, &data) {
+            // The active node may know more than this one: during an upgrade it is the newer.
+            mount.active_node().await?;
+            return Err(refused);
         }
         let decoded = decode::decode(route.fields, &names, operation, data)?;
         let warnings = warnings::of(&decoded, operation);
@@ -289,7 +292,9 @@ fn unsupported<S>(route: &Route<S>, asked: Operation) -> Error {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::{Endpoint, Field, HeldLease, Lease, MemoryStorage, StaticSystemView};
+    use super::super::{
+        Endpoint, Field, HeldLease, Lease, MemoryStorage, StaticSystemView, UnknownFields,
+    };
     use super::*;
 
     /// Answers which pattern was called with what.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use vault_plugin_secrets_smtp::clock::Clock;
 use vault_plugin_secrets_smtp::crypto::Sensitive;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
-use vault_plugin_secrets_smtp::host_api::{self, HostApiOpener};
+use vault_plugin_secrets_smtp::host_api::{self, HostApiOpener, Reach};
 use vault_plugin_secrets_smtp::identifiers::RandomIdentifiers;
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Cluster, Data, Entity, Group, MemoryStorage, Mount, Operation,
@@ -136,7 +136,13 @@ impl Host {
         now: DateTime<Utc>,
         passwords: &[String],
     ) -> Self {
-        Self::start_with(storage, mail, pool, (now, passwords), host_api::opener())
+        Self::start_with(
+            storage,
+            mail,
+            pool,
+            (now, passwords),
+            host_api::opener(Reach::default()),
+        )
     }
 
     /// Starts one whose way to the host's own API is the given one.

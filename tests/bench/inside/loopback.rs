@@ -45,6 +45,7 @@ impl HostApi for Loopback {
         Ok(Taken {
             event_id: text("event_id"),
             hash: text("hash"),
+            receipt: text("receipt"),
         })
     }
 

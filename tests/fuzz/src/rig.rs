@@ -18,7 +18,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use vault_plugin_secrets_smtp::clock::ManualClock;
 use vault_plugin_secrets_smtp::crypto::Sensitive;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
-use vault_plugin_secrets_smtp::host_api;
+use vault_plugin_secrets_smtp::host_api::{self, Reach};
 use vault_plugin_secrets_smtp::identifiers::RandomIdentifiers;
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, Error, MemoryStorage, Mount, Operation, Reply, Request, RequestId,
@@ -224,7 +224,7 @@ impl Rig {
             identifiers: Arc::new(RandomIdentifiers),
             connector: Arc::new(move |_config, _policy| Ok(Arc::clone(&mail) as _)),
             notifier: notifier(),
-            host_api: host_api::opener(),
+            host_api: host_api::opener(Reach::default()),
             hash_pool: HashPool::new(),
             dev_loopback: false,
         };

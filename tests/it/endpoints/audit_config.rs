@@ -208,6 +208,10 @@ fn refused() -> Vec<Value> {
         with(role(), "address", json!("https://vault.example/v1")),
         with(role(), "address", json!("https://u:w@vault.example")),
         with(role(), "address", json!("https://vault.example?x=y")),
+        with(role(), "address", json!("https://10.0.0.5:8200")),
+        with(role(), "address", json!("https://vault.evil.example")),
+        with(role(), "address", json!("https://vault.example:8200")),
+        with(periodic(), "address", json!("unix:///run/docker.sock")),
         with(role(), "address", json!("unix:///run/../api.sock")),
         with(role(), "address", json!("unix://run/api.sock")),
         with(role(), "ca_cert", json!("garbage")),
@@ -421,4 +425,19 @@ async fn an_altered_address_does_not_get_the_secret() {
     assert_eq!(answer.status, 500, "{}", answer.text);
     assert_eq!(rig.storage.snapshot(), before);
     rig.write(PATH, role()).await.ok();
+}
+
+/// What reaches mail servers says nothing about the server's own API.
+#[tokio::test]
+async fn allowed_hosts_neither_opens_nor_closes_an_address() {
+    let rig = Rig::start().await;
+    let allowed = json!({ "allowed_hosts": ["10.0.0.0/8", "vault.evil.example"] });
+    rig.write("config", allowed).await.ok();
+    for address in ["https://10.0.0.5:8200", "https://vault.evil.example"] {
+        let answer = rig.write(PATH, with(role(), "address", json!(address)));
+        let answer = answer.await.fails(400, "invalid_audit_config");
+        assert!(answer.text.contains("SMTP_AUDIT_ADDRESSES"), "{answer:?}");
+    }
+    rig.write(PATH, role()).await.ok();
+    rig.write(PATH, periodic()).await.ok();
 }

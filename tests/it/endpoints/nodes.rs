@@ -25,13 +25,17 @@ const WRITES: [(Operation, &str); 15] = [
     (Operation::Update, "config/keyring/trim"),
 ];
 
-fn body(rig: &Rig) -> serde_json::Value {
-    let mut body = rig.server();
-    body["username"] = json!(EMAIL);
-    body["reason"] = json!("why");
-    body["confirm"] = json!("acme");
-    body["wait"] = json!(5);
-    body
+/// What each of them takes; acts that cannot be undone refuse anything else.
+fn body(rig: &Rig, (operation, path): (Operation, &str)) -> serde_json::Value {
+    match path {
+        "acme/admin" if operation == Operation::Delete => json!({}),
+        "acme/admin" | "new/admin" => json!({ "username": EMAIL }),
+        "acme/rotate" | "acme/undelete" => json!({ "reason": "why" }),
+        "config/keyring/rotate" | "config/keyring/trim" => json!({ "reason": "why" }),
+        "acme/destroy" => json!({ "reason": "why", "confirm": "acme" }),
+        "config" => json!({ "wait": 5 }),
+        _ => rig.server(),
+    }
 }
 
 #[tokio::test]
@@ -46,7 +50,9 @@ async fn a_standby_answers_reads_and_forwards_the_rest_before_anything_is_touche
         let before = rig.storage.snapshot();
         let calls = rig.mailu.journal().len();
         for (operation, path) in WRITES {
-            let answer = standby.send(operation, path, body(&rig)).await;
+            let answer = standby
+                .send(operation, path, body(&rig, (operation, path)))
+                .await;
             answer.fails(0, "read_only");
         }
         // What may lag behind the active node is asked there.
@@ -73,7 +79,9 @@ async fn a_node_that_steps_down_forwards() {
     let before = rig.storage.snapshot();
     let old = rig.settled().await;
     for (operation, path) in WRITES {
-        let answer = rig.send(operation, path, body(&rig)).await;
+        let answer = rig
+            .send(operation, path, body(&rig, (operation, path)))
+            .await;
         // Nothing there to undo, or nothing to change.
         if matches!(path, "acme/undelete" | "config/keyring/trim") {
             continue;
@@ -105,7 +113,9 @@ async fn a_tainted_mount_changes_nothing() {
     let before = rig.storage.snapshot();
     let calls = rig.mailu.journal().len();
     for (operation, path) in WRITES {
-        let answer = tainted.send(operation, path, body(&rig)).await;
+        let answer = tainted
+            .send(operation, path, body(&rig, (operation, path)))
+            .await;
         answer.fails(409, "tainted");
     }
     assert_eq!(rig.storage.snapshot(), before);

@@ -392,6 +392,10 @@ async fn answers_about_batches(document: &mut Document, rig: &Rig) {
     document.call(rig, "get", "/batches/{id}", json!({})).await;
     document.call(rig, "post", "/ops/reindex", json!({})).await;
     document.call(rig, "post", "/ops/sweep", json!({})).await;
+    let adopt = json!({"confirm": "the-mount-before"});
+    document
+        .call(rig, "post", "/ops/adopt-storage", adopt)
+        .await;
     rig.backend.idle().await;
     rig.tick().await;
     rig.mailu.set_password_directly(EMAIL, "foreign");

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use vault_plugin_secrets_smtp::host_api::{Error, HostApi, HostApiConfig, HostApiOpener, Taken};
+use vault_plugin_secrets_smtp::logical::Operation;
 use vault_plugin_secrets_smtp::network::Fault;
 
 use super::engine::Host;
@@ -23,6 +24,12 @@ pub(crate) enum Does {
     Hangs,
     /// Another server answers.
     LiesAbout(&'static str),
+    /// A server of somebody's own answers: it knows the event by heart, and says this as receipt.
+    Knows(&'static str),
+    /// The same with the receipt of another event, which it got by asking for that one.
+    Borrows(&'static str),
+    /// The same with the last receipt that was answered to anybody.
+    Replays,
 }
 
 /// The devices of one world; clones share them.
@@ -44,6 +51,8 @@ struct State {
     mount_points: Vec<String>,
     configs: Vec<HostApiConfig>,
     exempt: Option<Vec<String>>,
+    /// The last receipt that was answered.
+    receipt: String,
 }
 
 impl Devices {
@@ -133,7 +142,10 @@ impl Devices {
             let tenant = line["tenant_id"].as_str().unwrap().to_owned();
             let key = (tenant, line["seq"].as_u64().unwrap());
             let mut line = line;
-            line.as_object_mut().unwrap().remove("replayed");
+            // What differs between two answers about one event.
+            for key in ["replayed", "receipt"] {
+                line.as_object_mut().unwrap().remove(key);
+            }
             if let Some(earlier) = seen.insert(key.clone(), line.clone()) {
                 assert_eq!(earlier, line, "{what}: told differently: {key:?}");
             }
@@ -174,15 +186,33 @@ impl Client {
             403 => return Err(Error::Denied),
             _ => return Err(Error::Refused),
         }
-        self.devices()
-            .lock()
-            .unwrap()
-            .lines
-            .push(answer.data.clone());
+        let receipt = answer.text_of("receipt").to_owned();
+        let devices = self.devices();
+        let mut state = devices.lock().unwrap();
+        state.lines.push(answer.data.clone());
+        state.receipt.clone_from(&receipt);
         Ok(Taken {
             event_id: answer.text_of("event_id").to_owned(),
             hash: answer.text_of("hash").to_owned(),
+            receipt,
         })
+    }
+
+    /// Answers what is stored, without asking the server for it: no device takes anything.
+    async fn by_heart(&self, tenant: &str, seq: u64, receipt: String) -> Taken {
+        let host = self.devices().lock().unwrap().host.clone();
+        let host = host.expect("no process serves");
+        let asked = json!({ "tenant": tenant, "limit": 200 });
+        let read = host.send(Operation::Read, "events", asked).await.ok();
+        let events = read.get("events").as_array().unwrap();
+        let event = events.iter().find(|event| event["seq"] == seq);
+        let event = event.expect("it is stored");
+        let text = |name: &str| event[name].as_str().unwrap().to_owned();
+        Taken {
+            event_id: text("event_id"),
+            hash: text("hash"),
+            receipt,
+        }
     }
 }
 
@@ -210,6 +240,18 @@ impl HostApi for Client {
             Some(Does::LosesAnswer) => {
                 self.request(tenant, seq).await?;
                 return Err(Error::Unreachable(Fault::Broken));
+            }
+            Some(Does::Knows(receipt)) => {
+                return Ok(self.by_heart(tenant, seq, receipt.to_owned()).await);
+            }
+            Some(Does::Borrows(event)) => {
+                let (other, number) = event.split_once('/').unwrap();
+                let borrowed = self.request(other, number.parse().unwrap()).await?;
+                return Ok(self.by_heart(tenant, seq, borrowed.receipt).await);
+            }
+            Some(Does::Replays) => {
+                let receipt = self.devices().lock().unwrap().receipt.clone();
+                return Ok(self.by_heart(tenant, seq, receipt).await);
             }
             Some(Does::LiesAbout(event_id)) => {
                 let mut taken = self.request(tenant, seq).await?;

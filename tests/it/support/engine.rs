@@ -13,7 +13,7 @@ use vault_plugin_secrets_smtp::clock::ManualClock;
 use vault_plugin_secrets_smtp::crypto::{Sensitive, sha256_hex};
 use vault_plugin_secrets_smtp::engine::storage::record::TenantRecord;
 use vault_plugin_secrets_smtp::engine::{Parts, SmtpBackend};
-use vault_plugin_secrets_smtp::host_api;
+use vault_plugin_secrets_smtp::host_api::{self, Reach};
 use vault_plugin_secrets_smtp::identifiers::{Identifiers, RandomIdentifiers};
 use vault_plugin_secrets_smtp::logical::{
     Backend, BackendInfo, Data, Error, MemoryStorage, Mount, Operation, Reply, Request, RequestId,
@@ -413,10 +413,19 @@ pub(crate) fn parts(clock: &Arc<ManualClock>, connector: Connector) -> Parts {
         identifiers: Arc::new(RandomIdentifiers),
         connector,
         notifier: notifier(),
-        host_api: host_api::opener(),
+        host_api: host_api::opener(reach()),
         hash_pool: HashPool::new(),
         dev_loopback: true,
     }
+}
+
+/// What the environment of the tests' processes names.
+fn reach() -> Reach {
+    Reach::from_env(|name| match name {
+        "SMTP_AUDIT_SOCKETS" => Some(String::from("/run/openbao")),
+        "SMTP_AUDIT_ADDRESSES" => Some(String::from("https://vault.example")),
+        _ => None,
+    })
 }
 
 pub(crate) async fn record(storage: &MemoryStorage, tenant: &str) -> Option<TenantRecord> {

@@ -1,7 +1,5 @@
 //! Who calls `events/emit` and `events/ack` with anything made up gets what is stored, or nothing.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::emitter::{Emitter, all_delivered};
@@ -17,31 +15,6 @@ tests! {
 const COLLECTOR: &str = include_str!("../../../scripts/policies/collector.hcl");
 /// What stored events wait for, as the program says it.
 const WAITING: i32 = 4;
-
-/// Every entry of the mount, past the plugin.
-async fn storage(rig: &Rig) -> BTreeMap<String, Value> {
-    // Its answers are no answers of the plugin's.
-    let api = rig.server.api();
-    let mount = api.read(&format!("sys/mounts/{}", rig.mount)).await;
-    let root = format!(
-        "sys/raw/logical/{}/",
-        mount.data()["uuid"].as_str().unwrap()
-    );
-    let (mut folders, mut entries) = (vec![root], BTreeMap::new());
-    while let Some(folder) = folders.pop() {
-        let listed = api.list(&folder).await;
-        for key in listed.data()["keys"].as_array().unwrap() {
-            let key = format!("{folder}{}", key.as_str().unwrap());
-            if key.ends_with('/') {
-                folders.push(key);
-            } else {
-                let entry = api.read(&format!("{key}?encoding=base64")).await;
-                entries.insert(key, entry.data()["value"].clone());
-            }
-        }
-    }
-    entries
-}
 
 /// What everybody is told of it.
 async fn told(rig: &Rig) -> [Value; 3] {
@@ -118,7 +91,7 @@ async fn what_is_made_up_changes_nothing() {
     let foreign = foreign.data()["receipt"].as_str().unwrap().to_owned();
 
     let token = emitter.log_in(&rig).await;
-    let (before, said) = (storage(&rig).await, told(&rig).await);
+    let (before, said) = (rig.raw_entries().await, told(&rig).await);
     // The rotation's two, and that the way was changed.
     assert!(said[0]["undelivered"].as_u64() >= Some(3), "{}", said[0]);
     emits_what_is_stored(&rig, &rig.api).await;
@@ -137,7 +110,7 @@ async fn what_is_made_up_changes_nothing() {
         let answer = token.write(&rig.path(path), json!({})).await;
         assert_eq!(answer.status, 403, "{path}");
     }
-    assert!(before == storage(&rig).await, "storage changed");
+    assert!(before == rig.raw_entries().await, "storage changed");
     assert_eq!(told(&rig).await, said);
     let log = [audit_file(&rig.server)];
     let verdict = auditor.verify(&log, &[]).await;

@@ -7,6 +7,7 @@ mod emitter;
 mod forged;
 mod handover;
 mod killed;
+mod own_server;
 mod refused;
 mod verifier;
 mod wire;
@@ -19,6 +20,7 @@ pub(super) fn tests() -> Vec<crate::harness::Test> {
         forged::tests(),
         handover::tests(),
         killed::tests(),
+        own_server::tests(),
         refused::tests(),
     ];
     tests.into_iter().flatten().collect()

@@ -17,7 +17,7 @@ tests! {
 }
 
 /// Waits until `status` says that deliveries fail for this reason.
-async fn until_failing(rig: &Rig, code: &str) {
+pub(super) async fn until_failing(rig: &Rig, code: &str) {
     within_ticks("deliveries fail", async || {
         let status = rig.read("status").await;
         let status = &status.body["data"];

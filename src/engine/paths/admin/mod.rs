@@ -30,7 +30,8 @@ const USERNAME: Field = Field::text(
 .example("admin@acme.example");
 const WEBMAIL_URL: Field = Field::text("webmail_url", "Where humans log in.")
     .max_bytes(2048)
-    .example("https://mail.acme.example/webmail");
+    .example("https://mail.acme.example/webmail")
+    .resettable();
 const ROTATION_POLICY: Field = Field::text(
     "rotation_policy",
     "When to change the password: a duration such as 180_days, or manual. Default: the mount's \
@@ -153,9 +154,17 @@ pub(super) fn route() -> Route<Engine> {
                 handler: |engine, mount, call| Box::pin(read(engine, mount, call)),
             },
             Endpoint {
-                operations: &[Operation::Create, Operation::Update, Operation::Patch],
-                summary: "Create or update the credential.",
+                operations: &[Operation::Create],
+                summary: "Create the credential.",
                 unknown_fields: UnknownFields::Refused,
+                answers: WRITE_ANSWERS,
+                handler: |engine, mount, call| Box::pin(write(engine, mount, call)),
+            },
+            Endpoint {
+                operations: &[Operation::Update, Operation::Patch],
+                summary: "Create or update the credential.",
+                // With a password it is adopted, which sets aside what was current.
+                unknown_fields: UnknownFields::RefusedWith(&["password", "last_rotated"]),
                 answers: WRITE_ANSWERS,
                 handler: |engine, mount, call| Box::pin(write(engine, mount, call)),
             },

@@ -18,6 +18,7 @@ use crate::engine::config::AuditMode;
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
 use crate::engine::storage::AUDIT_ACCESS;
+use crate::host_api::HostApiConfig;
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, instant,
 };
@@ -183,6 +184,14 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
     let _guard = engine.mount_lock.lock("audit").await;
     let stored = audit_access::read(mount).await?;
     let wanted = wanted::wanted(call, stored.as_ref())?;
+    if let Wanted::Loopback {
+        endpoint,
+        secret: Some(secret),
+    } = &wanted
+    {
+        // Before a first keyring is made for it.
+        require_usable(engine, &endpoint.with(secret.clone())?)?;
+    }
     let keyring = engine.keyring_for_writing(mount).await?;
     let id = engine.identifiers().hex()?;
     let way = match wanted {
@@ -201,12 +210,19 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
     };
     let access = AuditAccess::new(id, engine.clock().now(), way);
     if access.mode() == AuditAccessMode::Loopback {
-        // What cannot be used is refused now and not with the first event. Nobody is called.
-        (engine.parts.host_api)(&access.open(&keyring)?, &engine.parts.clock)
-            .map_err(|error| Error::invalid("invalid_audit_config", format!("{error}.")))?;
+        // Also what was stored before: the environment may have changed since.
+        require_usable(engine, &access.open(&keyring)?)?;
     }
     let change = engine.put_audit_access(mount, &access);
     announced(engine, mount, call, change).await
+}
+
+/// Refuses what cannot be used now and not with the first event. Nobody is called.
+fn require_usable(engine: &Engine, config: &HostApiConfig) -> Result<(), Error> {
+    let opened = (engine.parts.host_api)(config, &engine.parts.clock);
+    opened
+        .map(drop)
+        .map_err(|error| Error::invalid("invalid_audit_config", format!("{error}.")))
 }
 
 async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {

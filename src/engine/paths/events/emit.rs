@@ -29,7 +29,9 @@ pub(super) fn route() -> Route<Engine> {
         description: "Answers the event of this number as it is stored: the server writes it to \
                       its audit devices. What the request carries is ignored, nothing is changed \
                       and nothing counts as delivered by it. The engine's own emitter calls this; \
-                      its token needs nothing else.
+                      its token needs nothing else. The `receipt` is how the emitter tells an \
+                      answer that came through the server from one that did not; a wrapped answer \
+                      is refused.
 
     bao write -f smtp/events/emit/acme/7",
         fields: FIELDS,
@@ -50,9 +52,19 @@ struct Output {
     event: Event,
     /// A device is known to have taken it before.
     replayed: bool,
+    /// Who brings it back has this very answer.
+    receipt: String,
 }
 
 async fn emit(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
+    if call.request.wrap_ttl.is_some() {
+        // The line of a wrapped answer has no data: a receipt from it would prove nothing.
+        return Err(Error::user(
+            "wrapped_emit",
+            "the answer of events/emit must not be wrapped, because then no audit device gets the \
+             event. Repeat it without a wrap TTL, and without min_wrapping_ttl in the policy.",
+        ));
+    }
     let unknown = || {
         Error::status(
             404,
@@ -71,9 +83,11 @@ async fn emit(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let log = log.ok_or_else(unknown)?;
     let found = engine.find_event(&mount, &log, seq).await?;
     let found = found.ok_or_else(unknown)?;
+    let receipt = engine.give_receipt(&found.event)?;
     let output = Output {
         event: found.event,
         replayed: found.delivered,
+        receipt,
     };
     Ok(Some(Response::data(Data::from_serialize(&output)?)))
 }

@@ -91,6 +91,11 @@ const EVENT: &[Field] = &[
         "replayed",
         "By events/emit: whether a device was known to have taken it before.",
     ),
+    Field::text(
+        "receipt",
+        "By events/emit: random, new in every answer, good for a minute and for the emitter only.",
+    )
+    .example("5f0c9b6e3a7d41f2b8e6a1c4d9072f35"),
 ];
 
 /// Every route of events.

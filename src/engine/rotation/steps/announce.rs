@@ -2,15 +2,16 @@
 
 use super::Announced;
 use crate::audit::Outcome;
-use crate::crypto::Sensitive;
+use crate::crypto::{Maker, Sensitive};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Mail};
 use crate::engine::rotation::change::{Change, started_event};
 use crate::engine::rotation::notes::record_failure;
 use crate::engine::rotation::strangers::{self, OTHER_OWNER};
+use crate::engine::rotation::verify::conclude;
 use crate::engine::rotation::{retention, values};
-use crate::engine::storage::record::Intent;
+use crate::engine::storage::record::{Credential, Intent};
 use crate::provider::{Account, EmailAddress, Refusal};
 
 impl Announced {
@@ -52,6 +53,10 @@ impl Announced {
             return Err(error);
         } else if tenant.record.generation == 0 {
             strangers::take_over(&mut tenant.record, seen.as_ref());
+        }
+        if let Some(error) = verify_adopted(&mut tenant, seen.as_ref()).await? {
+            tenant.store().await?;
+            return Err(error);
         }
         if let Err(error) = put_intent(&mut tenant, change, password) {
             record_failure(&mut tenant, change, &error).await;
@@ -103,6 +108,36 @@ fn stranger(tenant: &mut LockedTenant, seen: Option<&Account>) -> Result<Option<
     strangers::note(tenant, &stranger, None)?;
     let unattended = tenant.purpose.is_unattended();
     Ok(unattended.then(|| strangers::error(&tenant.record)))
+}
+
+/// Verifies a tenant whose storage was taken over from another mount since the last proof: what Mailu
+/// holds may have been changed there since the copy was made. A person's change goes on over what is
+/// found; the engine's own does not: its error is returned.
+async fn verify_adopted(
+    tenant: &mut LockedTenant,
+    seen: Option<&Account>,
+) -> Result<Option<Error>, Error> {
+    let adopted = tenant.keyring.maker().and_then(Maker::adopted_at);
+    let credential = tenant.record.credential.as_ref();
+    let current = credential.and_then(Credential::current_version);
+    let (Some(adopted), Some(current), Some(account)) = (adopted, current, seen) else {
+        return Ok(None);
+    };
+    if current.verified_at.is_some_and(|proven| proven > adopted) {
+        return Ok(None);
+    }
+    let live = tenant.find_live(account).await?;
+    conclude(tenant, Some(account), &live)?;
+    let credential = tenant.record.credential.as_ref();
+    let differs = credential.is_some_and(|kept| kept.drift.is_some());
+    Ok((differs && tenant.purpose.is_unattended()).then(|| {
+        Error::conflict(
+            "drift",
+            "this storage was taken over from another mount, and Mailu holds another password than \
+             the stored one. Nothing is changed automatically. Look with <tenant>/verify, then \
+             adopt the live password or write <tenant>/rotate.",
+        )
+    }))
 }
 
 /// Reports whether the credential has no password yet.
