@@ -83,7 +83,8 @@ impl LockedTenant {
         for (found, number, sealed) in order.into_iter().take(most) {
             let password = self.open_password(number, sealed)?;
             self.hash_checks.fetch_add(1, Ordering::Relaxed);
-            match self.engine.parts.hash_pool.check(hash, &password).await {
+            let pool = &self.engine.parts.hash_pool;
+            match pool.check_of(self.server_name(), hash, &password).await {
                 HashCheck::Fits => return Ok(found),
                 HashCheck::DoesNotFit => {}
                 HashCheck::CannotTell(_) => return Ok(Live::CannotTell),

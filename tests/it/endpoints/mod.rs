@@ -1,5 +1,5 @@
 //! The engine's endpoints, file for file as in `src/engine/paths`; `routes` is about all of them,
-//! `cache`, `crowds`, `joining`, `nodes`, `secrets` and `waiting` about what holds on every path.
+//! `cache`, `crowds`, `facts`, `failures`, `joining`, `nodes`, `secrets` and `waiting` about what holds on every path.
 
 mod admin;
 mod alerts;
@@ -9,6 +9,8 @@ mod config;
 mod crowds;
 mod deletion;
 mod events;
+mod facts;
+mod failures;
 mod joining;
 mod keyring;
 pub(crate) mod mount_status;
