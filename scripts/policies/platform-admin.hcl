@@ -1,5 +1,6 @@
 # Runs the mail servers of all tenants: configures, provisions, rotates, watches.
-# Not granted: reading a password (<tenant>/admin, reset, reveal) and destroying one for good.
+# Not granted: reading a password (<tenant>/admin, reset, reveal), destroying one for good, and
+# ending a responder's work (release, cancelling a batch, which may be one of resets).
 
 path "smtp/config" {
   capabilities = ["create", "read", "update", "patch"]
@@ -36,10 +37,6 @@ path "smtp/batches/+" {
   capabilities = ["read"]
 }
 
-path "smtp/batches/+/cancel" {
-  capabilities = ["update"]
-}
-
 path "smtp/status" {
   capabilities = ["read"]
 }
@@ -60,6 +57,8 @@ path "smtp/tenants" {
   capabilities = ["list"]
 }
 
+# Whoever chooses a tenant's endpoint reads its next password: writing this amounts to reading
+# <tenant>/admin after the next change. Each change is a critical event with the old and new host.
 path "smtp/+/config" {
   capabilities = ["create", "read", "update", "patch", "delete"]
 }
@@ -78,10 +77,6 @@ path "smtp/+/rotate" {
 }
 
 path "smtp/+/rollback" {
-  capabilities = ["update"]
-}
-
-path "smtp/+/release" {
   capabilities = ["update"]
 }
 

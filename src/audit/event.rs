@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Response keys whose string values the host's audit devices must write in clear
 /// (`audit_non_hmac_response_keys` of the mount). Numbers are always in clear.
 ///
-/// Not among them, because they may be private: `reason`, `display_name`, `username` and
-/// `incident_id`.
+/// Not among them, because they may be private: see [`PRIVATE_KEYS`].
 pub const EXEMPT_RESPONSE_KEYS: [&str; 20] = [
     "event",
     "event_id",
@@ -29,6 +28,18 @@ pub const EXEMPT_RESPONSE_KEYS: [&str; 20] = [
     "last_rotated",
     "last_vault_rotation",
     "next_rotation",
+];
+
+/// The keys of an event that may be private: covered by `detail_hash`, hashed by the host's audit
+/// devices, and never among [`EXEMPT_RESPONSE_KEYS`]. `username` is in no event, and as private.
+pub const PRIVATE_KEYS: [&str; 7] = [
+    "changed",
+    "display_name",
+    "incident_id",
+    "new_host",
+    "old_host",
+    "reason",
+    "username",
 ];
 
 /// What happened.
@@ -88,6 +99,12 @@ pub enum EventName {
     /// A tenant's server or settings changed.
     #[serde(rename = "smtp_tenant_config_changed")]
     TenantConfigChanged,
+    /// Where a tenant's password and API token are sent was changed, or taken away.
+    #[serde(rename = "smtp_tenant_endpoint_changed")]
+    TenantEndpointChanged,
+    /// The hold of an emergency reset was ended.
+    #[serde(rename = "smtp_hold_released")]
+    HoldReleased,
     /// Automatic rotation of a tenant was paused (outcome `started`) or resumed (`success`).
     #[serde(rename = "smtp_rotation_paused")]
     RotationPaused,
@@ -116,7 +133,7 @@ pub enum EventName {
 
 impl EventName {
     /// Every name.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::Stored,
         Self::Imported,
         Self::RotationStarted,
@@ -135,6 +152,8 @@ impl EventName {
         Self::Destroyed,
         Self::ConfigChanged,
         Self::TenantConfigChanged,
+        Self::TenantEndpointChanged,
+        Self::HoldReleased,
         Self::RotationPaused,
         Self::KeyringRotated,
         Self::KeyringTrimmed,
@@ -167,6 +186,8 @@ impl EventName {
             Self::Destroyed => "smtp_credentials_destroyed",
             Self::ConfigChanged => "smtp_config_changed",
             Self::TenantConfigChanged => "smtp_tenant_config_changed",
+            Self::TenantEndpointChanged => "smtp_tenant_endpoint_changed",
+            Self::HoldReleased => "smtp_hold_released",
             Self::RotationPaused => "smtp_rotation_paused",
             Self::KeyringRotated => "smtp_keyring_rotated",
             Self::KeyringTrimmed => "smtp_keyring_trimmed",
@@ -297,6 +318,12 @@ pub struct NewEvent {
     pub reason: Option<String>,
     /// The incident of an emergency reset.
     pub incident_id: Option<String>,
+    /// The names of the settings that changed.
+    pub changed: Vec<String>,
+    /// Where passwords were sent until now; of a changed endpoint.
+    pub old_host: Option<String>,
+    /// Where they are sent from now on.
+    pub new_host: Option<String>,
     /// The stable code of a failure.
     pub error_code: Option<String>,
     /// The host's identifier of the request, empty for the engine's own work.
@@ -319,6 +346,9 @@ impl NewEvent {
             previous_rotation: None,
             reason: None,
             incident_id: None,
+            changed: Vec::new(),
+            old_host: None,
+            new_host: None,
             error_code: None,
             request_id: String::new(),
         }
@@ -377,6 +407,15 @@ pub struct Event {
     /// The incident of an emergency reset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incident_id: Option<String>,
+    /// The names of the settings that changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<String>,
+    /// Where passwords were sent until now; of a changed endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_host: Option<String>,
+    /// Where they are sent from now on; absent if nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_host: Option<String>,
     /// How it ended.
     pub outcome: Outcome,
     /// The stable code of a failure.
@@ -390,6 +429,13 @@ pub struct Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_private_is_never_in_clear() {
+        for key in PRIVATE_KEYS {
+            assert!(!EXEMPT_RESPONSE_KEYS.contains(&key), "{key}");
+        }
+    }
 
     #[test]
     fn the_name_of_an_event_is_the_one_that_is_stored() {

@@ -65,8 +65,11 @@ impl EventLog {
     ) -> Event {
         let seq = self.seq + 1;
         let details = PrivateFields {
+            changed: &new.changed,
             display_name: &new.actor.display_name,
             incident_id: new.incident_id.as_deref(),
+            new_host: new.new_host.as_deref(),
+            old_host: new.old_host.as_deref(),
             reason: new.reason.as_deref(),
         };
         let mut event = Event {
@@ -88,6 +91,9 @@ impl EventLog {
             previous_rotation: new.previous_rotation,
             reason: new.reason,
             incident_id: new.incident_id,
+            changed: new.changed,
+            old_host: new.old_host,
+            new_host: new.new_host,
             outcome: new.outcome,
             error_code: new.error_code,
             request_id: new.request_id,
@@ -154,9 +160,15 @@ impl fmt::Debug for EventLog {
 /// The fields that stay hidden in the audit log, in alphabetical order.
 #[derive(Serialize)]
 struct PrivateFields<'a> {
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    changed: &'a [String],
     display_name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     incident_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    new_host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    old_host: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
 }

@@ -10,6 +10,7 @@ mod event;
 mod log;
 
 pub use event::{
-    Actor, EXEMPT_RESPONSE_KEYS, Event, EventName, NewEvent, Outcome, RotationType, Severity,
+    Actor, EXEMPT_RESPONSE_KEYS, Event, EventName, NewEvent, Outcome, PRIVATE_KEYS, RotationType,
+    Severity,
 };
 pub use log::{DetailKey, EventLog, MAX_IN_RECORD};

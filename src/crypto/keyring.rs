@@ -36,6 +36,9 @@ const RECEIPT_LABEL: &str = "vault-plugin-secrets-smtp/v1/receipt";
 /// Label of the keys that make hashes of API tokens.
 const TOKEN_LABEL: &str = "vault-plugin-secrets-smtp/v1/token-hash";
 
+/// Separates the keys of imported passwords from every other use of the audit key.
+const PASSWORD_LABEL: &str = "vault-plugin-secrets-smtp/v1/password-hash";
+
 /// Separates the key of callers' tokens from every other use of the audit key.
 const CALLER_LABEL: &str = "vault-plugin-secrets-smtp/v1/caller-hash";
 
@@ -242,6 +245,15 @@ impl Keyring {
     pub fn token_hash(&self, server: &str, token: &Sensitive<String>) -> [u8; 32] {
         let key = derive(&self.audit_key, &canonical(&[TOKEN_LABEL, server]));
         hmac_sha256(key.expose(), token.expose().as_bytes())
+    }
+
+    /// Hashes a password that was imported, so that the same one is recognised when it is given again:
+    /// HMAC-SHA256 under a key of its own. It says nothing about the password elsewhere: the life of
+    /// the tenant is part of what is hashed.
+    #[must_use]
+    pub fn password_hash(&self, incarnation: &str, password: &Sensitive<String>) -> [u8; 32] {
+        let key = derive(&self.audit_key, &canonical(&[PASSWORD_LABEL, incarnation]));
+        hmac_sha256(key.expose(), password.expose().as_bytes())
     }
 
     /// Hashes what a caller's token is told apart by, so that it can be recognised without being

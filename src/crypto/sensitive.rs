@@ -1,4 +1,12 @@
 //! [`Sensitive`]: a value that is never shown and is wiped when dropped.
+//!
+//! Where custody ends. A secret is in a [`Sensitive`], in `logical::Data` or in a
+//! `logical::StorageEntry`, all of which wipe it, from where it arrives to where it leaves. It
+//! arrives in a gRPC message, whose text is wiped once it was read, and in HTTP bodies of a mail
+//! server. It leaves in the message that is given to the gRPC library (an answer with a password;
+//! the keyring on its way to the host's storage) and in the buffers of TLS and HTTP: those are the
+//! libraries', are freed as soon as they are sent, and are not wiped. What is written for them is
+//! written once, into a buffer of its final size.
 
 use std::fmt;
 

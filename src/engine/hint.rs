@@ -207,8 +207,8 @@ fn explain_audit(code: &str) -> (&'static str, &'static str) {
 fn explain_alert(code: &str) -> (&'static str, &'static str) {
     match code {
         "many_reveals" => (
-            "one entity looked at more passwords within an hour than reveals_per_hour in \
-             config/alerts allows",
+            "one entity looked at more passwords, or chose more servers that get them, within an \
+             hour than reveals_per_hour in config/alerts allows",
             "ask the person whether it was them; if not, revoke their tokens and write \
              <tenant>/reset for every tenant they looked at",
         ),
@@ -227,6 +227,14 @@ fn explain_alert(code: &str) -> (&'static str, &'static str) {
              in config/alerts allows",
             "read <tenant>/status for what is refused; find out who keeps asking, or who changed \
              the server",
+        ),
+        "password_tries" => (
+            "somebody gave this tenant five passwords within a day that are not the imported one",
+            "ask the person what for: no further one of that day is compared with anything",
+        ),
+        "password_needs_cas" => (
+            "a password was given for a credential that has another one",
+            "take over one that was set elsewhere with `cas` on <tenant>/admin",
         ),
         "compromised_live" => (
             "a password that an emergency reset had replaced is live again",

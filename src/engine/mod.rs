@@ -12,6 +12,7 @@ mod config;
 mod counters;
 mod emission;
 mod error;
+mod failures;
 mod finding;
 mod guard;
 mod hint;
@@ -97,7 +98,7 @@ pub struct Engine {
     /// One per Mailu server: its admin hashes serially, parallel calls only queue there.
     server_locks: KeyedLock,
     /// For the keyring, the settings, the notification channels, the way to the host's own API, the
-    /// rules of alerts with what they remember, and the mount's own events.
+    /// rules of alerts, and the mount's own events.
     mount_lock: KeyedLock,
     role: Role,
     keyring: Single<Keyring>,
@@ -112,6 +113,7 @@ pub struct Engine {
     records: Records,
     servers: mail::Servers,
     joined: joined::Joined,
+    failures: failures::Failures,
     runner: runner::Runner,
     batches: batch::Batches,
     counters: counters::Counters,
@@ -142,6 +144,7 @@ impl Engine {
             records: Records::new(),
             servers: mail::Servers::default(),
             joined: joined::Joined::default(),
+            failures: failures::Failures::default(),
             runner: runner::Runner::default(),
             batches: batch::Batches::default(),
             counters: counters::Counters::default(),
@@ -235,6 +238,7 @@ impl Engine {
             self.records.forget_all();
             self.runner.forget();
             self.servers.forget_all();
+            self.failures.forget_all();
             self.keyring.forget();
             self.config.forget();
             self.channels.forget();

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Number, Value};
 
+use super::field::wipe;
 use super::fields::Typed;
 use super::{Data, Error, Field, FieldType, Fields, Operation, instant, seconds};
 use crate::crypto::Sensitive;
@@ -37,20 +38,24 @@ pub(super) fn decode(
     declared: &'static [Field],
     captures: &[&'static str],
     operation: Operation,
-    data: Data,
+    mut data: Data,
 ) -> Result<Decoded, Error> {
     let mut values = BTreeMap::new();
     let mut ignored = Vec::new();
     let mut replaced = Vec::new();
-    for (name, value) in data.into_map() {
+    let names: Vec<String> = data.as_map().keys().cloned().collect();
+    for name in names {
         if let Some(capture) = captures.iter().find(|capture| **capture == name) {
             replaced.push(*capture);
         } else if let Some(field) = declared.iter().find(|field| field.name == name) {
+            let value = data.take(&name).unwrap_or_default();
             values.insert(field.name, typed(field, value)?);
         } else {
             ignored.push(name);
         }
     }
+    // What no field takes is wiped: it may be a password under a misspelt name.
+    drop(data);
     let required = declared.iter().filter(|field| field.required);
     for field in required.filter(|_field| demands(operation)) {
         if !captures.contains(&field.name) && is_missing(values.get(field.name)) {
@@ -127,9 +132,12 @@ fn text(field: &Field, value: Value) -> Result<String, Error> {
 }
 
 fn secret(field: &Field, value: Value) -> Result<Sensitive<String>, Error> {
-    let Value::String(text) = value else {
+    let mut value = value;
+    let Value::String(text) = &mut value else {
+        wipe(&mut value);
         return Err(invalid(field, "must be a string"));
     };
+    let text = std::mem::take(text);
     // In custody first: a refused secret is wiped as well.
     let secret = Sensitive::new(text);
     check(field, secret.expose(), char::is_control)?;

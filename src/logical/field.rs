@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use zeroize::Zeroize;
 
 use super::Error;
 
@@ -15,6 +16,25 @@ use super::Error;
 /// `Debug` shows the names only: values may be secrets.
 #[derive(Clone, Default, PartialEq)]
 pub struct Data(Map<String, Value>);
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        // A password in an answer or a request passes through here.
+        for value in self.0.values_mut() {
+            wipe(value);
+        }
+    }
+}
+
+/// Overwrites every text in a value.
+pub(super) fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(items) => items.iter_mut().for_each(wipe),
+        Value::Object(fields) => fields.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
 
 impl Data {
     /// Builds data from any value that serialises to a JSON object.
@@ -52,6 +72,15 @@ impl Data {
         self.0.get(name)?.as_str()
     }
 
+    /// Returns the names of the fields that another of the kind has with another value, or not at
+    /// all.
+    #[must_use]
+    pub fn differing(&self, other: &Self) -> Vec<String> {
+        let fields = self.0.iter();
+        let differing = fields.filter(|(name, value)| other.0.get(*name) != Some(*value));
+        differing.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Returns the data without one field: stored entries carry some that no answer shows.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
@@ -71,9 +100,9 @@ impl Data {
         &self.0
     }
 
-    /// Gives up the object, so that decoding moves secrets instead of copying them.
-    pub(super) fn into_map(self) -> Map<String, Value> {
-        self.0
+    /// Takes a field out, so that decoding moves secrets instead of copying them.
+    pub(super) fn take(&mut self, name: &str) -> Option<Value> {
+        self.0.remove(name)
     }
 }
 

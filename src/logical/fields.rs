@@ -262,6 +262,11 @@ impl Fields {
         Sensitive::new(bytes)
     }
 
+    /// Returns the names of the fields that the request names.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.values.keys().copied()
+    }
+
     /// Reports whether the request names no declared field.
     #[must_use]
     pub fn is_empty(&self) -> bool {

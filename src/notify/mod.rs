@@ -79,6 +79,12 @@ pub struct Message {
     pub error: Option<Explained>,
     /// What was found in the way of a coming change, gravest first.
     pub findings: Vec<Explained>,
+    /// The names of the settings that changed.
+    pub changed: Vec<String>,
+    /// Where passwords were sent until now; of a changed endpoint.
+    pub old_host: Option<String>,
+    /// Where they are sent from now on.
+    pub new_host: Option<String>,
     /// Free text: the incident an emergency reset belongs to.
     pub incident_id: Option<String>,
     /// Free text: why somebody did it.

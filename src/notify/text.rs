@@ -48,6 +48,10 @@ pub(super) fn render(message: &Message) -> Text {
         previous.map(|number| number.to_string()),
     );
     add("Next change", message.next_rotation.map(minute));
+    let changed = (!message.changed.is_empty()).then(|| plain(&message.changed.join(", ")));
+    add("Changed", changed);
+    add("Old server", message.old_host.as_deref().map(plain));
+    add("New server", message.new_host.as_deref().map(plain));
     let wrong = message.error.iter().chain(&message.findings);
     let written = [
         ("Incident", message.incident_id.as_deref()),
@@ -112,7 +116,9 @@ const fn happened(event: EventName, outcome: Outcome) -> &'static str {
         EventName::Undeleted => "the credential was taken back",
         EventName::Destroyed => "the credential was destroyed",
         EventName::ConfigChanged => "the mount's settings were written",
-        EventName::TenantConfigChanged => "the tenant's server was written",
+        EventName::TenantConfigChanged => "the tenant's settings were written",
+        EventName::TenantEndpointChanged => "the tenant's passwords are sent to another server now",
+        EventName::HoldReleased => "the hold of an emergency reset was ended",
         EventName::RotationPaused => "automatic changes were paused",
         EventName::KeyringRotated => "the keyring was rotated",
         EventName::KeyringTrimmed => "the keyring was trimmed",
@@ -136,7 +142,8 @@ fn rule(message: &Message) -> &str {
 fn suspicion(rule: &str) -> (&'static str, &'static str) {
     match rule {
         "many_reveals" => (
-            "somebody looked at many passwords within an hour, this tenant's among them",
+            "somebody looked at many passwords, or chose the servers that get them, within an hour, \
+             this tenant's among them",
             "Ask the person now. If it was not them, revoke their tokens and reset every password \
              they saw.",
         ),
@@ -152,6 +159,10 @@ fn suspicion(rule: &str) -> (&'static str, &'static str) {
         "repeated_refusals" => (
             "Mailu keeps refusing changes of the password",
             "Look at the tenant's status for the cause, and at its events for who keeps asking.",
+        ),
+        "password_tries" => (
+            "somebody tries passwords to learn whether they are stored",
+            "Ask the person what for. No further one of that day is compared with anything.",
         ),
         "stale_storage" => (
             "somebody else writes the account, or Vault's storage went back in time",
@@ -184,6 +195,10 @@ fn advice(message: &Message) -> &'static str {
         Some(EventName::DriftDetected) => {
             "Find out who changed it. A rotation overwrites it; an emergency reset makes every \
              earlier password unusable."
+        }
+        Some(EventName::TenantEndpointChanged) => {
+            "Whoever chooses the server reads the next password. Ask the person now; if it was not \
+             them, write the right server back, revoke their tokens and reset the password."
         }
         Some(
             EventName::Rotated
@@ -315,6 +330,9 @@ pub(super) fn example() -> Message {
         next_rotation: Some(at(1_800_000_000)),
         error: Some(explained("mailu_unreachable")),
         findings: vec![explained("unreachable")],
+        changed: Vec::new(),
+        old_host: None,
+        new_host: None,
         incident_id: Some(String::from("INC-7")),
         reason: Some(String::from("yearly change")),
         display_name: String::from("userpass-alice"),

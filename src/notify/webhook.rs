@@ -104,6 +104,12 @@ struct Document<'a> {
     next_rotation: Option<DateTime<Utc>>,
     error: Option<Note<'a>>,
     findings: Vec<Note<'a>>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    changed: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    old_host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    new_host: Option<&'a str>,
     incident_id: Option<&'a str>,
     reason: Option<&'a str>,
     display_name: &'a str,
@@ -142,6 +148,9 @@ fn document(message: &Message) -> Result<Vec<u8>, serde_json::Error> {
         next_rotation: message.next_rotation,
         error: message.error.as_ref().map(Note::from),
         findings: message.findings.iter().map(Note::from).collect(),
+        changed: &message.changed,
+        old_host: message.old_host.as_deref(),
+        new_host: message.new_host.as_deref(),
         incident_id: message.incident_id.as_deref(),
         reason: message.reason.as_deref(),
         display_name: &message.display_name,

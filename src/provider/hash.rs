@@ -1,5 +1,4 @@
-//! [`StoredHash`]: does the hash a mail server stores fit a password? And [`HashPool`], which
-//! keeps that work off the request threads.
+//! [`StoredHash`]: does the hash a mail server stores fit a password?
 //!
 //! This is the engine's proof: offline, without a login and without Mailu's limiters. What must
 //! stay true: only a computed mismatch is [`HashCheck::DoesNotFit`]; whatever cannot be computed
@@ -10,8 +9,6 @@
 //! is given the padded base64 of HMAC-SHA256(key = salt text, message = password).
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine as _;
 use base64::alphabet::BCRYPT;
@@ -19,7 +16,6 @@ use base64::engine::general_purpose::{GeneralPurpose, NO_PAD, STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::crypto::Sensitive;
@@ -103,7 +99,7 @@ impl StoredHash {
     /// Computes whether this hash fits `password`.
     ///
     /// Takes about 0.2 s at 12 rounds and up to some seconds at 16: call it through
-    /// [`HashPool::check`] from async code.
+    /// [`HashPool::check`](super::HashPool::check) from async code.
     #[must_use]
     pub fn check(&self, password: &Sensitive<String>) -> HashCheck {
         let parts = match Parts::parse(self.0.expose()) {
@@ -187,102 +183,6 @@ fn decode<const N: usize>(text: &str) -> Result<[u8; N], NoVerdict> {
         .ok()
         .and_then(|bytes| bytes.try_into().ok())
         .ok_or(NoVerdict::Malformed)
-}
-
-/// A bounded pool for hash checks: at most half of the cores compute at a time.
-///
-/// Cheap to clone; clones share the bound.
-#[derive(Clone, Debug)]
-pub struct HashPool {
-    places: Arc<Semaphore>,
-    most: usize,
-    checks: Arc<AtomicU64>,
-    inline: bool,
-}
-
-/// How a pool is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HashPoolUse {
-    /// Checks that may run at a time.
-    pub places: usize,
-    /// Checks that run now.
-    pub busy: usize,
-    /// Checks that were begun so far.
-    pub checks: u64,
-}
-
-impl HashPool {
-    /// Creates a pool of half the cores, at least one.
-    #[must_use]
-    pub fn new() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self::with_places(cores / 2)
-    }
-
-    /// Creates a pool in which at most `places` checks (at least one) run at a time.
-    #[must_use]
-    pub fn with_places(places: usize) -> Self {
-        let most = places.clamp(1, Semaphore::MAX_PERMITS);
-        Self {
-            places: Arc::new(Semaphore::new(most)),
-            most,
-            checks: Arc::default(),
-            inline: false,
-        }
-    }
-
-    /// Creates a pool of one place that computes on the calling task, without a thread: for
-    /// simulations, which are to do the same twice. Blocks everything else meanwhile.
-    #[must_use]
-    pub fn inline() -> Self {
-        Self {
-            inline: true,
-            ..Self::with_places(1)
-        }
-    }
-
-    /// Tells how the pool is used now.
-    #[must_use]
-    pub fn usage(&self) -> HashPoolUse {
-        HashPoolUse {
-            places: self.most,
-            busy: self.most.saturating_sub(self.places.available_permits()),
-            checks: self.checks.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Checks `password` against `hash` on a blocking thread ([`HashPool::inline`]: on this one),
-    /// waiting for a free place.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future gives up the place in the queue. A computation that has begun runs to
-    /// its end, keeps its place until then, and its result is dropped.
-    pub async fn check(&self, hash: &StoredHash, password: &Sensitive<String>) -> HashCheck {
-        // The semaphore is never closed; a refusal to run proves nothing either way.
-        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
-            return HashCheck::CannotTell(NoVerdict::NotRun);
-        };
-        self.checks.fetch_add(1, Ordering::Relaxed);
-        if self.inline {
-            return hash.check(password);
-        }
-        let hash = hash.clone();
-        let password = password.clone();
-        tokio::task::spawn_blocking(move || {
-            let verdict = hash.check(&password);
-            drop(place);
-            verdict
-        })
-        .await
-        .unwrap_or(HashCheck::CannotTell(NoVerdict::NotRun))
-    }
-}
-
-impl Default for HashPool {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 #[cfg(test)]
@@ -396,24 +296,5 @@ mod tests {
         assert_eq!(hash.fingerprint(), same.fingerprint());
         let other = StoredHash::new(VECTORS[1].1.to_owned());
         assert_ne!(hash.fingerprint(), other.fingerprint());
-    }
-
-    #[tokio::test]
-    async fn the_pool_answers_all_with_a_single_place() {
-        let pool = HashPool::with_places(0);
-        let (password, text) = VECTORS[0];
-        let hash = StoredHash::new(text.to_owned());
-        let good = Sensitive::new(password.to_owned());
-        let bad = Sensitive::new("other".to_owned());
-        let (one, two, three) = tokio::join!(
-            pool.check(&hash, &good),
-            pool.check(&hash, &bad),
-            pool.check(&hash, &good)
-        );
-        assert_eq!(
-            (one, two, three),
-            (HashCheck::Fits, HashCheck::DoesNotFit, HashCheck::Fits)
-        );
-        assert_eq!(pool.places.available_permits(), 1);
     }
 }

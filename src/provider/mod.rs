@@ -8,6 +8,7 @@
 
 mod error;
 mod hash;
+mod hash_pool;
 mod mailu;
 pub mod marker;
 mod registry;
@@ -25,7 +26,8 @@ pub use crate::network::{
     parse_server_name,
 };
 pub use error::{Refusal, Trouble};
-pub use hash::{HashCheck, HashPool, HashPoolUse, NoVerdict, StoredHash};
+pub use hash::{HashCheck, NoVerdict, StoredHash};
+pub use hash_pool::{HashPool, HashPoolUse};
 pub use registry::{ConnectError, Connector, MailuConfig, ProviderConfig, check_token, connector};
 
 /// What became of a call that changes something.

@@ -151,7 +151,7 @@ async fn a_standby_leaves_everything_else_to_the_active_node() {
     };
     write("acme/config", standby.server_config(), 1).await;
     let created = write("acme/admin", json!({"username": EMAIL}), 1).await;
-    assert_eq!(created.data()["proof"], "login");
+    assert_eq!(created.data()["proof"], "hash");
     assert_eq!(password_writes(&active), 1);
     let rotated = write("acme/rotate", json!({"reason": "a test"}), 1).await;
     assert_eq!(rotated.data()["version"], 2);

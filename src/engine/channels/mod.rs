@@ -30,7 +30,7 @@ const PAGE: usize = 100;
 
 /// What a channel is told unless its `events` say otherwise; failures only when they are critical,
 /// and of grave drift the drift alone: the alert about it tells nothing more.
-const BY_DEFAULT: [EventName; 11] = [
+const BY_DEFAULT: [EventName; 12] = [
     EventName::RotationNotice,
     EventName::Rotated,
     EventName::RotationFailed,
@@ -42,6 +42,7 @@ const BY_DEFAULT: [EventName; 11] = [
     EventName::BatchEnded,
     EventName::AuditStalled,
     EventName::SuspiciousActivity,
+    EventName::TenantEndpointChanged,
 ];
 
 /// One stored channel.

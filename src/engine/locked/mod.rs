@@ -27,7 +27,8 @@ use super::schedule;
 use super::storage::record::{Credential, TenantRecord};
 use super::storage::{self, MAX_RECORD_BYTES};
 use super::tenant::TenantName;
-use crate::audit::{Event, NewEvent};
+use super::watch;
+use crate::audit::{Event, EventName, NewEvent, Outcome};
 use crate::crypto::Keyring;
 use crate::keyed_lock::KeyGuard;
 use crate::logical::{Mount, Storage, StorageEntry, StorageError};
@@ -121,7 +122,8 @@ impl Engine {
         let config = self.config(mount).await?;
         let keyring = self.keyring_for_writing(mount).await?;
         let stored = read_bytes(&*mount.storage, name.as_str()).await?;
-        let record = self.decode_or_new(name, stored.as_deref())?;
+        let mut record = self.decode_or_new(name, stored.as_deref())?;
+        self.failures.add_to(name, &mut record);
         let pointers = pointer::pointers(&record)?;
         // A pause that is over and still stored counts: nobody has taken its end into account.
         let rested = record.pause.is_some() || schedule::rests(&record, self.clock().now());
@@ -215,12 +217,36 @@ impl LockedTenant {
         }
     }
 
+    /// Returns what the tenant's mail server is told apart by; empty if there is none.
+    pub(super) fn server_name(&self) -> &str {
+        let server = self.record.server.as_ref();
+        server.map_or("", |server| &server.mailu_url)
+    }
+
     /// Appends an event to the record; it becomes true with the next [`LockedTenant::store`].
     pub(super) fn record_event(&mut self, event: NewEvent) -> Result<Event, Error> {
         let lineage = self.record.lineage.clone();
         let id = self.engine.identifiers().ulid(event.timestamp)?;
         let log = &mut self.record.log;
-        Ok(log.append(self.name.as_str(), (&lineage, id), &*self.keyring, event))
+        let event = log.append(self.name.as_str(), (&lineage, id), &*self.keyring, event);
+        if is_answer(&event) {
+            self.record.tally.note_answer(&event);
+        }
+        Ok(event)
+    }
+
+    /// Keeps failures that were counted in the record, without storing them. Returns false if they
+    /// have to be stored now.
+    pub(super) fn put_failures_off(&self) -> bool {
+        let now = self.engine.clock().monotonic();
+        let known = self.stored.is_some();
+        known && !self.engine.failures.keep(&self.name, &self.record, now)
+    }
+
+    /// Reports whether one more refusal is to be told as suspicious.
+    pub(super) fn tells_of_refusal(&self, code: &str) -> bool {
+        let now = self.engine.clock().now();
+        watch::is_refusal_told(self.suspicion.rules(), &self.record, code, now)
     }
 
     /// Makes the record true.
@@ -316,6 +342,7 @@ impl LockedTenant {
         super::joined::note_stored();
         self.rested = rests;
         self.count(is_new);
+        self.engine.failures.stored(&self.name);
         self.events_are_true();
         self.engine.events_stored(self.name.as_str(), &events);
         self.engine.wake_emission(&self.mount);
@@ -410,11 +437,27 @@ impl LockedTenant {
         *self.record = self
             .engine
             .decode_or_new(&self.name, self.stored.as_deref())?;
+        self.engine.failures.add_to(&self.name, &mut self.record);
         self.pointers = pointer::pointers(&self.record)?;
         self.stored_seq = self.record.log.seq();
         self.accounts.clear();
         self.suspicion.forget();
         Ok(())
+    }
+}
+
+/// Reports whether a request that is sent again is answered with this event once more.
+const fn is_answer(event: &Event) -> bool {
+    match event.event {
+        EventName::RotationPaused => true,
+        EventName::Stored
+        | EventName::Imported
+        | EventName::Adopted
+        | EventName::Rotated
+        | EventName::RolledBack
+        | EventName::Rehomed
+        | EventName::EmergencyReset => matches!(event.outcome, Outcome::Success),
+        _ => false,
     }
 }
 

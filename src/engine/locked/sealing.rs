@@ -9,6 +9,12 @@ use crate::engine::storage;
 use crate::engine::storage::record::{Server, TenantRecord};
 
 impl LockedTenant {
+    /// Returns what an imported password is recognised by, in hex.
+    pub(in crate::engine) fn password_hash(&self, password: &Sensitive<String>) -> String {
+        let incarnation = &self.record.incarnation;
+        hex::encode(self.keyring.password_hash(incarnation, password))
+    }
+
     /// Encrypts a password as the version with this number, bound to the record's endpoint.
     pub(in crate::engine) fn seal_password(
         &self,

@@ -1,4 +1,7 @@
 //! Alerts about a record's new events, appended in the Put that stores them.
+//!
+//! Nobody waits here for another tenant: of two looks of one entity at the same time both may be the
+//! one that is told.
 
 use std::sync::Arc;
 
@@ -6,7 +9,6 @@ use super::LockedTenant;
 use crate::audit::{Event, EventName};
 use crate::engine::error::Error;
 use crate::engine::watch::{self, Rule, Rules};
-use crate::keyed_lock::KeyGuard;
 
 /// What a locked tenant knows of the rules.
 #[derive(Debug)]
@@ -15,9 +17,6 @@ pub(super) struct Suspicion {
     /// Alerts in the record that is about to be stored, to be remembered once it is: who, and
     /// which.
     given: Vec<(String, String)>,
-    /// Held until the record's fate is known, so that of two looks of one entity at different
-    /// tenants the second knows whether the first was told.
-    guard: Option<KeyGuard>,
 }
 
 impl Suspicion {
@@ -25,14 +24,17 @@ impl Suspicion {
         Self {
             rules,
             given: Vec::new(),
-            guard: None,
         }
+    }
+
+    /// Returns the rules.
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// The record was not stored: nothing was given.
     pub(super) fn forget(&mut self) {
         self.given.clear();
-        self.guard = None;
     }
 }
 
@@ -44,7 +46,7 @@ impl LockedTenant {
         let events = self.record.log.events().iter();
         let new: Vec<Event> = events.filter(|event| event.seq > known).cloned().collect();
         for event in &new {
-            let mut found = watch::by_record(&self.suspicion.rules, &self.record, event);
+            let mut found = watch::by_record(&self.suspicion.rules, &mut self.record, event);
             found.extend(self.by_memory(event).await);
             for rule in found {
                 let alert = rule.alert(event);
@@ -63,15 +65,18 @@ impl LockedTenant {
     /// What the rules make of an event that need what happened at other tenants.
     async fn by_memory(&mut self, event: &Event) -> Option<Rule> {
         let rules = Arc::clone(&self.suspicion.rules);
-        if event.event == EventName::Revealed && rules.settings.reveals_per_hour > 0 {
-            self.wait_for(&event.user_id).await;
+        // Whoever chooses an endpoint reads the next password: that is as good as a look.
+        let sees = matches!(
+            event.event,
+            EventName::Revealed | EventName::TenantEndpointChanged
+        );
+        if sees && rules.settings.reveals_per_hour > 0 {
             let noted = self.engine.note_reveal(&self.mount, &event.user_id, &rules);
             return noted
                 .await
                 .then(|| self.give(event, Rule::ManyReveals, Rule::ManyReveals.code()));
         }
         let alert = watch::unmatched_incident(&rules, event)?;
-        self.wait_for(&event.user_id).await;
         let asked = self.engine.was_given(&self.mount, &event.user_id, &alert);
         (!asked.await).then(|| self.give(event, Rule::IncidentUnmatched, &alert))
     }
@@ -82,20 +87,10 @@ impl LockedTenant {
         rule
     }
 
-    /// Waits for other tenants' records about the same entity. Whoever holds such a lock takes no
-    /// other one of them, so nobody waits for each other.
-    async fn wait_for(&mut self, who: &str) {
-        if self.suspicion.guard.is_none() {
-            let key = format!("watch {who}");
-            self.suspicion.guard = Some(self.engine.mount_lock.lock(&key).await);
-        }
-    }
-
     /// The record was stored: its alerts are not given again.
     pub(super) async fn alerts_are_true(&mut self) {
         for (who, alert) in std::mem::take(&mut self.suspicion.given) {
             self.engine.note_given(&self.mount, &who, &alert).await;
         }
-        self.suspicion.guard = None;
     }
 }

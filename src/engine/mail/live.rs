@@ -88,7 +88,8 @@ impl LockedTenant {
             }
             let password = self.open_password(number, sealed)?;
             self.hash_checks += 1;
-            match self.engine.parts.hash_pool.check(hash, &password).await {
+            let pool = &self.engine.parts.hash_pool;
+            match pool.check_of(self.server_name(), hash, &password).await {
                 HashCheck::Fits => {
                     found = live;
                     break;

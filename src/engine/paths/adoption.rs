@@ -8,7 +8,7 @@ use super::actor;
 use crate::audit::{Event, EventName, Severity};
 use crate::engine::Engine;
 use crate::engine::error::Error;
-use crate::engine::joined::{Kept, WorkKey};
+use crate::engine::joined::Kept;
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields,
 };
@@ -81,7 +81,7 @@ async fn adopt(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let mut event = engine.mount_event(EventName::StorageAdopted, caller, &call.request);
     event.severity = Severity::Critical;
     event.reason = super::optional_text(&call, "reason");
-    let key = WorkKey::of_mount("adopt-storage", &event).with_detail(&confirm);
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let told: Option<Event> = worker.adopt_storage(&mount, &confirm, event).await?;
@@ -93,5 +93,5 @@ async fn adopt(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         };
         Ok::<_, Error>(Some(Response::data(Data::from_serialize(&output)?)))
     };
-    Ok(engine.join(&config, key, Kept::ForRepeats, work).await?)
+    Ok(engine.join(&config, key, work).await?)
 }

@@ -125,6 +125,12 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
     let keyring = engine.keyring_for_writing(mount).await?;
     let actor = super::actor(&call.request);
     let mut event = engine.mount_event(EventName::ConfigChanged, actor, &call.request);
+    let old = Data::from_serialize(&before.unwrap_or_default())?;
+    let changed = Data::from_serialize(&rules.settings)?.differing(&old);
+    event.changed = changed
+        .iter()
+        .map(|name| format!("alerts.{name}"))
+        .collect();
     engine.announce_mount_event(mount, &keyring, &event).await?;
     let bytes = storage::encode(&rules.settings)?;
     let put = mount

@@ -191,6 +191,7 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
     let keyring = engine.keyring_for_writing(mount).await?;
     let actor = super::actor(&call.request);
     let mut entry = engine.mount_event(EventName::ConfigChanged, actor, &call.request);
+    entry.changed = Data::from_serialize(&config)?.differing(&Data::from_serialize(&*before)?);
     engine.announce_mount_event(mount, &keyring, &entry).await?;
     let bytes = storage::encode(&config)?;
     let put = mount

@@ -158,6 +158,18 @@ fn event_of(call: &Call, event: EventName, now: DateTime<Utc>) -> NewEvent {
     event
 }
 
+/// Returns what a write of settings names, below the name of the whole; that alone if it is removed.
+/// A secret is told apart from what it was by nobody: whatever was written counts as changed.
+fn named(call: &Call, whole: &str) -> Vec<String> {
+    let fields = call.fields.names().map(|field| format!("{whole}.{field}"));
+    let named: Vec<String> = fields.collect();
+    if named.is_empty() {
+        vec![whole.to_owned()]
+    } else {
+        named
+    }
+}
+
 /// Returns when something that begins now and lasts `ttl` ends.
 fn end_of(ttl: Duration, now: DateTime<Utc>) -> DateTime<Utc> {
     let ttl = TimeDelta::from_std(ttl).unwrap_or(TimeDelta::MAX);

@@ -154,12 +154,9 @@ where
 }
 
 fn told_before(locked: &LockedTenant, request_id: &str) -> Option<Event> {
-    let told = |event: &&Event| {
-        event.event == EventName::RotationPaused
-            && event.request_id == request_id
-            && !request_id.is_empty()
-    };
-    locked.record.log.events().iter().rev().find(told).cloned()
+    let mut told = locked.record.tally.answers_to(request_id);
+    told.find(|event| event.event == EventName::RotationPaused)
+        .cloned()
 }
 
 fn output(

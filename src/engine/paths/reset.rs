@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{actor, event_of, optional_text, tenant};
-use crate::audit::{EventName, RotationType};
+use crate::audit::{EventName, RotationType, Severity};
 use crate::crypto::Sensitive;
 use crate::engine::Engine;
 use crate::engine::error::Error;
@@ -289,7 +289,8 @@ async fn release(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         let mut locked = worker.lock_tenant(&mount, &name).await?;
         if rotation::release(&mut locked)? {
             let now = worker.clock().now();
-            let mut event = event_of(&call, EventName::TenantConfigChanged, now);
+            let mut event = event_of(&call, EventName::HoldReleased, now);
+            event.severity = Severity::Warning;
             event.reason = reason;
             locked.record_event(event)?;
             locked.store().await?;

@@ -10,7 +10,7 @@ use crate::engine::Engine;
 use crate::engine::finding;
 use crate::engine::hint;
 use crate::engine::state::{self, State};
-use crate::engine::storage::record::{Preflight, TenantRecord};
+use crate::engine::storage::record::{Failures, Preflight, TenantRecord};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, instant,
 };
@@ -116,6 +116,20 @@ const ANSWERS: &[Field] = &[
             ]
         })
         .nullable(),
+    Field::objects(
+        "failures",
+        "Refused requests, counted by code and caller and never begun anew by a success; the 1st, \
+         10th, 100th, ... of a kind have an event.",
+    )
+    .of(const {
+        &[
+            Field::text("code", "The stable code.").example("mailu_unreachable"),
+            Field::text("user_id", "The caller's entity.").example("8e5b4c7e"),
+            Field::integer("count", "How often.").example("12"),
+            Field::instant("first_at", "When first."),
+            Field::instant("last_at", "When last."),
+        ]
+    }),
 ];
 
 pub(super) fn route() -> Route<Engine> {
@@ -157,6 +171,30 @@ struct Output<'a> {
     #[serde(serialize_with = "instant::serialize")]
     last_attempt: Option<DateTime<Utc>>,
     last_error: Option<LastErrorOutput<'a>>,
+    failures: Vec<FailuresOutput<'a>>,
+}
+
+#[derive(Serialize)]
+struct FailuresOutput<'a> {
+    code: &'a str,
+    user_id: &'a str,
+    count: u64,
+    #[serde(serialize_with = "instant::serialize")]
+    first_at: DateTime<Utc>,
+    #[serde(serialize_with = "instant::serialize")]
+    last_at: DateTime<Utc>,
+}
+
+impl<'a> From<&'a Failures> for FailuresOutput<'a> {
+    fn from(kind: &'a Failures) -> Self {
+        Self {
+            code: &kind.code,
+            user_id: &kind.user_id,
+            count: kind.count,
+            first_at: kind.first_at,
+            last_at: kind.last_at,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -226,6 +264,8 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let Some(record) = engine.read_tenant(&mount, &name).await? else {
         return Ok(None);
     };
+    let mut record = TenantRecord::clone(&record);
+    engine.failures.add_to(&name, &mut record);
     let output = output(&record, engine.clock().now());
     Ok(Some(Response::data(Data::from_serialize(&output)?)))
 }
@@ -289,6 +329,12 @@ fn output(record: &TenantRecord, now: DateTime<Utc>) -> Output<'_> {
                 next_attempt: work.next_attempt,
             }),
         last_attempt: record.last_attempt,
+        failures: record
+            .tally
+            .failures
+            .iter()
+            .map(FailuresOutput::from)
+            .collect(),
         last_error: record.last_error.as_ref().map(|failed| {
             let (message, hint) = hint::explain(&failed.code);
             LastErrorOutput {

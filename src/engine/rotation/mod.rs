@@ -23,14 +23,14 @@ use super::error::Error;
 use super::locked::LockedTenant;
 use super::mail::Purpose;
 use super::storage::record::{TenantRecord, Version};
-use crate::audit::{Event, Outcome, RotationType};
+use crate::audit::{Event, RotationType};
 use crate::crypto::Sensitive;
 use crate::provider::{Account, EmailAddress};
 pub(super) use app_tokens::revoke_if_due as revoke_app_tokens_if_due;
 pub(super) use change::Change;
 pub(super) use confirm::{await_first_look, confirm};
 pub(super) use held::{go_on as go_on_with_held, is_held};
-pub(super) use notes::note_live;
+pub(super) use notes::{note_live, record_refusal};
 pub(super) use preflight::preflight;
 pub(super) use reset::{
     Done, Outcome as ResetOutcome, Queued, Reset, release, renew as renew_reset, reset,
@@ -254,12 +254,9 @@ pub(super) fn made_before<'a>(
         .rev()
         .find(made)
         .filter(|_| !request_id.is_empty())?;
-    let told = |event: &&Event| {
-        event.request_id == request_id
-            && event.version == Some(version.number)
-            && event.outcome == Outcome::Success
-    };
-    Some((version, record.log.events().iter().rev().find(told)))
+    let mut told = record.tally.answers_to(request_id);
+    let told = told.find(|event| event.version == Some(version.number));
+    Some((version, told))
 }
 
 fn answered_before(tenant: &LockedTenant, request_id: &str) -> Option<Changed> {

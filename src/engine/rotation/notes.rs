@@ -8,8 +8,8 @@ use crate::audit::{Actor, EventName, NewEvent, Outcome, RotationType, Severity};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::Purpose;
-use crate::engine::schedule;
 use crate::engine::storage::record::{ATTENTION_AFTER, Drift, LastError, Proof};
+use crate::engine::{hint, schedule};
 use crate::provider::Refusal;
 
 /// Minutes between the engine's own tries.
@@ -55,6 +55,8 @@ pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, e
     }
     let now = tenant.engine.clock().now();
     tenant.record.last_attempt = Some(now);
+    let drift = |tenant: &LockedTenant| tenant.record.credential.as_ref()?.drift.clone();
+    let known = drift(tenant);
     if matches!(error, Error::Refused(Refusal::NoSuchAccount))
         && let Err(error) = note_missing_account(tenant)
     {
@@ -64,9 +66,14 @@ pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, e
     if tenant.purpose == Purpose::Automatic {
         retry_later(tenant);
     }
+    let counted = tenant.purpose == Purpose::Request
+        && is_counted(tenant, change, error.code(), drift(tenant) != known);
+    if counted && tenant.put_failures_off() {
+        return;
+    }
     let mut event = change.failure(error.code(), now);
     raise_severity(tenant, &mut event);
-    let recorded = match tenant.record_event(event) {
+    let recorded = match (!counted).then(|| tenant.record_event(event)).transpose() {
         Ok(_event) => tenant.store().await,
         Err(error) => Err(error),
     };
@@ -74,6 +81,52 @@ pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, e
         // The change did not happen either way; its caller gets the first error.
         tracing::warn!(tenant = %tenant.name, %error, "a failure could not be recorded");
     }
+}
+
+/// Counts a request's failure, and reports whether it has no event of its own: a client that fails in
+/// a loop stores nothing each time. The 1st, 10th, 100th, … of a code and caller have an event, and
+/// so has one that is suspicious, or that showed something new about the credential.
+fn is_counted(
+    tenant: &mut LockedTenant,
+    change: &Change,
+    code: &'static str,
+    is_new: bool,
+) -> bool {
+    let now = tenant.engine.clock().now();
+    let tally = &mut tenant.record.tally;
+    let count = tally.count(code, &change.actor.user_id, now);
+    if is_power_of_ten(count) || is_new || tenant.tells_of_refusal(code) {
+        return false;
+    }
+    if hint::is_refusal(code) {
+        tenant.record.tally.note_refusal(now);
+    }
+    true
+}
+
+fn is_power_of_ten(count: u64) -> bool {
+    count
+        .checked_ilog10()
+        .is_some_and(|digits| count == 10_u64.pow(digits))
+}
+
+/// Records that a request was refused by what is stored here or at Mailu, and nothing was tried; the
+/// record is stored as it is. With `always` it has an event each time: the caller bounds how often.
+pub(in crate::engine) async fn record_refusal(
+    tenant: &mut LockedTenant,
+    change: &Change,
+    code: &'static str,
+    always: bool,
+) -> Result<(), Error> {
+    let counted = is_counted(tenant, change, code, always);
+    if counted && tenant.put_failures_off() {
+        return Ok(());
+    }
+    if !counted {
+        let now = tenant.engine.clock().now();
+        tenant.record_event(change.failure(code, now))?;
+    }
+    tenant.store().await
 }
 
 /// An automatic change waits for a person: asked again after the longest pause.
@@ -146,10 +199,7 @@ pub(in crate::engine) fn note_live(tenant: &mut LockedTenant, fingerprint: Optio
     };
     credential.drift = None;
     if let Some(version) = credential.current_version_mut() {
-        // A login proves more than a hash: it is not taken back.
-        if version.proof != Proof::Login {
-            version.proof = Proof::Hash;
-        }
+        version.proof = Proof::Hash;
         version.verified_at = Some(now);
         version.shaken = false;
         version.hash_fingerprint = fingerprint;

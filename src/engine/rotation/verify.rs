@@ -209,7 +209,8 @@ pub(in crate::engine) async fn live_password(
     password: &crate::crypto::Sensitive<String>,
 ) -> Option<bool> {
     let hash = account.hash.as_ref()?;
-    match tenant.engine.parts.hash_pool.check(hash, password).await {
+    let pool = &tenant.engine.parts.hash_pool;
+    match pool.check_of(tenant.server_name(), hash, password).await {
         HashCheck::Fits => Some(true),
         HashCheck::DoesNotFit => Some(false),
         HashCheck::CannotTell(_) => None,

@@ -65,11 +65,24 @@ impl Remembered {
         self.slot().epoch
     }
 
+    /// Keeps what was read, unless somebody was faster: that one's is newer.
     pub(super) fn keep(&self, memory: &Arc<Memory>, epoch: u64) {
         let mut slot = self.slot();
         if slot.epoch == epoch {
-            slot.memory = Some(Arc::clone(memory));
+            slot.memory.get_or_insert_with(|| Arc::clone(memory));
         }
+    }
+
+    /// Changes what is kept; returns the answer and what is to be stored. `None` if it was forgotten
+    /// meanwhile.
+    pub(super) fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Memory) -> T,
+    ) -> Option<(T, Arc<Memory>)> {
+        let mut slot = self.slot();
+        let memory = slot.memory.as_mut()?;
+        let answer = change(Arc::make_mut(memory));
+        Some((answer, Arc::clone(memory)))
     }
 
     /// Another node may write from now on.

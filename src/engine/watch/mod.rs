@@ -18,7 +18,10 @@ mod rules;
 mod settings;
 
 pub(super) use memory::{Memory, Remembered};
-pub(super) use rules::{Rule, are_many, by_record, tells_of_drift, unmatched_incident};
+pub(super) use rules::{
+    PASSWORD_NEEDS_CAS, Rule, are_many, by_record, is_refusal_told, tells_of_drift,
+    unmatched_incident,
+};
 pub(super) use settings::{AlertSettings, LONGEST_PATTERN, MOST_REFUSALS, MOST_REVEALS, Rules};
 
 use std::sync::Arc;
@@ -27,9 +30,6 @@ use super::Engine;
 use super::error::Error;
 use super::storage::{self, ALERTS, WATCH};
 use crate::logical::{Mount, StorageEntry};
-
-/// The name of the memory's lock.
-const LOCK: &str = "watch";
 
 impl Engine {
     /// Returns the rules as they are stored.
@@ -73,7 +73,6 @@ impl Engine {
 
     /// Reports whether an alert was given because of an entity within the hour.
     pub(super) async fn was_given(&self, mount: &Mount, who: &str, alert: &str) -> bool {
-        let _guard = self.mount_lock.lock(LOCK).await;
         let now = self.clock().now().timestamp();
         let memory = self.memory(mount).await;
         // Twice is better than never.
@@ -86,29 +85,28 @@ impl Engine {
         noted.await.unwrap_or_default();
     }
 
-    /// Changes the memory and stores it; `None` if storage does not tell what it was. Nobody waits
-    /// for a Put that fails, and what it was to remember is kept here.
+    /// Changes the memory and stores it; `None` if storage does not tell what it was. No lock is held
+    /// while storage is waited for: a Put that hangs, or one that overtakes another, costs a count in
+    /// storage at most. Nobody waits for a Put that fails, and what it was to remember is kept here.
     async fn remember<T>(
         &self,
         mount: &Mount,
         change: impl FnOnce(&mut Memory, i64) -> T + Send,
     ) -> Option<T> {
-        let _guard = self.mount_lock.lock(LOCK).await;
-        let before = self.watch.epoch();
-        let mut memory = Memory::clone(&*self.memory(mount).await?);
-        let answer = change(&mut memory, self.clock().now().timestamp());
-        let stored = match storage::encode(&memory) {
+        self.memory(mount).await?;
+        let now = self.clock().now().timestamp();
+        let (answer, memory) = self.watch.change(|memory| change(memory, now))?;
+        let stored = match storage::encode(&*memory) {
             Ok(bytes) => mount.storage.put(StorageEntry::new(WATCH, bytes)).await,
             Err(_defect) => Ok(()),
         };
         if let Err(error) = stored {
             tracing::warn!(%error, "what the rules of alerts remember was not stored");
         }
-        self.watch.keep(&Arc::new(memory), before);
         Some(answer)
     }
 
-    /// Returns the memory; `None` if storage fails. The caller holds its lock.
+    /// Returns the memory; `None` if storage fails.
     async fn memory(&self, mount: &Mount) -> Option<Arc<Memory>> {
         if let Some(memory) = self.watch.kept() {
             return Some(memory);

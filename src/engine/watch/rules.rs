@@ -1,13 +1,16 @@
 //! The rules, and what each makes of an event.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use super::settings::Rules;
 use crate::audit::{Actor, Event, EventName, NewEvent, Outcome, Severity};
 use crate::crypto;
 use crate::engine::hint;
 use crate::engine::rotation::STALE_STORAGE;
-use crate::engine::storage::record::TenantRecord;
+use crate::engine::storage::record::{MOST_TRIES, TenantRecord};
+
+/// The code of a password that was given without `cas` and is not the imported one.
+pub(crate) const PASSWORD_NEEDS_CAS: &str = "password_needs_cas";
 
 /// Why an event is suspicious.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub(crate) enum Rule {
     IncidentUnmatched,
     /// Mailu refused one tenant's changes again and again.
     RepeatedRefusals,
+    /// Somebody tries passwords to learn whether they are stored.
+    PasswordTries,
     /// Somebody else writes the account, or storage went back in time.
     StaleStorage,
     /// A password that an emergency had replaced is live again.
@@ -28,11 +33,12 @@ pub(crate) enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::ManyReveals,
         Self::RevealOutsideHours,
         Self::IncidentUnmatched,
         Self::RepeatedRefusals,
+        Self::PasswordTries,
         Self::StaleStorage,
         Self::CompromisedLive,
     ];
@@ -44,6 +50,7 @@ impl Rule {
             Self::RevealOutsideHours => "reveal_outside_hours",
             Self::IncidentUnmatched => "incident_unmatched",
             Self::RepeatedRefusals => "repeated_refusals",
+            Self::PasswordTries => "password_tries",
             Self::StaleStorage => STALE_STORAGE,
             Self::CompromisedLive => "compromised_live",
         }
@@ -52,9 +59,10 @@ impl Rule {
     const fn severity(self) -> Severity {
         match self {
             Self::ManyReveals | Self::StaleStorage | Self::CompromisedLive => Severity::Critical,
-            Self::RevealOutsideHours | Self::IncidentUnmatched | Self::RepeatedRefusals => {
-                Severity::Warning
-            }
+            Self::RevealOutsideHours
+            | Self::IncidentUnmatched
+            | Self::RepeatedRefusals
+            | Self::PasswordTries => Severity::Warning,
         }
     }
 
@@ -82,16 +90,23 @@ impl Rule {
     }
 }
 
-/// What the rules make of an event for which only the tenant's own record is needed. The event is
-/// in the record's log already.
-pub(crate) fn by_record(rules: &Rules, record: &TenantRecord, event: &Event) -> Vec<Rule> {
+/// What the rules make of an event for which only the tenant's own record is needed. What they have
+/// to remember of it, they keep there: the event itself may be gone from the record soon.
+pub(crate) fn by_record(rules: &Rules, record: &mut TenantRecord, event: &Event) -> Vec<Rule> {
     let found = match event.event {
         EventName::SuspiciousActivity => None,
         EventName::Revealed => is_outside_hours(rules, record, event),
         EventName::DriftDetected if rules.settings.drift => grave_drift(record, event),
+        _ if event.error_code.as_deref() == Some(PASSWORD_NEEDS_CAS) => are_tries(record, event),
         _ => are_repeated_refusals(rules, record, event),
     };
     found.into_iter().collect()
+}
+
+/// The last one of a day that is compared with anything.
+fn are_tries(record: &TenantRecord, event: &Event) -> Option<Rule> {
+    let tries = record.tally.tries(event.timestamp);
+    (tries == MOST_TRIES).then_some(Rule::PasswordTries)
 }
 
 /// Reports whether an event is the alert about a drift that has an event of its own.
@@ -120,10 +135,10 @@ pub(crate) fn unmatched_incident(rules: &Rules, event: &Event) -> Option<String>
     Some(format!("{} {hash}", Rule::IncidentUnmatched.code()))
 }
 
-fn is_outside_hours(rules: &Rules, record: &TenantRecord, event: &Event) -> Option<Rule> {
-    let rule = Rule::RevealOutsideHours;
+fn is_outside_hours(rules: &Rules, record: &mut TenantRecord, event: &Event) -> Option<Rule> {
     let outside = rules.hours.is_outside(event.timestamp);
-    (outside && !was_given(record, rule, event, true)).then_some(rule)
+    let rule = outside.then_some(Rule::RevealOutsideHours)?;
+    give(record, rule, &event.user_id, event.timestamp)
 }
 
 fn grave_drift(record: &TenantRecord, event: &Event) -> Option<Rule> {
@@ -135,42 +150,54 @@ fn grave_drift(record: &TenantRecord, event: &Event) -> Option<Rule> {
     live.compromised.is_some().then_some(Rule::CompromisedLive)
 }
 
-fn are_repeated_refusals(rules: &Rules, record: &TenantRecord, event: &Event) -> Option<Rule> {
-    let rule = Rule::RepeatedRefusals;
-    let most = rules.settings.refusals_per_hour;
-    if most == 0 || !is_refusal(event) {
+fn are_repeated_refusals(rules: &Rules, record: &mut TenantRecord, event: &Event) -> Option<Rule> {
+    let code = event.error_code.as_deref().unwrap_or_default();
+    if !hint::is_refusal(code) {
         return None;
     }
-    let events = record.log.events().iter();
-    let refusals = events.filter(|it| is_refusal(it) && is_recent(it.timestamp, event.timestamp));
-    let many = u64::try_from(refusals.count()).unwrap_or(u64::MAX) > most;
-    (many && !was_given(record, rule, event, false)).then_some(rule)
+    record.tally.note_refusal(event.timestamp);
+    let many = are_many_refusals(rules, record, event.timestamp, 0);
+    let rule = many.then_some(Rule::RepeatedRefusals)?;
+    give(record, rule, "", event.timestamp)
 }
 
-fn is_refusal(event: &Event) -> bool {
-    let code = event.error_code.as_deref().unwrap_or_default();
-    event.event != EventName::SuspiciousActivity && hint::is_refusal(code)
+/// Reports whether a failure that has no event yet is the refusal that is told as suspicious.
+pub(crate) fn is_refusal_told(
+    rules: &Rules,
+    record: &TenantRecord,
+    code: &str,
+    now: DateTime<Utc>,
+) -> bool {
+    let given = record
+        .tally
+        .was_given(Rule::RepeatedRefusals.code(), "", now);
+    hint::is_refusal(code) && are_many_refusals(rules, record, now, 1) && !given
 }
 
-/// Reports whether the record's latest events have the alert already; `personal` ones count for
-/// each entity.
-fn was_given(record: &TenantRecord, rule: Rule, cause: &Event, personal: bool) -> bool {
-    record.log.events().iter().any(|event| {
-        event.event == EventName::SuspiciousActivity
-            && event.error_code.as_deref() == Some(rule.code())
-            && is_recent(event.timestamp, cause.timestamp)
-            && (!personal || event.user_id == cause.user_id)
-    })
+fn are_many_refusals(
+    rules: &Rules,
+    record: &TenantRecord,
+    now: DateTime<Utc>,
+    more: usize,
+) -> bool {
+    let most = rules.settings.refusals_per_hour;
+    let refusals = record.tally.refusals_before(now) + more;
+    most > 0 && u64::try_from(refusals).unwrap_or(u64::MAX) > most
 }
 
-/// Reports whether an event is of the hour before another. By a clock that was ahead it may seem
-/// to come from the future: then it says nothing.
-fn is_recent(at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
-    (TimeDelta::zero()..TimeDelta::hours(1)).contains(&(now - at))
+/// Gives an alert unless it was given within the hour.
+fn give(record: &mut TenantRecord, rule: Rule, who: &str, now: DateTime<Utc>) -> Option<Rule> {
+    if record.tally.was_given(rule.code(), who, now) {
+        return None;
+    }
+    record.tally.note_alert(rule.code(), who, now);
+    Some(rule)
 }
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
     use crate::crypto::Keyring;
     use crate::engine::storage::fixture;
@@ -208,13 +235,13 @@ mod tests {
             prepare(&mut event);
             let log = &mut self.record.log;
             let event = log.append("acme", named(), &self.keyring, event);
-            let found = by_record(rules, &self.record, &event);
+            let found = by_record(rules, &mut self.record, &event);
             for rule in &found {
                 let log = &mut self.record.log;
                 let alert = rule.alert(&event);
                 let alert = log.append("acme", named(), &self.keyring, alert);
                 assert_eq!(
-                    by_record(rules, &self.record, &alert),
+                    by_record(rules, &mut self.record, &alert),
                     [],
                     "no alert about alerts"
                 );

@@ -2,8 +2,8 @@
 //!
 //! A failed login counts against the account at Mailu's limiter, so the caller decides when one is
 //! worth it. A refusal proves little: wrong, disabled, locked and tokens-only look the same. What
-//! must stay true: the password goes through verified TLS only, and an acceptance came through it
-//! too.
+//! must stay true: the password goes through verified TLS only, to who shows a certificate for the
+//! host of the API, and an acceptance came through it too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,9 +49,11 @@ impl SmtpLogin {
             return Ok(None);
         };
         policy.check_literal(address.host(), address.port())?;
+        // Not the address's own: whoever may choose an address would choose one that answers any
+        // password. The service is the server's if it shows the server's certificate.
         let name = match &config.tls_server_name {
             Some(name) => parse_server_name(name)?,
-            None => address.host().to_owned(),
+            None => config.url.host().to_owned(),
         };
         let name = ServerName::try_from(name).map_err(|_no_text| ServerNameError)?;
         let tls = client_config(config.ca_cert.as_deref())?;

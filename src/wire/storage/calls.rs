@@ -35,7 +35,8 @@ pub(super) async fn get_in(
     }))
 }
 
-/// Put, in the given transaction.
+/// Put, in the given transaction. Custody ends here: the message belongs to the gRPC library, which
+/// frees it once it is sent (see `crypto::sensitive`).
 pub(super) async fn put_in(
     client: &Client,
     mut entry: StorageEntry,

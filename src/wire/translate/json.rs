@@ -1,5 +1,7 @@
 //! JSON texts and [`Data`]: the only place where request and response JSON is parsed and written.
 
+use std::io;
+
 use serde_json::{Map, Value};
 
 use crate::logical::Data;
@@ -18,7 +20,45 @@ pub(super) fn read(text: &str) -> Option<Data> {
         .map(Data::from_map)
 }
 
-/// Writes data; always valid JSON.
+/// Writes data; always valid JSON. Into a text of its final size from the start: growing would leave
+/// copies of a password behind.
 pub(super) fn written(data: &Data) -> String {
-    serde_json::to_string(data.as_map()).unwrap_or_else(|_never| NULL.to_owned())
+    let mut size = Size(0);
+    let mut text = Vec::new();
+    let written = serde_json::to_writer(&mut size, data.as_map()).and_then(|()| {
+        text.reserve_exact(size.0);
+        serde_json::to_writer(&mut text, data.as_map())
+    });
+    match (written, String::from_utf8(text)) {
+        (Ok(()), Ok(text)) => text,
+        (Err(_), _) | (_, Err(_)) => NULL.to_owned(),
+    }
+}
+
+/// Counts what is written.
+struct Size(usize);
+
+impl io::Write for Size {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_never_grows_while_it_is_written() {
+        let password = "p\u{e9}\n".repeat(500);
+        let data = Data::texts([("password", password.as_str()), ("username", "a")]);
+        let text = written(&data);
+        assert_eq!(text.capacity(), text.len());
+        assert_eq!(read(&text).unwrap(), data);
+    }
 }

@@ -1,6 +1,6 @@
 //! The engine's endpoints, file for file as in `src/engine/paths`; `routes` is about all of them,
-//! `cache`, `crowds`, `joining`, `nodes`, `secrets`, `unknown_fields` and `waiting` about what holds on
-//! every path.
+//! `cache`, `crowds`, `facts`, `failures`, `joining`, `nodes`, `secrets`, `unknown_fields` and `waiting`
+//! about what holds on every path.
 
 mod admin;
 mod alerts;
@@ -10,6 +10,8 @@ mod config;
 mod crowds;
 mod deletion;
 mod events;
+mod facts;
+mod failures;
 mod joining;
 mod keyring;
 pub(crate) mod mount_status;

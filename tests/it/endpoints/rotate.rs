@@ -471,14 +471,14 @@ async fn other_servers_and_hashes() {
 }
 
 #[tokio::test]
-async fn a_login_is_tried_once_and_proves_more() {
+async fn a_login_is_tried_once_and_never_outranks_a_hash() {
     let rig = Rig::created().await;
     let mut server = rig.server();
     server["smtp_address"] = json!(format!("localhost:{}", rig.mailu.submission_port()));
     server["verify_smtp"] = json!(true);
     rig.write("acme/config", server).await.ok();
     rotate(&rig).await.ok();
-    assert_eq!(rig.read("acme/admin").await.get("proof"), "login");
+    assert_eq!(rig.read("acme/admin").await.get("proof"), "hash");
     rig.settled().await;
     let logins = rig.mailu.smtp_journal();
     assert_eq!(
@@ -508,6 +508,15 @@ async fn a_login_is_tried_once_and_proves_more() {
     assert_eq!(rotate(&rig).await.ok().warnings.len(), 1);
     rig.settled().await;
     assert_eq!(rig.mailu.smtp_journal().len(), 3);
+    // Where there is no hash to look at, it is more than Mailu's word.
+    rig.mailu.set_field(EMAIL, "enabled", json!(true));
+    rig.mailu.set_hash_shown(HashShown::Hidden);
+    rig.later(3600);
+    rotate(&rig).await.ok();
+    assert_eq!(rig.read("acme/admin").await.get("proof"), "login");
+    rig.mailu.set_hash_shown(HashShown::Real);
+    rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(rig.read("acme/admin").await.get("proof"), "hash");
 }
 
 #[tokio::test]

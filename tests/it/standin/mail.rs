@@ -125,6 +125,36 @@ async fn the_api_and_the_mail_side_share_one_limiter() {
 }
 
 #[tokio::test]
+async fn a_password_goes_only_to_who_shows_a_certificate_for_the_host_of_the_api() {
+    let rig = Rig::start().await;
+    let policy = NetworkPolicy {
+        dev_loopback: true,
+        ..NetworkPolicy::default()
+    };
+    let port = rig.mailu.submission_port();
+    let account = EmailAddress::parse(EMAIL).unwrap();
+    let password = Sensitive::new(String::from("first"));
+    for (url, host, outcome, logins) in [
+        // An address of one's own choice with a good certificate of its own.
+        ("https://mail.acme.test", "localhost", Login::CannotTell, 0),
+        // Another address of the server itself.
+        (rig.mailu.url().as_str(), "127.0.0.1", Login::Accepted, 1),
+    ] {
+        let config = ProviderConfig::Mailu(MailuConfig {
+            url: EndpointUrl::parse(url, &policy).unwrap(),
+            ca_cert: Some(rig.mailu.ca_pem().to_owned()),
+            tls_server_name: None,
+            smtp_address: Some(SmtpAddress::parse(&format!("{host}:{port}")).unwrap()),
+            api_token: Sensitive::new(rig.mailu.token().to_owned()),
+            request_timeout: Duration::from_secs(10),
+        });
+        let provider = connector()(&config, &policy).unwrap();
+        assert_eq!(provider.login(&account, &password).await, outcome, "{url}");
+        assert_eq!(rig.mailu.smtp_journal().len(), logins, "{url}");
+    }
+}
+
+#[tokio::test]
 async fn the_products_own_client_logs_in_as_the_library_does() {
     let rig = Rig::start().await;
     let policy = NetworkPolicy {

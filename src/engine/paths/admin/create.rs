@@ -13,6 +13,9 @@ use crate::engine::storage::record::{Credential, Proof, RotationPolicy, Version}
 use crate::engine::{mail, schedule};
 use crate::provider::{Account, EmailAddress};
 
+/// How many imported passwords are recognised.
+const MOST_IMPORTED: usize = 16;
+
 pub(super) async fn create(
     mut locked: LockedTenant,
     input: Input,
@@ -75,6 +78,7 @@ fn credential(username: &EmailAddress, input: &Input, now: DateTime<Utc>) -> Cre
         notice_sent_at: None,
         preflight: None,
         current: None,
+        imported: Vec::new(),
         versions: Vec::new(),
         drift: None,
         hold: None,
@@ -91,7 +95,17 @@ async fn import(
     last_rotated: DateTime<Utc>,
     change: Change,
 ) -> Result<Written, Error> {
-    let checked = check(&locked, username, &password).await?;
+    let checked = match check(&locked, username, &password).await {
+        Ok(checked) => checked,
+        Err(error) => {
+            if let Error::Invalid { code, .. } = &error {
+                // What was compared and refused is counted.
+                locked.forget_changes()?;
+                rotation::record_refusal(&mut locked, &change, code, false).await?;
+            }
+            return Err(error);
+        }
+    };
     let other = rotation::stranger_of(&locked.record, checked.seen.as_ref());
     if matches!(other, Some(Stranger::Other(_))) && !change.take_over {
         return Err(rotation::owned_by_other());
@@ -176,6 +190,7 @@ pub(super) fn add_version(
     rotation::take_over(&mut locked.record, checked.seen.as_ref());
     let number = locked.record.last_version + 1;
     let sealed = locked.seal_password(number, password)?;
+    let imported = locked.password_hash(password);
     locked.record.last_version = number;
     let config = std::sync::Arc::clone(&locked.config);
     let credential = locked
@@ -183,6 +198,13 @@ pub(super) fn add_version(
         .credential
         .as_mut()
         .ok_or(Error::Defect("no credential to add to"))?;
+    if !credential.imported.contains(&imported) {
+        credential.imported.push(imported);
+        // The first one stays: it is what a tool that describes the import gives for ever.
+        if credential.imported.len() > MOST_IMPORTED {
+            credential.imported.remove(1);
+        }
+    }
     let previous_version = credential.current;
     let previous_rotation = previous_version.map(|_| credential.last_rotated);
     credential.versions.push(Version {

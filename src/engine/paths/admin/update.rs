@@ -10,8 +10,8 @@ use crate::crypto::Sensitive;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::rotation::{self, Change, InDrift, Settled};
-use crate::engine::storage::record::RotationPolicy;
-use crate::engine::{mail, schedule};
+use crate::engine::storage::record::{MOST_TRIES, RotationPolicy};
+use crate::engine::{mail, schedule, watch};
 
 pub(super) async fn update(
     locked: LockedTenant,
@@ -20,7 +20,14 @@ pub(super) async fn update(
 ) -> Result<Written, Error> {
     // What can be refused without asking Mailu is refused first.
     refuse_other_username(&locked, &input)?;
-    let mut locked = locked;
+    let (mut locked, mut input) = (locked, input);
+    let mut warnings = Vec::new();
+    if input.cas.is_none()
+        && let Some(password) = input.password.take()
+        && rotation::made_before(&locked.record, &change.request_id).is_none()
+    {
+        warnings.push(without_cas(&mut locked, &password, &change).await?);
+    }
     supersede(&mut locked, &input).await?;
     let (mut locked, settled) = match rotation::settle(locked, InDrift::Stop).await? {
         Settled::Free(locked) => (*locked, None),
@@ -47,10 +54,18 @@ pub(super) async fn update(
             ),
         ));
     }
-    let mut warnings = Vec::new();
     let mut event = settled;
-    if let Some(adopted) = adopt(&mut locked, &input, &change, &mut warnings).await? {
-        event = Some(adopted);
+    match adopt(&mut locked, &input, &change, &mut warnings).await {
+        Ok(Some(adopted)) => event = Some(adopted),
+        Ok(None) => {}
+        Err(error) => {
+            if let Error::Invalid { code, .. } = &error {
+                // What was compared and refused is counted.
+                locked.forget_changes()?;
+                rotation::record_refusal(&mut locked, &change, code, false).await?;
+            }
+            return Err(error);
+        }
     }
     if let Some(changed) = apply_settings(&mut locked, input, change)? {
         event.get_or_insert(changed);
@@ -108,6 +123,45 @@ async fn supersede(locked: &mut LockedTenant, input: &Input) -> Result<(), Error
     Ok(())
 }
 
+/// Judges a password that is given again without `cas`, as a tool does that describes an import: the
+/// imported one is what it was told to be, for ever, and left alone. Any other is refused by one text,
+/// whatever it is compared with, and only so many of a day are compared at all. Returns a warning.
+async fn without_cas(
+    locked: &mut LockedTenant,
+    password: &Sensitive<String>,
+    change: &Change,
+) -> Result<String, Error> {
+    let now = locked.engine.clock().now();
+    if locked.record.tally.tries(now) >= MOST_TRIES {
+        let code = "too_many_tries";
+        rotation::record_refusal(locked, change, code, false).await?;
+        return Err(Error::conflict(
+            code,
+            "too many passwords were given without `cas` for this credential within a day. Nothing \
+             was compared. Leave `password` out, or name the current version in `cas`.",
+        ));
+    }
+    let given = locked.password_hash(password);
+    let credential = locked.record.credential.as_ref();
+    if credential.is_some_and(|kept| kept.imported.contains(&given)) {
+        let compromised = matches!(same_as_stored(locked, password)?, Some(Stored::Compromised));
+        return Ok(String::from(if compromised {
+            "`password` is the imported one, which is compromised; it was ignored. Take it out of \
+             what describes the credential."
+        } else {
+            "`password` is the imported one; it was ignored. A repeated import undoes no rotation."
+        }));
+    }
+    locked.record.tally.note_try(now);
+    rotation::record_refusal(locked, change, watch::PASSWORD_NEEDS_CAS, true).await?;
+    Err(Error::invalid(
+        watch::PASSWORD_NEEDS_CAS,
+        "the credential has a password, and without `cas` only the imported one may be given again. \
+         To take over one that was set elsewhere, name the current version in `cas`; to have a new \
+         one set, write <tenant>/rotate.",
+    ))
+}
+
 /// Takes a given password over as a new version, in memory.
 async fn adopt(
     locked: &mut LockedTenant,
@@ -131,21 +185,7 @@ async fn adopt(
             ));
             return Ok(None);
         }
-        Some(Stored::Earlier) if input.cas.is_none() => {
-            warnings.push(String::from(
-                "`password` is that of an earlier version; it was ignored. A repeated import must \
-                 not undo a rotation.",
-            ));
-            return Ok(None);
-        }
         Some(Stored::Earlier) | None => {}
-    }
-    if input.cas.is_none() {
-        return Err(Error::invalid(
-            "password_needs_cas",
-            "the credential has a password. To take over one that was set elsewhere, name the \
-             current version in `cas`; to have a new one set, write <tenant>/rotate.",
-        ));
     }
     let username = locked
         .record
@@ -203,11 +243,7 @@ fn apply_settings(
     let Some(credential) = locked.record.credential.as_mut() else {
         return Ok(None);
     };
-    let before = (
-        credential.webmail_url.clone(),
-        credential.rotation_policy,
-        credential.admin_emails.clone(),
-    );
+    let before = credential.clone();
     input
         .webmail_url
         .map(|url| Some(url).filter(|url| !url.is_empty()))
@@ -218,16 +254,23 @@ fn apply_settings(
     input
         .admin_emails
         .apply(&mut credential.admin_emails, Vec::new());
-    if before
-        == (
-            credential.webmail_url.clone(),
-            credential.rotation_policy,
-            credential.admin_emails.clone(),
-        )
-    {
+    let changed = [
+        (
+            "admin_emails",
+            before.admin_emails != credential.admin_emails,
+        ),
+        (
+            "rotation_policy",
+            before.rotation_policy != credential.rotation_policy,
+        ),
+        ("webmail_url", before.webmail_url != credential.webmail_url),
+    ];
+    let changed = changed.into_iter().filter(|(_, changed)| *changed);
+    let changed: Vec<String> = changed.map(|(name, _)| name.to_owned()).collect();
+    if changed.is_empty() {
         return Ok(None);
     }
-    if before.1 != credential.rotation_policy {
+    if before.rotation_policy != credential.rotation_policy {
         // A shorter period must not rotate the tenant by accident right away.
         let spread = TimeDelta::try_seconds(i64::try_from(config.spread).unwrap_or(0));
         credential.next_rotation = schedule::next_rotation(
@@ -241,5 +284,6 @@ fn apply_settings(
     }
     let mut event = NewEvent::new(EventName::TenantConfigChanged, change.actor, now);
     event.request_id = change.request_id;
+    event.changed = changed;
     locked.record_event(event).map(Some)
 }

@@ -269,6 +269,7 @@ async fn announced(
     let keyring = engine.keyring_for_writing(mount).await?;
     let caller = actor(&call.request);
     let mut event = engine.mount_event(EventName::ConfigChanged, caller, &call.request);
+    event.changed = super::named(call, "audit");
     engine.announce_mount_event(mount, &keyring, &event).await?;
     let changed = change.await;
     event.outcome = if changed.is_ok() {

@@ -76,6 +76,17 @@ const EVENT: &[Field] = &[
     Field::instant("previous_rotation", "When the password had changed before."),
     Field::text("reason", "What the caller gave as reason.").example("quarterly change"),
     Field::text("incident_id", "The incident of an emergency reset."),
+    Field::texts("changed", "The names of the settings that changed.").example("rotation_period"),
+    Field::text(
+        "old_host",
+        "Where passwords were sent until now; of a changed endpoint.",
+    )
+    .example("mail.old.example"),
+    Field::text(
+        "new_host",
+        "Where they are sent from now on; absent if nowhere.",
+    )
+    .example("mail.acme.example"),
     Field::text("outcome", "How it ended; started: a later event tells.")
         .one_of(&["started", "success", "failure"]),
     Field::text("error_code", "The stable code of a failure.").example("mailu_unreachable"),

@@ -4,6 +4,7 @@
 //! for: a changed endpoint needs the token again, and once a credential exists it must prove to be
 //! the same server by answering a hash that the stored password fits.
 
+mod change;
 mod wanted;
 
 use std::sync::Arc;
@@ -12,7 +13,6 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{event_of, tenant};
-use crate::audit::EventName;
 use crate::crypto::Sensitive;
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
@@ -41,7 +41,8 @@ const TLS_SERVER_NAME: Field = Field::text(
 .example("mail.acme.example");
 const SMTP_ADDRESS: Field = Field::text(
     "smtp_address",
-    "host:port for SMTP AUTH; implicit TLS on port 465, else STARTTLS.",
+    "host:port for SMTP AUTH; implicit TLS on port 465, else STARTTLS. The host of mailu_url, or one \
+     that shows a certificate for it.",
 )
 .max_bytes(300)
 .example("mail.acme.example:465");
@@ -88,7 +89,8 @@ pub(super) fn route() -> Route<Engine> {
                       redirects are never followed; loopback and link-local addresses are always \
                       refused, private ones unless the mount's allowed_hosts lists them. A write \
                       that changes mailu_url, ca_cert, tls_server_name or smtp_address must carry \
-                      api_token. Once a credential exists, such a change is accepted only if the \
+                      api_token. Whoever chooses the endpoint reads the next password: each change \
+                      of it is a critical event with the old and the new host. Once a credential exists, such a change is accepted only if the \
                       new endpoint turns out to be the same server.
 
     printf %s \"$API_TOKEN\" | bao write smtp/acme/config \\
@@ -256,25 +258,25 @@ async fn store(
         }
     }
     // The clock only moves what really changed.
-    wanted.server.written_at = engine.clock().now();
+    let now = engine.clock().now();
+    wanted.server.written_at = now;
     if spoken {
-        wanted.server.token_written_at = Some(engine.clock().now());
+        wanted.server.token_written_at = Some(now);
     }
+    let before = locked.record.server.clone();
+    let events = change::events(before.as_ref(), Some(&wanted.server), token_changed);
     locked.replace_server(wanted.server)?;
     let sealed = locked.seal_token(&token)?;
     if let Some(server) = &mut locked.record.server {
         server.api_token = sealed;
     }
     // What waited for the server to be mended is tried with the next tick.
-    let now = engine.clock().now();
     locked.record.go_on_at(now);
     locked.claim_account().await?;
     locked.check_room()?;
-    locked.record_event(event_of(
-        call,
-        EventName::TenantConfigChanged,
-        engine.clock().now(),
-    ))?;
+    for event in events {
+        locked.record_event(event.of(call, now))?;
+    }
     locked.store().await?;
     locked.held_until().await
 }
@@ -342,7 +344,8 @@ async fn require_same_server(
         .and_then(|account| account.hash)
         .ok_or_else(use_rehome)?;
     for password in &known {
-        match locked.engine.parts.hash_pool.check(&hash, password).await {
+        let pool = &locked.engine.parts.hash_pool;
+        match pool.check_of(&server.mailu_url, &hash, password).await {
             HashCheck::Fits => return Ok(hash.fingerprint()),
             HashCheck::DoesNotFit => {}
             HashCheck::CannotTell(_) => break,
@@ -381,11 +384,9 @@ async fn remove(
              server. Delete and destroy the credential first.",
         ));
     }
-    locked.record.server = None;
-    locked.record_event(event_of(
-        call,
-        EventName::TenantConfigChanged,
-        engine.clock().now(),
-    ))?;
+    let before = locked.record.server.take();
+    for event in change::events(before.as_ref(), None, false) {
+        locked.record_event(event.of(call, engine.clock().now()))?;
+    }
     locked.store().await
 }

@@ -355,7 +355,10 @@ impl Committed {
             Login::Accepted => {
                 let credential = self.tenant.record.credential.as_mut();
                 if let Some(version) = credential.and_then(|kept| kept.current_version_mut()) {
-                    version.proof = Proof::Login;
+                    // Mailu's own hash is more than the word of whoever answers at an address.
+                    if version.proof != Proof::Hash {
+                        version.proof = Proof::Login;
+                    }
                 }
                 if let Err(error) = self.tenant.store().await {
                     tracing::warn!(tenant = %self.tenant.name, %error, "login proof not stored");

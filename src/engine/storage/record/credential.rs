@@ -34,6 +34,9 @@ pub struct Credential {
     pub preflight: Option<Preflight>,
     /// The number of the current version; `None` until the first was proven.
     pub current: Option<u64>,
+    /// Keyed hashes of the passwords that were imported or adopted, in hex, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub imported: Vec<String>,
     /// Every version kept, oldest first.
     pub versions: Vec<Version>,
     /// Mailu was found to hold something else.
@@ -203,7 +206,7 @@ pub enum Proof {
     Imported,
     /// Mailu answered 200 and its hash could not be read.
     Acknowledged,
-    /// SMTP AUTH accepted it.
+    /// SMTP AUTH accepted it, and its hash could not be read.
     Login,
     /// Mailu's stored hash fits it.
     Hash,

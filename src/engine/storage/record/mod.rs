@@ -13,6 +13,7 @@
 
 mod attention;
 mod credential;
+mod tally;
 mod work;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -26,6 +27,7 @@ pub use credential::{
     AppTokenWork, Compromise, Credential, Deletion, Drift, Finding, Hold, Preflight, Proof,
     RotationPolicy, Version,
 };
+pub use tally::{Alert, Failures, MOST_KINDS, MOST_TRIES, Tally, Tries};
 pub use work::{Compared, FirstLook, Intent, OpenWork, SeenHash};
 
 /// The version of the stored format this build writes.
@@ -74,6 +76,9 @@ pub struct TenantRecord {
     pub last_error: Option<LastError>,
     /// When somebody or something last tried to change the password.
     pub last_attempt: Option<DateTime<Utc>>,
+    /// What is remembered of events, apart from the latest ones.
+    #[serde(default, skip_serializing_if = "Tally::is_empty")]
+    pub tally: Tally,
     /// The latest events and the state of their chain.
     pub log: EventLog,
 }
@@ -176,6 +181,7 @@ impl TenantRecord {
             open: OpenWork::default(),
             last_error: None,
             last_attempt: None,
+            tally: Tally::default(),
             log: EventLog::default(),
         }
     }

@@ -211,3 +211,108 @@ async fn a_resent_adoption_is_answered_again() {
         assert_eq!(adopted.get("event"), "smtp_credentials_adopted");
     }
 }
+
+#[tokio::test]
+async fn without_cas_nobody_learns_whose_a_password_is() {
+    let rig = Rig::configured().await;
+    rig.write("acme/admin", import(FIRST)).await.ok();
+    rig.later(3600);
+    rig.write("acme/rotate", json!({})).await.ok();
+    let current = rig.settled().await;
+    rig.later(3600);
+    rig.write("acme/rotate", json!({})).await.ok();
+    let newest = rig.settled().await;
+    let before = rig.password_writes();
+    // The current one, an earlier one, any other.
+    let given = [newest.as_str(), current.as_str(), "any other", "x", "y"];
+    let mut texts = Vec::new();
+    for password in given {
+        let answer = rig.write("acme/admin", import(password)).await;
+        texts.push(answer.clone().fails(400, "password_needs_cas").text);
+    }
+    assert!(texts.iter().all(|text| *text == texts[0]), "{texts:?}");
+    let story = rig.story("acme").await;
+    let count = |name: &str| story.iter().filter(|it| *it == name).count();
+    assert_eq!(count("rotation_failed(password_needs_cas)"), 5);
+    assert_eq!(count("smtp_suspicious_activity(password_tries)"), 1);
+    // Nothing is compared any more that day, the imported one included.
+    let compared = rig.mailu.journal().len();
+    for password in ["z", FIRST, newest.as_str()] {
+        let answer = rig.write("acme/admin", import(password)).await;
+        answer.fails(409, "too_many_tries");
+    }
+    let settings = json!({ "admin_emails": "ops@example.test" });
+    rig.write("acme/admin", settings).await.ok();
+    assert_eq!(rig.mailu.journal().len(), compared);
+    let status = rig.read("acme/status").await.ok();
+    let kinds = status.get("failures").as_array().unwrap();
+    let counted = |code: &str| {
+        let kind = kinds.iter().find(|kind| kind["code"] == code);
+        kind.map(|kind| kind["count"].clone())
+    };
+    assert_eq!(counted("password_needs_cas"), Some(json!(5)));
+    assert_eq!(counted("too_many_tries"), Some(json!(3)));
+    // A restart gives nobody more tries; a day does.
+    let mut rig = rig;
+    rig.restart();
+    let answer = rig.write("acme/admin", import("z")).await;
+    answer.fails(409, "too_many_tries");
+    rig.later(24 * 3600);
+    rig.write("acme/admin", import(FIRST)).await.ok();
+    let answer = rig.write("acme/admin", import("z")).await;
+    answer.fails(400, "password_needs_cas");
+    assert_eq!(rig.password_writes(), before);
+    assert_eq!(rig.settled().await, newest);
+}
+
+#[tokio::test]
+async fn the_imported_password_is_left_alone_for_ever_compromised_or_not() {
+    let mut rig = Rig::configured().await;
+    rig.write("acme/admin", import(FIRST)).await.ok();
+    let order = json!({ "incident_id": "INC-1", "reason": "stolen" });
+    rig.write("acme/reset", order).await.ok();
+    let current = rig.settled().await;
+    rig.restart();
+    let again = rig.write("acme/admin", import(FIRST)).await.ok();
+    assert!(again.warnings[0].contains("compromised"), "{again:?}");
+    assert_eq!(rig.settled().await, current);
+    // With `cas` it is refused whatever Mailu has, and that is counted.
+    rig.mailu.set_password_directly(EMAIL, FIRST);
+    let mut body = import(FIRST);
+    body["cas"] = json!(2);
+    let refused = rig.write("acme/admin", body).await;
+    refused.fails(400, "version_compromised");
+    // Versions are pruned; what was imported is known all the same.
+    rig.later(3600);
+    rig.write("acme/rotate", json!({})).await.ok();
+    rig.write("config", json!({ "max_versions": 2 })).await.ok();
+    for _ in 0..6 {
+        rig.later(100 * 86_400);
+        rig.write("acme/rotate", json!({})).await.ok();
+    }
+    let again = rig.write("acme/admin", import(FIRST)).await.ok();
+    assert_eq!(again.warnings.len(), 1, "{again:?}");
+    let kept = rig.record("acme").await.unwrap().credential.unwrap();
+    assert_eq!(kept.imported.len(), 1);
+    assert!(!kept.imported[0].contains(FIRST));
+    let story = rig.story("acme").await;
+    assert!(story.contains(&String::from("rotation_failed(version_compromised)")));
+}
+
+#[tokio::test]
+async fn comparisons_with_what_mailu_has_are_counted() {
+    let rig = Rig::configured().await;
+    for _ in 0..3 {
+        let answer = rig.write("acme/admin", import("a guess")).await;
+        answer.fails(400, "password_not_live");
+    }
+    assert_eq!(
+        rig.story("acme").await,
+        [
+            "smtp_tenant_config_changed",
+            "rotation_failed(password_not_live)"
+        ]
+    );
+    let status = rig.read("acme/status").await.ok();
+    assert_eq!(status.get("failures")[0]["count"], 3);
+}
