@@ -24,6 +24,7 @@ pub(super) const fn explain(finding: Finding) -> Explained {
         Finding::LimiterBusy => LIMITER_BUSY,
         Finding::LiveUnknown => LIVE_UNKNOWN,
         Finding::AccountDisabled => ACCOUNT_DISABLED,
+        Finding::ChangeAtLogin => CHANGE_AT_LOGIN,
         Finding::TlsExpiresSoon => TLS_EXPIRES_SOON,
         Finding::MailuOld => MAILU_OLD,
         Finding::MailuUnknown => MAILU_UNKNOWN,
@@ -77,6 +78,10 @@ const ACCOUNT_DISABLED: Explained = told(
     "the account is disabled in Mailu, so no password logs in",
     "enable the account in Mailu if it is still needed; the change itself works",
 );
+const CHANGE_AT_LOGIN: Explained = told(
+    "the next login on the web has to change the password, which would be a foreign change",
+    "ask nobody to log in on the web before the change, which ends that; or write <tenant>/rotate now",
+);
 const TLS_EXPIRES_SOON: Explained = told(
     "the server's certificate ends before the change or within two weeks after it",
     "renew the certificate of the Mailu server",
@@ -109,6 +114,7 @@ mod tests {
             LimiterBusy,
             LiveUnknown,
             AccountDisabled,
+            ChangeAtLogin,
             TlsExpiresSoon,
             MailuOld,
             MailuUnknown,

@@ -65,6 +65,8 @@ pub struct Account {
     pub forwarding: bool,
     /// Whether an automatic reply is on.
     pub auto_reply: bool,
+    /// Whether the next login on the web has to change the password.
+    pub change_at_login: bool,
     /// Whether the account administers the whole server; `None` if the server does not tell.
     pub administrator: Option<bool>,
 }

@@ -12,7 +12,7 @@ use vault_plugin_secrets_smtp::logical::{StaticSystemView, Storage as _, Storage
 
 use crate::support::engine::{FIRST, Host, Rig, parts};
 use crate::support::faults::{Fault, Kind, Plan};
-use crate::support::mailu::standin::{Config, Fault as MailFault, Rule, TokenSeen};
+use crate::support::mailu::standin::{Config, Fault as MailFault, Media, Rule, TokenSeen, Words};
 
 const TENANTS: [&str; 5] = ["acme", "globex", "initech", "umbrella", "hooli"];
 
@@ -420,4 +420,115 @@ async fn a_breaker_is_stored_when_it_trips_and_gone_with_the_first_answer() {
     rig.mailu.clear_faults();
     rig.write("acme/verify", json!({})).await.ok();
     assert_eq!(entries(&rig).await[0].1["breaker"], Value::Null);
+}
+
+/// A front answers once in words of its own: nobody waits an hour for that.
+#[tokio::test]
+async fn one_word_of_a_front_stops_nobody() {
+    let mut slow = Words::new(429, Media::Text, "slow down");
+    slow.retry_after = Some(2);
+    let waf = Words::new(403, Media::Html, "<html>blocked</html>");
+    let gateway = Words::new(401, Media::Json, r#"{"message":"no key"}"#);
+    for words in [slow, waf, gateway] {
+        let mut town = Town::build().await;
+        let fault = MailFault::Worded {
+            committed: false,
+            words: words.clone(),
+        };
+        town.rig
+            .mailu
+            .fault(Rule::new(fault).method("GET").path("/user/acme"));
+        let answer = town.rig.write("acme/verify", json!({})).await;
+        assert!(matches!(answer.status, 400 | 503), "{answer:?}");
+        // Persons go on at once, and emergencies.
+        assert_eq!(
+            town.write("globex/verify", json!({})).await,
+            "",
+            "{words:?}"
+        );
+        let order = json!({ "incident_id": "INC-1", "reason": "x" });
+        let reset = town.rig.write("acme/reset", order).await.ok();
+        assert_eq!(reset.get("state"), "done", "{words:?}");
+        // The engine's own work goes on when the budget's hour is over.
+        town.minutes(63);
+        town.rig.tick().await;
+        assert_eq!(town.write("acme/verify", json!({})).await, "");
+    }
+}
+
+/// A front that refuses everything with 401 or 403: Mailu may count each of these.
+#[tokio::test]
+async fn at_most_three_calls_an_hour_end_in_a_fronts_refusal() {
+    let town = Town::build().await;
+    let words = Words::new(403, Media::Html, "<html>blocked</html>");
+    let fault = MailFault::Worded {
+        committed: false,
+        words,
+    };
+    town.rig.mailu.fault(Rule::new(fault).times(10_000));
+    let mut calls: Vec<DateTime<Utc>> = Vec::new();
+    let mut seen = town.rig.mailu.journal().len();
+    let right = town.rig.mailu.token().to_owned();
+    for minute in 0..4 * 60 {
+        let tenant = TENANTS[minute % 5];
+        match minute % 4 {
+            0 => drop(town.rig.write(&format!("{tenant}/verify"), json!({})).await),
+            1 => {
+                let body = json!({ "api_token": right });
+                town.rig.write(&format!("{tenant}/config"), body).await.ok();
+            }
+            2 => {
+                let order = json!({ "incident_id": format!("INC-{minute}"), "reason": "x" });
+                let reset = town.rig.write(&format!("{tenant}/reset"), order).await.ok();
+                assert_eq!(reset.get("state"), "queued");
+            }
+            _ => town.rig.tick().await,
+        }
+        let now = town.rig.clock.now();
+        let journal = town.rig.mailu.journal();
+        calls.extend(journal[seen..].iter().map(|_call| now));
+        seen = journal.len();
+        town.minutes(1);
+    }
+    for first in &calls {
+        let hour = *first..*first + TimeDelta::hours(1);
+        let within = calls.iter().filter(|at| hour.contains(at));
+        assert!(within.count() <= 3, "{calls:?}");
+    }
+    assert!(calls.len() >= 8, "it is tried: {calls:?}");
+}
+
+/// What a person writes ends a stop for one call; where none may be risked, the answer says when.
+#[tokio::test]
+async fn a_token_that_is_written_again_is_tried_or_the_answer_names_the_time() {
+    let mut town = Town::build().await;
+    let right = town.rig.mailu.token().to_owned();
+    // Mailu's own limiter, and somebody lifts it.
+    town.rig.mailu.set_limits(0, 50);
+    town.rig.mailu.forget_proven();
+    let answer = town.rig.write("acme/verify", json!({})).await;
+    answer.fails(409, "mailu_rate_limited");
+    town.rig.mailu.forgive();
+    town.rig.mailu.set_limits(5, 50);
+    town.minutes(1);
+    let answer = town.rig.write("acme/verify", json!({})).await;
+    answer.fails(409, "mailu_rate_limited");
+    let body = json!({ "api_token": right });
+    let written = town.rig.write("acme/config", body.clone()).await;
+    assert!(written.warnings.is_empty(), "{written:?}");
+    assert_eq!(town.rig.write("acme/verify", json!({})).await.status, 200);
+    // Refused by Mailu itself: the place of the same token is used up.
+    town.rig.mailu.set_token("another-token");
+    town.minutes(1);
+    let answer = town.rig.write("acme/verify", json!({})).await;
+    answer.fails(400, "mailu_token_refused");
+    town.minutes(1);
+    let written = town.rig.write("acme/config", body).await;
+    let told = written.warnings.join(" ");
+    assert!(
+        told.contains("at the earliest") && told.contains('Z'),
+        "{written:?}"
+    );
+    town.api_token("acme", "another-token").await;
+    assert_eq!(town.write("acme/verify", json!({})).await, "");
 }

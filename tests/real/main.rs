@@ -35,6 +35,7 @@ mod openapi;
 mod panics;
 mod process;
 mod product;
+mod promises;
 mod reset;
 mod rig;
 mod schedule;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         soak::tests(),
         notices::tests(),
         reset::tests(),
+        promises::tests(),
         handover::tests(),
         batches::tests(),
         standby::tests(),

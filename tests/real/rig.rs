@@ -158,6 +158,11 @@ impl Rig {
         assert_eq!(self.mailu.login(EMAIL, password).await, LoginAnswer::Good);
     }
 
+    /// Whether a mail client gets in.
+    pub(super) async fn logs_in(&self, password: &str) -> bool {
+        self.mailu.login(EMAIL, password).await == LoginAnswer::Good
+    }
+
     pub(super) async fn assert_dead(&self, password: &str) {
         assert!(!self.mailu.password_fits(EMAIL, password));
         let answer = self.mailu.login(EMAIL, password).await;

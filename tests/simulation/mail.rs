@@ -305,6 +305,7 @@ impl MailProvider for Client {
             comment: mailbox.comment,
             forwarding: false,
             auto_reply: false,
+            change_at_login: false,
             administrator: Some(true),
         }))
     }

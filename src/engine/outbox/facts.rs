@@ -70,6 +70,7 @@ const fn code(finding: Finding) -> &'static str {
         Finding::LimiterBusy => "limiter_busy",
         Finding::LiveUnknown => "live_unknown",
         Finding::AccountDisabled => "account_disabled",
+        Finding::ChangeAtLogin => "change_at_login",
         Finding::TlsExpiresSoon => "tls_expires_soon",
         Finding::MailuOld => "mailu_old",
         Finding::MailuUnknown => "mailu_unknown",
@@ -92,6 +93,7 @@ const fn meaning(finding: Finding) -> &'static str {
         }
         Finding::LiveUnknown => "Mailu does not tell which password is live",
         Finding::AccountDisabled => "the account is disabled in Mailu and may not log in",
+        Finding::ChangeAtLogin => "the next login on the web has to change the password",
         Finding::TlsExpiresSoon => {
             "the Mailu server's certificate ends before the change or soon after it"
         }
@@ -116,6 +118,7 @@ const fn hint(finding: Finding) -> &'static str {
         }
         Finding::LiveUnknown => "write <tenant>/verify",
         Finding::AccountDisabled => "enable the account in Mailu if it is still needed",
+        Finding::ChangeAtLogin => "nothing: the coming change ends that, unless somebody logs in",
         Finding::TlsExpiresSoon => "renew the certificate",
         Finding::MailuOld => "update Mailu",
         Finding::MailuUnknown => "check that it is a supported Mailu",
@@ -140,6 +143,7 @@ mod tests {
             Finding::LimiterBusy,
             Finding::LiveUnknown,
             Finding::AccountDisabled,
+            Finding::ChangeAtLogin,
             Finding::TlsExpiresSoon,
             Finding::MailuOld,
             Finding::MailuUnknown,

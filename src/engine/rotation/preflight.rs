@@ -82,6 +82,7 @@ impl Look {
         match answer {
             Ok(Some(account)) => {
                 self.find_if(!account.enabled, Finding::AccountDisabled);
+                self.find_if(account.change_at_login, Finding::ChangeAtLogin);
                 self.at_account(tenant, credential, &account).await;
             }
             Ok(None) => self.find(Finding::AccountMissing),

@@ -43,22 +43,18 @@ pub(super) fn prune(credential: &mut Credential, config: &MountConfig, now: Date
         .current_version()
         .and_then(|version| version.verified_at);
     let current = credential.current;
+    let previous = credential.previous;
     let live = live_in_drift(credential);
     while credential.versions.len() > keep {
         let total = credential.versions.len();
         let droppable = |version: &Version| {
             let young = now - version.created_at < YOUNG;
-            Some(version.number) != current
-                && Some(version.number) != live
+            // Consumers may still use the version before the current one.
+            ![current, previous, live].contains(&Some(version.number))
                 && !is_needed(version, proven_at, now)
                 && (!young || total > YOUNG_LIMIT)
         };
-        // The version before the current one always stays: consumers may still use it.
-        let oldest = credential
-            .versions
-            .iter()
-            .take(total - 2)
-            .position(droppable);
+        let oldest = credential.versions.iter().position(droppable);
         let Some(index) = oldest else { return };
         credential.versions.remove(index);
     }
@@ -127,7 +123,14 @@ mod tests {
             .zip(1..)
             .map(|(days, number)| fixture::version(number, now - TimeDelta::days(*days)))
             .collect();
-        credential.current = credential.versions.last().map(|version| version.number);
+        let newest_first = || {
+            credential
+                .versions
+                .iter()
+                .rev()
+                .map(|version| version.number)
+        };
+        (credential.current, credential.previous) = (newest_first().next(), newest_first().nth(1));
         credential
     }
 
@@ -171,6 +174,21 @@ mod tests {
         assert_eq!(youngest(&credential), Some(4));
         credential.versions[3].source = Some(1);
         assert_eq!(youngest(&credential), Some(3), "not a rollback's");
+    }
+
+    /// The last but one by position may be a candidate that was given up.
+    #[test]
+    fn the_version_before_the_current_one_stays_whatever_was_abandoned_since() {
+        let now = fixture::now();
+        let config = MountConfig {
+            max_versions: 2,
+            ..MountConfig::default()
+        };
+        let mut credential = credential(&[400, 300, 200, 150, 100], now);
+        credential.versions[3].abandoned = true;
+        credential.previous = Some(2);
+        prune(&mut credential, &config, now);
+        assert_eq!(numbers(&credential), [2, 5]);
     }
 
     #[test]

@@ -181,6 +181,7 @@ mod tests {
             comment: comment.to_owned(),
             forwarding: false,
             auto_reply: false,
+            change_at_login: false,
             administrator: None,
         }
     }

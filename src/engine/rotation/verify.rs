@@ -180,6 +180,11 @@ fn warnings(
         "the account is not a global administrator of its Mailu server.",
     );
     warn(
+        account.change_at_login,
+        "the next login on the web has to change the password (change_pw_next_login), which would be a \
+         foreign change: the next rotation ends that.",
+    );
+    warn(
         app_tokens.is_some_and(|count| count > 0),
         "the account has app tokens: they log in beside the password and survive its rotation.",
     );

@@ -24,6 +24,7 @@ pub(in crate::engine) fn credential(created_at: DateTime<Utc>) -> Credential {
         notice_sent_at: None,
         preflight: None,
         current: None,
+        previous: None,
         imported: Vec::new(),
         versions: Vec::new(),
         drift: None,

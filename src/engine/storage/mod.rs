@@ -337,6 +337,10 @@ fn upgrade_to_4(record: &mut TenantRecord) {
     let Some(credential) = &mut record.credential else {
         return;
     };
+    let kept = credential.versions.iter().rev();
+    let before =
+        kept.filter(|version| !version.abandoned && Some(version.number) != credential.current);
+    credential.previous = before.map(|version| version.number).next();
     for version in &mut credential.versions {
         version.shaken = version.verified_at.is_none();
     }

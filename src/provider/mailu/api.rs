@@ -22,6 +22,10 @@ pub(super) struct Change<'a> {
     /// The new comment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) comment: Option<&'a str>,
+    /// `false` where the server has the field: a change leaves it as it is, and while it is set the
+    /// next login on the web leads to nothing but a page that changes the password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) change_pw_next_login: Option<bool>,
 }
 
 /// The body of `POST /user`.
@@ -61,15 +65,23 @@ struct User {
     forward_enabled: Option<bool>,
     reply_enabled: Option<bool>,
     global_admin: Option<bool>,
+    change_pw_next_login: Option<bool>,
+}
+
+/// An account, and what of it only concerns this server's release.
+pub(super) struct Shown {
+    pub(super) account: Account,
+    /// The release knows `change_pw_next_login`: 2024.06 and later.
+    pub(super) has_change_at_login: bool,
 }
 
 /// Reads the answer to `GET /user/<email>`; `None` if it is not about the account asked for.
-pub(super) fn account(body: &[u8], asked: &EmailAddress) -> Option<Account> {
+pub(super) fn account(body: &[u8], asked: &EmailAddress) -> Option<Shown> {
     let user: User = serde_json::from_slice(body).ok()?;
     if !is_same_address(&user.email, asked.as_str()) {
         return None;
     }
-    Some(Account {
+    let account = Account {
         hash: user
             .password
             .filter(|text| !text.is_empty())
@@ -80,6 +92,11 @@ pub(super) fn account(body: &[u8], asked: &EmailAddress) -> Option<Account> {
         forwarding: user.forward_enabled.unwrap_or(false),
         auto_reply: user.reply_enabled.unwrap_or(false),
         administrator: user.global_admin,
+        change_at_login: user.change_pw_next_login.unwrap_or(false),
+    };
+    Some(Shown {
+        account,
+        has_change_at_login: user.change_pw_next_login.is_some(),
     })
 }
 
@@ -153,6 +170,7 @@ mod tests {
         let change = Change {
             raw_password: "p\"ä",
             comment: None,
+            change_pw_next_login: None,
         };
         assert_eq!(
             encode(&change, 4).unwrap().as_slice(),
@@ -161,10 +179,11 @@ mod tests {
         let change = Change {
             raw_password: "p",
             comment: Some("c"),
+            change_pw_next_login: Some(false),
         };
         assert_eq!(
             encode(&change, 2).unwrap().as_slice(),
-            br#"{"raw_password":"p","comment":"c"}"#
+            br#"{"raw_password":"p","comment":"c","change_pw_next_login":false}"#
         );
         let creation = Creation {
             email: "a@b.c",
@@ -185,6 +204,7 @@ mod tests {
         let change = Change {
             raw_password: &worst,
             comment: None,
+            change_pw_next_login: None,
         };
         let room = Zeroizing::new(Vec::<u8>::with_capacity(4_096 * 6 + 256)).capacity();
         let buffer = encode(&change, worst.len()).unwrap();
@@ -195,7 +215,9 @@ mod tests {
     fn a_user_object_is_read_with_nulls_and_without_new_members() {
         let body = br#"{"email":"admin@ACME.example","password":"$x","comment":null,
             "enabled":false,"forward_enabled":true,"reply_enabled":null,"other":[1]}"#;
-        let account = account(body, &address()).unwrap();
+        let shown = account(body, &address()).unwrap();
+        assert!(!shown.has_change_at_login);
+        let account = shown.account;
         assert!(account.hash.is_some());
         assert!(!account.enabled && account.forwarding && !account.auto_reply);
         assert_eq!(account.comment, "");
@@ -209,7 +231,7 @@ mod tests {
             r#"{"email":"admin@acme.example","password":null}"#,
             r#"{"email":"admin@acme.example","password":""}"#,
         ] {
-            let account = account(body.as_bytes(), &address()).unwrap();
+            let account = account(body.as_bytes(), &address()).unwrap().account;
             assert!(account.hash.is_none() && account.enabled);
         }
     }

@@ -1,6 +1,7 @@
 //! [`MailuClient`]: the calls.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -29,6 +30,8 @@ const MAX_TOKEN_LIST: usize = 1024 * 1024;
 pub(in crate::provider) struct MailuClient {
     transport: Transport,
     login: Option<SmtpLogin>,
+    /// An account was seen whose release knows `change_pw_next_login`.
+    has_change_at_login: AtomicBool,
 }
 
 impl MailuClient {
@@ -44,6 +47,7 @@ impl MailuClient {
         Ok(Self {
             transport: Transport::new(config, policy)?,
             login: SmtpLogin::new(config, policy)?,
+            has_change_at_login: AtomicBool::new(false),
         })
     }
 
@@ -135,6 +139,11 @@ impl MailProvider for MailuClient {
         let change = Change {
             raw_password: password.expose(),
             comment,
+            // Older releases ignore it; what was not seen to have it is not sent it.
+            change_pw_next_login: self
+                .has_change_at_login
+                .load(Ordering::Relaxed)
+                .then_some(false),
         };
         let texts = password.expose().len() + comment.map_or(0, str::len);
         let Some(body) = api::encode(&change, texts) else {
@@ -180,9 +189,11 @@ impl MailProvider for MailuClient {
             Err(ReadError::Refused(Refusal::NoSuchAccount)) => return Ok(None),
             Err(error) => return Err(error),
         };
-        api::account(&answer.body, account)
-            .map(Some)
-            .ok_or(ReadError::Trouble(Trouble::Unintelligible))
+        let shown = api::account(&answer.body, account)
+            .ok_or(ReadError::Trouble(Trouble::Unintelligible))?;
+        self.has_change_at_login
+            .store(shown.has_change_at_login, Ordering::Relaxed);
+        Ok(Some(shown.account))
     }
 
     async fn app_tokens(

@@ -173,6 +173,7 @@ impl MailProvider for Client {
             comment,
             forwarding: false,
             auto_reply: false,
+            change_at_login: false,
             administrator: Some(true),
         }))
     }

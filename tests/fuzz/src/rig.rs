@@ -161,6 +161,7 @@ impl MailProvider for ScriptedMail {
             comment: comment.clone(),
             forwarding: false,
             auto_reply: false,
+            change_at_login: false,
             administrator: None,
         }))
     }

@@ -31,6 +31,7 @@ mod tenant_config;
 mod tenants;
 mod ticks;
 mod unknown_fields;
+mod values;
 mod verify;
 mod versions;
 mod waiting;

@@ -651,3 +651,31 @@ async fn what_a_rotation_refuses() {
     rig.write("acme/rotate", longest).await.ok();
     rig.settled().await;
 }
+
+/// Mailu's own form for new users sets it: the next login on the web would change the password.
+#[tokio::test]
+async fn a_change_ends_the_duty_to_change_the_password_on_the_web() {
+    for release in [Release::V2024_06, Release::V2_0] {
+        let rig = Rig::created().await;
+        rig.mailu.set_release(release);
+        rig.mailu
+            .set_field(EMAIL, "change_pw_next_login", json!(true));
+        let knows = release != Release::V2_0;
+        let verified = rig.write("acme/verify", json!({})).await.ok();
+        let told = verified
+            .warnings
+            .iter()
+            .any(|it| it.contains("change_pw_next_login"));
+        assert_eq!(told, knows, "{verified:?}");
+        rotate(&rig).await.ok();
+        rig.settled().await;
+        let duty = &rig.mailu.user(EMAIL).unwrap().fields["change_pw_next_login"];
+        assert_eq!(duty, &json!(!knows));
+        let journal = rig.mailu.journal();
+        let change = journal.iter().rfind(|it| it.method == "PATCH").unwrap();
+        let named = change
+            .body_keys
+            .contains(&String::from("change_pw_next_login"));
+        assert_eq!(named, knows, "{change:?}");
+    }
+}

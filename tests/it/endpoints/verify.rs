@@ -131,3 +131,71 @@ async fn what_an_operator_is_warned_of() {
         );
     }
 }
+
+/// A cache before the server heeds the URL and nothing else, as nginx does: a proof from it is none.
+#[tokio::test]
+async fn a_cache_before_the_server_proves_nothing() {
+    let rig = Rig::created().await;
+    rig.mailu
+        .set_cached_for(std::time::Duration::from_secs(3600));
+    let old = rig.settled().await;
+    rig.write("acme/verify", json!({})).await.ok();
+    rig.mailu.set_password_directly(EMAIL, "somebody else's");
+    rig.later(900);
+    rig.mailu.advance(std::time::Duration::from_secs(900));
+    rig.tick().await;
+    rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(rig.read("acme/admin").await.get("state"), "drift");
+    rig.write("acme/rotate", json!({})).await.ok();
+    assert_ne!(rig.password().await, old);
+    let queries = rig.mailu.journal();
+    let queries: Vec<_> = queries.iter().filter(|it| it.method == "GET").collect();
+    let mut texts: Vec<_> = queries.iter().filter_map(|it| it.query.clone()).collect();
+    let looks = texts.len();
+    texts.sort();
+    texts.dedup();
+    assert_eq!(texts.len(), looks, "no two looks are the same question");
+}
+
+/// Twelve versions and more: what is compared in one look is bounded, and "none" is said when all
+/// were.
+#[tokio::test]
+async fn none_is_said_only_when_every_version_was_compared() {
+    let rig = Rig::created().await;
+    let config = json!({ "min_rotation_interval": "0s", "max_versions": 40 });
+    rig.write("config", config).await.ok();
+    let first = rig.settled().await;
+    for _ in 0..24 {
+        rig.write("acme/rotate", json!({})).await.ok();
+        rig.later(60);
+    }
+    let current = rig.settled().await;
+    rig.mailu.set_password_directly(EMAIL, &first);
+    // The first eleven do not fit: nothing is known yet.
+    let verified = rig.write("acme/verify", json!({})).await.ok();
+    assert_eq!(verified.get("live_version"), &json!(null));
+    assert!(
+        verified.warnings.iter().any(|it| it.contains("not every")),
+        "{verified:?}"
+    );
+    assert_eq!(rig.read("acme/admin").await.text_of("password"), current);
+    assert_ne!(rig.read("acme/admin").await.get("state"), "drift");
+    for _ in 0..4 {
+        rig.later(60);
+        rig.tick().await;
+    }
+    let read = rig.read("acme/admin").await;
+    assert_eq!(read.get("state"), "drift", "{read:?}");
+    assert_eq!(read.get("live_version"), 1);
+    // A password that is none of them, and none is said of it before.
+    rig.mailu.set_password_directly(EMAIL, "somebody else's");
+    rig.write("acme/verify", json!({})).await.ok();
+    for _ in 0..4 {
+        rig.later(60);
+        rig.tick().await;
+    }
+    let read = rig.read("acme/admin").await;
+    assert_eq!(read.get("live_version"), &json!(null), "{read:?}");
+    let status = rig.read("acme/status").await;
+    assert_eq!(status.get("drift")["code"], "foreign_password");
+}

@@ -5,12 +5,12 @@ use std::time::Duration;
 use futures_util::future::join;
 use serde_json::json;
 
-use super::operations::{compromised_live, created, incident, open};
+use super::operations::{compromised_live, created, incident, login_under_way, open};
 use super::{Before, Said, nothing_is_lost};
 use crate::support::engine::Host;
 use crate::support::faults::{Fault, Kind, Plan};
 use crate::support::mailbox::Mailbox;
-use crate::support::world::{ACCOUNT, SERVER, World, simulate};
+use crate::support::world::{ACCOUNT, SERVER, World, server, simulate};
 
 /// A process in which every call of this name fails.
 fn process_without(world: &World, name: &'static str, kind: Kind) -> (Host, Plan) {
@@ -162,5 +162,226 @@ fn a_difference_is_looked_at_though_somebody_has_the_tenant() {
         let (noted, ()) = join(noted, swept).await;
         noted.ok();
         assert_eq!(Said::of(&host, "acme", "swept").await, Said::Drift);
+    });
+}
+
+/// A login with the old password that found an outdated hash writes the whole column after the change
+/// was proven: `settled` over a dead password, and after a reset the stolen one lived for minutes.
+#[test]
+fn a_login_that_began_before_a_change_does_not_undo_it() {
+    for (path, body) in [("acme/rotate", json!({})), ("acme/reset", incident())] {
+        simulate(async {
+            let world = login_under_way().await;
+            let old = world.live().unwrap();
+            let host = world.sound_process();
+            host.write(path, body).await.ok();
+            let live = world.live().unwrap();
+            assert_ne!(live, old, "{path}");
+            let said = Said::of(&host, "acme", path).await;
+            assert_eq!(said, Said::Settled(live.clone()), "{path}");
+            let told: Vec<_> = host.events("acme").await;
+            let undone = told.iter().find(|it| it["error_code"] == "older_version");
+            assert!(undone.is_some(), "{path}: it is told: {told:#?}");
+            world.quiet(&host, "acme").await;
+            assert_eq!(world.live(), Some(live), "{path}");
+        });
+    }
+}
+
+/// The same where nobody waits for the look: until it was taken nothing is settled, and both are told.
+#[test]
+fn until_a_login_under_way_can_have_written_nothing_is_settled() {
+    simulate(async {
+        let world = login_under_way().await;
+        let old = world.live().unwrap();
+        let host = world.sound_process();
+        host.write("config", json!({ "wait": "2s" })).await.ok();
+        let rotated = host.write("acme/rotate", json!({})).await.ok();
+        assert_eq!(rotated.get("state"), "uncertain");
+        let new = world.live().unwrap();
+        let both = candidates(&host).await;
+        assert!(
+            both.contains(&old) && both.contains(&new),
+            "the answer came first"
+        );
+        world.later(3).await;
+        assert_eq!(world.live(), Some(old.clone()), "it is undone");
+        assert!(candidates(&host).await.contains(&old));
+        world.quiet(&host, "acme").await;
+        assert_eq!(world.live(), Some(new.clone()), "and made again");
+        assert_eq!(Said::of(&host, "acme", "later").await, Said::Settled(new));
+    });
+}
+
+/// A login in between has hashed the password again already, with today's rounds: the text of the
+/// hash alone says that others may be about to.
+#[test]
+fn a_hash_that_was_written_since_the_last_proof_has_the_change_looked_at_again() {
+    simulate(async {
+        let world = created().await;
+        let host = world.sound_process();
+        world.mail.begin_login(SERVER, ACCOUNT);
+        world.mail.edit(SERVER, ACCOUNT, |mailbox| {
+            *mailbox = Mailbox {
+                comment: mailbox.comment.clone(),
+                ..Mailbox::new(&mailbox.password)
+            };
+        });
+        let old = world.live().unwrap();
+        host.write("acme/rotate", json!({})).await.ok();
+        let live = world.live().unwrap();
+        assert_ne!(live, old);
+        let said = Said::of(&host, "acme", "written since").await;
+        assert_eq!(said, Said::Settled(live));
+    });
+}
+
+/// Every change is looked at again after 2 and 15 minutes: a write that hung for longer than the first
+/// look is found there.
+#[test]
+fn every_change_is_looked_at_twice_more() {
+    simulate(async {
+        let world = created().await;
+        let old = world.live().unwrap();
+        let host = world.sound_process();
+        host.write("acme/rotate", json!({})).await.ok();
+        for minutes in [3_u64, 16] {
+            world
+                .mail
+                .edit(SERVER, ACCOUNT, |it| *it = Mailbox::new(&old));
+            world.later(minutes * 60).await;
+            host.tick().await;
+            let said = Said::of(&host, "acme", "looked at").await;
+            assert_eq!(said, Said::Drift, "{minutes}");
+            host.write("acme/verify", json!({})).await.ok();
+            let record = world.record("acme").await.unwrap();
+            assert!(minutes > 3 || !record.open.confirm_at.is_empty());
+            world
+                .mail
+                .edit(SERVER, ACCOUNT, |it| it.password.clone_from(&old));
+        }
+    });
+}
+
+/// Another tenant of the server is asked about, and the server does not answer: the reset was in memory
+/// only until its turn came. A 503 and a crash, and nothing had happened.
+#[test]
+fn a_reset_that_waits_behind_others_outlives_a_crash() {
+    simulate(async {
+        let world = created().await;
+        let old = world.live().unwrap();
+        let plan = Plan::simulated();
+        let host = world.process(&plan);
+        world
+            .mail
+            .put(SERVER, "smtp-admin@beta.test", Mailbox::new("beta"));
+        host.write("beta/config", server()).await.ok();
+        let admin = json!({ "username": "smtp-admin@beta.test" });
+        host.write("beta/admin", admin).await.ok();
+        world.mail.silence(SERVER, true);
+        let verify = host.write("beta/verify", json!({}));
+        let reset = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let mut body = incident();
+            body["hold"] = json!(true);
+            host.write("acme/reset", body).await
+        };
+        let (_verified, answer) = join(verify, reset).await;
+        assert!(
+            answer.status == 200 || answer.code == "in_progress",
+            "{answer:?}"
+        );
+        plan.kill();
+        let next = world.sound_process();
+        let record = world.record("acme").await.unwrap();
+        let credential = record.credential.as_ref().unwrap();
+        assert!(record.intent.as_ref().is_some_and(|it| it.is_emergency()));
+        assert!(credential.current_version().unwrap().compromised.is_some());
+        assert!(credential.hold.is_some());
+        assert_eq!(Said::of(&next, "acme", "held").await, Said::Held);
+        let events = next.events("acme").await;
+        let started =
+            |it: &&serde_json::Value| it["event"] == "smtp_credentials_emergency_reset_started";
+        assert_eq!(events.iter().filter(started).count(), 1, "{events:#?}");
+        world.mail.silence(SERVER, false);
+        world.later(600).await;
+        world.quiet(&next, "acme").await;
+        assert_ne!(world.live().unwrap(), old, "it took effect");
+        next.write("acme/release", json!({})).await.ok();
+        let live = world.live().unwrap();
+        assert_eq!(Said::of(&next, "acme", "after").await, Said::Settled(live));
+    });
+}
+
+/// What is promised is stored first: while somebody else's write holds the tenant, nothing is.
+#[test]
+fn a_reset_that_could_not_be_stored_promises_nothing() {
+    simulate(async {
+        let world = created().await;
+        let plan = Plan::simulated();
+        let host = world.process(&plan);
+        plan.hold("cas tenant/acme");
+        let body = json!({ "webmail_url": "https://webmail.example.test" });
+        let held = host.patch("acme/admin", body);
+        let reset = async {
+            plan.holds().await;
+            let answer = host.write("acme/reset", incident()).await;
+            plan.release();
+            answer
+        };
+        let (_patched, answer) = join(held, reset).await;
+        answer.fails(503, "not_stored");
+    });
+}
+
+/// An account that is gone may come back from a backup, with the password that is to end.
+#[test]
+fn a_reset_of_a_missing_account_waits_for_it() {
+    simulate(async {
+        let world = created().await;
+        let stolen = world.mail.mailbox(SERVER, ACCOUNT).unwrap();
+        world.mail.remove(SERVER, ACCOUNT);
+        let host = world.sound_process();
+        let reset = host.write("acme/reset", incident()).await.ok();
+        assert_eq!(reset.get("state"), "queued");
+        assert_eq!(Said::of(&host, "acme", "missing").await, Said::Drift);
+        for _ in 0..3 {
+            world.later(4_000).await;
+            host.tick().await;
+            assert_eq!(Said::of(&host, "acme", "parked").await, Said::Drift);
+        }
+        let record = world.record("acme").await.unwrap();
+        assert!(record.intent.is_some_and(|it| it.is_emergency()));
+        world.mail.put(SERVER, ACCOUNT, stolen.clone());
+        world.later(4_000).await;
+        world.quiet(&host, "acme").await;
+        let live = world.live().unwrap();
+        assert_ne!(live, stolen.password);
+        assert_eq!(Said::of(&host, "acme", "back").await, Said::Settled(live));
+    });
+}
+
+/// A deletion ends a parked reset and not what it says of the password.
+#[test]
+fn a_reset_that_a_deletion_ended_goes_on_with_the_undeletion() {
+    simulate(async {
+        let world = created().await;
+        let stolen = world.mail.mailbox(SERVER, ACCOUNT).unwrap();
+        world.mail.remove(SERVER, ACCOUNT);
+        let host = world.sound_process();
+        host.write("acme/reset", incident()).await.ok();
+        host.delete("acme/admin").await.ok();
+        let record = world.record("acme").await.unwrap();
+        assert_eq!(record.intent, None);
+        world.mail.put(SERVER, ACCOUNT, stolen.clone());
+        host.write("acme/undelete", json!({})).await.ok();
+        assert!(!matches!(
+            Said::of(&host, "acme", "undeleted").await,
+            Said::Settled(_)
+        ));
+        world.quiet(&host, "acme").await;
+        let live = world.live().unwrap();
+        assert_ne!(live, stolen.password);
+        assert_eq!(Said::of(&host, "acme", "done").await, Said::Settled(live));
     });
 }

@@ -14,7 +14,7 @@ use vault_plugin_secrets_smtp::logical::Snapshot;
 
 use super::{Said, drifted_to, open_reset};
 use crate::support::engine::{Answer, Host};
-use crate::support::faults::{Fault, Plan};
+use crate::support::faults::{Fault, Kind, Plan};
 use crate::support::mailbox::{Mailbox, State};
 use crate::support::world::{Left, SERVER, World, every_start_has_its_end, server, simulate};
 
@@ -78,6 +78,12 @@ impl Faults {
         self.calls.is_empty() && self.sends.is_empty()
     }
 
+    /// Whether a look may show no hash.
+    fn hide(&self) -> bool {
+        let mut calls = self.calls.iter();
+        calls.any(|fault| matches!(fault.kind, Kind::Hidden | Kind::Lie))
+    }
+
     fn arm(&self, plan: &Plan) {
         plan.arm(self.calls.iter().copied());
         plan.arm_sends(self.sends.iter().copied());
@@ -101,6 +107,9 @@ pub(super) enum Step {
     Restart,
     /// The mail server works on the oldest request that it did not answer.
     Land,
+    /// Somebody begins to log in where the hash is outdated: the next change of the password is undone
+    /// two seconds after it.
+    Login(Who),
     /// An administrator of the mail server sets another password.
     Foreign(Who),
     KeepStorage,
@@ -216,6 +225,9 @@ impl History {
             Step::Ask(requests, faults) => self.ask(requests, faults).await,
             Step::Tick(faults) => {
                 self.world.later(60).await;
+                if faults.hide() {
+                    self.miss_logins();
+                }
                 faults.arm(&self.plan);
                 let ticked = survived(&self.plan, self.host.tick()).await;
                 if ticked.is_none() {
@@ -235,6 +247,10 @@ impl History {
                         }
                     }
                 }
+            }
+            Step::Login(who) => {
+                self.world.mail.outdate(SERVER, who.account());
+                self.world.mail.begin_login(SERVER, who.account());
             }
             Step::Foreign(who) => {
                 self.foreign += 1;
@@ -262,7 +278,18 @@ impl History {
         }
     }
 
+    /// What begins meanwhile cannot be looked at in time: the clock jumps over the look, or it shows
+    /// no hash.
+    fn miss_logins(&mut self) {
+        for who in Who::ALL {
+            if self.world.mail.logs_in(SERVER, who.account()) {
+                self.disturb(who);
+            }
+        }
+    }
+
     fn jump(&mut self, minutes: i32) {
+        self.miss_logins();
         self.back += minutes.min(0).unsigned_abs();
         self.world
             .clock
@@ -302,6 +329,9 @@ impl History {
     }
 
     async fn ask(&mut self, requests: &[(Who, Request)], faults: &Faults) {
+        if faults.hide() {
+            self.miss_logins();
+        }
         faults.arm(&self.plan);
         let before: Vec<_> = Who::ALL.map(|who| self.live(who)).into();
         let work = requests
@@ -580,7 +610,6 @@ async fn survived<T>(plan: &Plan, work: impl Future<Output = T>) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::faults::Kind;
 
     fn send(kind: Kind) -> Option<Fault> {
         Some(Fault {

@@ -72,6 +72,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (-600_i32..600).prop_map(Step::Jump),
         2 => Just(Step::Restart),
         5 => Just(Step::Land),
+        2 => who().prop_map(Step::Login),
         1 => who().prop_map(Step::Foreign),
         1 => Just(Step::KeepStorage),
         1 => Just(Step::RestoreStorage),

@@ -27,6 +27,20 @@ pub(super) async fn created() -> World {
     world
 }
 
+/// The same, with a login under way that found an outdated hash.
+pub(super) async fn login_under_way() -> World {
+    let world = created().await;
+    world.mail.outdate(SERVER, ACCOUNT);
+    // What the engine proves is the outdated hash.
+    world
+        .sound_process()
+        .write("acme/verify", json!({}))
+        .await
+        .ok();
+    world.mail.begin_login(SERVER, ACCOUNT);
+    world
+}
+
 /// A change whose answer and whose look were lost; `landed` if the server took it.
 pub(super) async fn open(landed: bool) -> World {
     lost(created().await, "acme/rotate", json!({}), landed).await
@@ -180,6 +194,18 @@ fn an_import() {
 #[test]
 fn a_rotation() {
     test_minutely("rotation", write("acme/rotate", json!({})), created(), 11);
+}
+
+#[test]
+fn a_rotation_that_a_login_undoes() {
+    let operation = write("acme/rotate", json!({}));
+    test_sampled("a login undoes it", operation, login_under_way(), 10);
+}
+
+#[test]
+fn a_reset_that_a_login_undoes() {
+    let operation = write("acme/reset", incident());
+    test_sampled("a login undoes a reset", operation, login_under_way(), 10);
 }
 
 #[test]

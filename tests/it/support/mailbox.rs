@@ -9,17 +9,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use tokio::time::Instant;
 
 use super::faults::{Fault, Kind, Plan};
 use super::mailu::standin::hash_password;
 use vault_plugin_secrets_smtp::crypto::Sensitive;
 use vault_plugin_secrets_smtp::provider::{
-    Account, AppTokenId, Connector, EmailAddress, Login, MailProvider, ProviderConfig, ReadError,
-    Refusal, Sent, ServerVersion, StoredHash, Trouble,
+    Account, AppTokenId, Connector, EmailAddress, Login as Proven, MailProvider, ProviderConfig,
+    ReadError, Refusal, Sent, ServerVersion, StoredHash, Trouble,
 };
 
 /// The cheapest rounds of bcrypt.
 const ROUNDS: u32 = 4;
+/// Other rounds than those of today.
+const OUTDATED_ROUNDS: u32 = 5;
 /// How long a server that answers nothing is waited for.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long for a single answer: what is tried after it belongs to the same request.
@@ -39,7 +42,23 @@ pub(crate) struct State {
     /// Servers that answer nothing in time.
     silent: BTreeSet<String>,
     looks: usize,
+    /// Logins under way that found an outdated hash.
+    logins: Vec<Login>,
 }
+
+/// A login under way. The servers hash its password again and write the whole column, whatever that
+/// holds by then.
+#[derive(Clone)]
+struct Login {
+    server: String,
+    account: String,
+    password: String,
+    /// When it writes, once somebody changes the password; until then it is busy hashing.
+    writes_at: Option<Instant>,
+}
+
+/// How long after a change a login that began before it writes.
+const REHASH: Duration = Duration::from_secs(2);
 
 /// One account.
 #[derive(Clone)]
@@ -86,8 +105,11 @@ impl fmt::Debug for MailServers {
 }
 
 impl MailServers {
+    /// The instants of another simulation say nothing here: what was about to be written is.
     pub(crate) fn with(state: &State) -> Self {
-        Self(Arc::new(Mutex::new(state.clone())))
+        let mut state = state.clone();
+        state.write_logins(|_at| true);
+        Self(Arc::new(Mutex::new(state)))
     }
 
     pub(crate) fn state(&self) -> State {
@@ -95,7 +117,39 @@ impl MailServers {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        let mut state = self.0.lock().unwrap();
+        if !state.logins.is_empty() {
+            let now = Instant::now();
+            state.write_logins(|at| at <= now);
+        }
+        state
+    }
+
+    /// Somebody logs in with what is live now, whose hash is outdated: whoever changes the password
+    /// before that is done has it undone two seconds later.
+    pub(crate) fn begin_login(&self, server: &str, account: &str) {
+        let mut state = self.lock();
+        let password = state.servers[server][account].password.clone();
+        state.logins.push(Login {
+            server: server.to_owned(),
+            account: account.to_owned(),
+            password,
+            writes_at: None,
+        });
+    }
+
+    /// Whether a login that found an outdated hash is under way.
+    pub(crate) fn logs_in(&self, server: &str, account: &str) -> bool {
+        let state = self.lock();
+        let at = |login: &Login| login.server == server && login.account == account;
+        state.logins.iter().any(at)
+    }
+
+    /// Makes the hash of an account outdated, as the server's next `CREDENTIAL_ROUNDS` does.
+    pub(crate) fn outdate(&self, server: &str, account: &str) {
+        self.edit(server, account, |mailbox| {
+            mailbox.hash = hash_password(&mailbox.password, OUTDATED_ROUNDS);
+        });
     }
 
     /// Puts the accounts back as they were, as a restore of the server's database does; what it
@@ -190,6 +244,21 @@ impl MailServers {
 }
 
 impl State {
+    fn write_logins(&mut self, is_due: impl Fn(Instant) -> bool) {
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.logins)
+            .into_iter()
+            .partition(|login| login.writes_at.is_some_and(&is_due));
+        self.logins = later;
+        for login in due {
+            let accounts = self.servers.get_mut(&login.server);
+            let mailbox = accounts.and_then(|accounts| accounts.get_mut(&login.account));
+            if let Some(mailbox) = mailbox {
+                mailbox.hash = hash_password(&login.password, ROUNDS);
+                mailbox.password = login.password;
+            }
+        }
+    }
+
     fn check(&self, change: &Change) -> Option<Refusal> {
         let accounts = self.servers.get(&change.server);
         let exists = accounts.is_some_and(|them| them.contains_key(&change.account));
@@ -216,6 +285,12 @@ impl State {
             mailbox.comment.clone_from(comment);
         }
         accounts.insert(change.account.clone(), mailbox);
+        for login in &mut self.logins {
+            let same = login.server == change.server && login.account == change.account;
+            if same && login.writes_at.is_none() {
+                login.writes_at = Some(Instant::now() + REHASH);
+            }
+        }
     }
 }
 
@@ -363,6 +438,7 @@ impl MailProvider for Client {
             comment: mailbox.comment,
             forwarding: false,
             auto_reply: false,
+            change_at_login: false,
             administrator: Some(true),
         }))
     }
@@ -412,14 +488,14 @@ impl MailProvider for Client {
         None
     }
 
-    async fn login(&self, account: &EmailAddress, password: &Sensitive<String>) -> Login {
+    async fn login(&self, account: &EmailAddress, password: &Sensitive<String>) -> Proven {
         if self.ask("login").await.is_err() {
-            return Login::CannotTell;
+            return Proven::CannotTell;
         }
         let mailbox = self.mailbox(account);
         match mailbox.filter(|mailbox| mailbox.enabled) {
-            Some(mailbox) if mailbox.password == *password.expose() => Login::Accepted,
-            _ => Login::Refused,
+            Some(mailbox) if mailbox.password == *password.expose() => Proven::Accepted,
+            _ => Proven::Refused,
         }
     }
 }

@@ -78,6 +78,7 @@ fn credential(username: &EmailAddress, input: &Input, now: DateTime<Utc>) -> Cre
         notice_sent_at: None,
         preflight: None,
         current: None,
+        previous: None,
         imported: Vec::new(),
         versions: Vec::new(),
         drift: None,
@@ -229,6 +230,7 @@ pub(super) fn add_version(
     });
     locked.record.last_error = None;
     credential.current = Some(number);
+    credential.previous = previous_version;
     credential.drift = None;
     credential.last_rotated = last_rotated;
     credential.notice_sent_at = None;

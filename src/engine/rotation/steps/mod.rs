@@ -306,6 +306,7 @@ impl Proven {
         }
         let (source, announced_at) = (intent.source, intent.announced_at);
         credential.current = Some(intent.version);
+        credential.previous = previous_version;
         credential.versions.push(Version {
             proof: self.proof,
             verified_at: (self.proof != Proof::Acknowledged).then_some(now),

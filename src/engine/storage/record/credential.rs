@@ -37,6 +37,9 @@ pub struct Credential {
     /// Keyed hashes of the passwords that were imported or adopted, in hex, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub imported: Vec<String>,
+    /// The number of the version that was current before: its consumers may still use it.
+    #[serde(default)]
+    pub previous: Option<u64>,
     /// Every version kept, oldest first.
     pub versions: Vec<Version>,
     /// Mailu was found to hold something else.
@@ -89,6 +92,8 @@ pub enum Finding {
     LiveUnknown,
     /// The account may not log in.
     AccountDisabled,
+    /// The next login on the web has to change the password.
+    ChangeAtLogin,
     /// The certificate ends before the change or within two weeks after it.
     TlsExpiresSoon,
     /// The server is of the 2.0 line.
@@ -112,6 +117,7 @@ impl Finding {
             Self::LimiterBusy => "limiter_busy",
             Self::LiveUnknown => "live_unknown",
             Self::AccountDisabled => "account_disabled",
+            Self::ChangeAtLogin => "change_at_login",
             Self::TlsExpiresSoon => "tls_expires_soon",
             Self::MailuOld => "mailu_old",
             Self::MailuUnknown => "mailu_unknown",
@@ -132,6 +138,7 @@ impl Finding {
             Self::LimiterBusy
             | Self::LiveUnknown
             | Self::AccountDisabled
+            | Self::ChangeAtLogin
             | Self::TlsExpiresSoon
             | Self::MailuOld
             | Self::MailuUnknown => false,
