@@ -11,7 +11,7 @@ tests! {
 }
 
 /// Every path of the engine, as OpenAPI writes it.
-const PATHS: [&str; 38] = [
+const PATHS: [&str; 39] = [
     "",
     "batches",
     "batches/{id}",
@@ -30,6 +30,7 @@ const PATHS: [&str; 38] = [
     "events/emit/{tenant}/{seq}",
     "events/flush",
     "metrics",
+    "ops/adopt-storage",
     "ops/reindex",
     "ops/sweep",
     "status",

@@ -497,6 +497,22 @@ fn engine(base: &Base, kind: Kind, bytes: &[u8], requests: &[u8], faults: &[u8])
     }
 }
 
+/// Whether these bytes are which mount a keyring was made for: an instant or none, and its name.
+fn is_maker(tail: &[u8]) -> bool {
+    let Some((adopted, rest)) = tail.split_first_chunk::<8>() else {
+        return false;
+    };
+    let Some((length, name)) = rest.split_first_chunk::<2>() else {
+        return false;
+    };
+    let adopted = i64::from_be_bytes(*adopted);
+    let instant = adopted == i64::MIN || DateTime::from_timestamp_millis(adopted).is_some();
+    instant
+        && usize::from(u16::from_be_bytes(*length)) == name.len()
+        && (1..=255).contains(&name.len())
+        && name.iter().all(u8::is_ascii_graphic)
+}
+
 fn ring(ring: &Ring) {
     let mut versions = ring.versions.clone();
     if ring.ascending {
@@ -504,7 +520,7 @@ fn ring(ring: &Ring) {
         versions.dedup_by_key(|(version, _)| *version);
     }
     let mut bytes = b"smtpkeys".to_vec();
-    let schema = u32::from(ring.schema % 3);
+    let schema = u32::from(ring.schema % 4);
     bytes.extend(schema.to_be_bytes());
     bytes.extend([7; 32]);
     let count = (versions.len() as i64).wrapping_add(i64::from(ring.count % 2)) as u32;
@@ -522,10 +538,14 @@ fn ring(ring: &Ring) {
     bytes.extend((0..32).map(|at| u8::from_str_radix(&sum[2 * at..2 * at + 2], 16).unwrap()));
     bytes.truncate(bytes.len() - usize::from(ring.cut).min(bytes.len()));
     let in_range = |millis: i64| DateTime::from_timestamp_millis(millis).is_some();
-    let good = schema == 1
+    let tail = match schema {
+        1 => ring.tail.is_empty(),
+        2 => is_maker(&ring.tail),
+        _ => false,
+    };
+    let good = tail
         && ring.checksum
         && ring.cut == 0
-        && ring.tail.is_empty()
         && count as usize == versions.len()
         && versions.first().is_some_and(|(version, _)| *version > 0)
         && versions.windows(2).all(|pair| pair[0].0 < pair[1].0)
