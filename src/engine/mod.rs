@@ -30,6 +30,7 @@ mod schedule;
 mod state;
 pub mod storage;
 mod tenant;
+mod trusted;
 mod watch;
 
 use std::fmt;
@@ -110,6 +111,7 @@ pub struct Engine {
     servers: mail::Servers,
     joined: joined::Joined,
     failures: failures::Failures,
+    trusted_time: trusted::TrustedTime,
     runner: runner::Runner,
     batches: batch::Batches,
     counters: counters::Counters,
@@ -140,6 +142,7 @@ impl Engine {
             servers: mail::Servers::default(),
             joined: joined::Joined::default(),
             failures: failures::Failures::default(),
+            trusted_time: trusted::TrustedTime::default(),
             runner: runner::Runner::default(),
             batches: batch::Batches::default(),
             counters: counters::Counters::default(),
@@ -232,6 +235,7 @@ impl Engine {
             self.runner.forget();
             self.servers.forget_all();
             self.failures.forget_all();
+            self.trusted_time.forget();
             self.keyring.forget();
             self.config.forget();
             self.channels.forget();

@@ -324,7 +324,8 @@ impl Proven {
             now,
             now,
         );
-        retention::prune(credential, &self.tenant.config, now);
+        let trusted = self.tenant.engine.trusted();
+        retention::prune(credential, &self.tenant.config, trusted);
         Ok((event, previous_version))
     }
 }
