@@ -3,6 +3,8 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::other::Other;
+
 /// Response keys whose string values the host's audit devices must write in clear
 /// (`audit_non_hmac_response_keys` of the mount). Numbers are always in clear.
 ///
@@ -126,10 +128,13 @@ pub enum EventName {
     /// Automatic changes have waited for the audit devices for a day.
     #[serde(rename = "smtp_audit_stalled")]
     AuditStalled,
+    /// A newer version of the plugin knows it.
+    #[serde(untagged)]
+    Other(Other),
 }
 
 impl EventName {
-    /// Every name.
+    /// Every name that this version knows.
     pub const ALL: [Self; 27] = [
         Self::Stored,
         Self::Imported,
@@ -191,6 +196,7 @@ impl EventName {
             Self::AuditStalled => "smtp_audit_stalled",
             Self::BatchStarted => "smtp_batch_started",
             Self::BatchEnded => "smtp_batch_ended",
+            Self::Other(_) => "unknown",
         }
     }
 
@@ -211,6 +217,9 @@ pub enum Severity {
     Warning,
     /// Somebody must look now.
     Critical,
+    /// A newer version of the plugin knows it.
+    #[serde(untagged)]
+    Other(Other),
 }
 
 /// Why a password changed.
@@ -231,6 +240,9 @@ pub enum RotationType {
     Reveal,
     /// By moving to another server.
     Rehome,
+    /// A newer version of the plugin knows it.
+    #[serde(untagged)]
+    Other(Other),
 }
 
 /// How it ended.
@@ -243,6 +255,9 @@ pub enum Outcome {
     Success,
     /// Not done.
     Failure,
+    /// A newer version of the plugin knows it.
+    #[serde(untagged)]
+    Other(Other),
 }
 
 /// Who asked.

@@ -22,6 +22,7 @@ mod batches;
 mod channels;
 mod emission;
 mod endpoints;
+mod formats;
 mod handshake;
 mod held_back;
 mod hostile_neighbours;
