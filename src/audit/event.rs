@@ -3,6 +3,8 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::other::Other;
+
 /// Response keys whose string values the host's audit devices must write in clear
 /// (`audit_non_hmac_response_keys` of the mount). Numbers are always in clear.
 ///
@@ -129,10 +131,13 @@ pub enum EventName {
     /// Automatic changes have waited for the audit devices for a day.
     #[serde(rename = "smtp_audit_stalled")]
     AuditStalled,
+    /// A newer version of the plugin knows it.
+    #[serde(untagged)]
+    Other(Other),
 }
 
 impl EventName {
-    /// Every name.
+    /// Every name that this version knows.
     pub const ALL: [Self; 28] = [
         Self::Stored,
         Self::Imported,
@@ -196,6 +201,7 @@ impl EventName {
             Self::AuditStalled => "smtp_audit_stalled",
             Self::BatchStarted => "smtp_batch_started",
             Self::BatchEnded => "smtp_batch_ended",
+            Self::Other(_) => "unknown",
         }
     }
 
@@ -216,6 +222,9 @@ pub enum Severity {
     Warning,
     /// Somebody must look now.
     Critical,
+    /// A newer version of the plugin knows it.
+    #[serde(untagged)]
+    Other(Other),
 }
 
 /// Why a password changed.
@@ -236,6 +245,9 @@ pub enum RotationType {
     Reveal,
     /// By moving to another server.
     Rehome,
+    /// A newer version of the plugin knows it.
+    #[serde(untagged)]
+    Other(Other),
 }
 
 /// How it ended.
@@ -248,6 +260,9 @@ pub enum Outcome {
     Success,
     /// Not done.
     Failure,
+    /// A newer version of the plugin knows it.
+    #[serde(untagged)]
+    Other(Other),
 }
 
 /// Who asked.

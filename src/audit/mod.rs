@@ -8,9 +8,11 @@
 
 mod event;
 mod log;
+mod other;
 
 pub use event::{
     Actor, EXEMPT_RESPONSE_KEYS, Event, EventName, NewEvent, Outcome, PRIVATE_KEYS, RotationType,
     Severity,
 };
 pub use log::{DetailKey, EventLog, MAX_IN_RECORD};
+pub use other::Other;

@@ -88,6 +88,14 @@ impl Counters {
         }
     }
 
+    /// Counts a failed change that has no event of its own.
+    pub(super) fn note_counted(&self, rotation_type: Option<RotationType>) {
+        let kind = TYPES.iter().find(|(kind, _)| Some(*kind) == rotation_type);
+        if let Some((_, kind)) = kind {
+            *self.counts().changes.entry((kind, "failure")).or_default() += 1;
+        }
+    }
+
     fn note_alert(&self, event: &Event) {
         let code = event.error_code.as_deref();
         let mut rules = Rule::ALL.into_iter().map(Rule::code);

@@ -31,6 +31,7 @@ mod schedule;
 mod state;
 pub mod storage;
 mod tenant;
+mod trusted;
 mod watch;
 
 use std::fmt;
@@ -114,6 +115,7 @@ pub struct Engine {
     servers: mail::Servers,
     joined: joined::Joined,
     failures: failures::Failures,
+    trusted_time: trusted::TrustedTime,
     runner: runner::Runner,
     batches: batch::Batches,
     counters: counters::Counters,
@@ -145,6 +147,7 @@ impl Engine {
             servers: mail::Servers::default(),
             joined: joined::Joined::default(),
             failures: failures::Failures::default(),
+            trusted_time: trusted::TrustedTime::default(),
             runner: runner::Runner::default(),
             batches: batch::Batches::default(),
             counters: counters::Counters::default(),
@@ -239,6 +242,7 @@ impl Engine {
             self.runner.forget();
             self.servers.forget_all();
             self.failures.forget_all();
+            self.trusted_time.forget();
             self.keyring.forget();
             self.config.forget();
             self.channels.forget();

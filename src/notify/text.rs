@@ -105,7 +105,9 @@ const fn happened(event: EventName, outcome: Outcome) -> &'static str {
         EventName::EmergencyResetStarted => "an emergency reset of the password began",
         EventName::EmergencyReset => match outcome {
             Outcome::Failure => "the emergency reset of the password failed",
-            Outcome::Started | Outcome::Success => "the password was reset after an incident",
+            Outcome::Started | Outcome::Success | Outcome::Other(_) => {
+                "the password was reset after an incident"
+            }
         },
         EventName::Revealed => "a person looked at the password",
         EventName::RolledBack => "an earlier password was set again",
@@ -128,8 +130,9 @@ const fn happened(event: EventName, outcome: Outcome) -> &'static str {
         EventName::BatchStarted => "a batch of changes began",
         EventName::BatchEnded => match outcome {
             Outcome::Failure => "a batch of changes stopped before its end",
-            Outcome::Started | Outcome::Success => "a batch of changes ended",
+            Outcome::Started | Outcome::Success | Outcome::Other(_) => "a batch of changes ended",
         },
+        EventName::Other(_) => "something happened that this version does not know",
     }
 }
 
@@ -216,6 +219,7 @@ const fn severity(severity: Severity) -> &'static str {
         Severity::Info => "info",
         Severity::Warning => "warning",
         Severity::Critical => "critical",
+        Severity::Other(_) => "unknown",
     }
 }
 
@@ -224,6 +228,7 @@ const fn outcome(outcome: Outcome) -> &'static str {
         Outcome::Started => "started",
         Outcome::Success => "success",
         Outcome::Failure => "failure",
+        Outcome::Other(_) => "unknown",
     }
 }
 
@@ -236,6 +241,7 @@ fn kind(kind: RotationType) -> String {
         RotationType::Rollback => "rollback",
         RotationType::Reveal => "reveal",
         RotationType::Rehome => "rehome",
+        RotationType::Other(_) => "unknown",
     };
     text.to_owned()
 }

@@ -745,6 +745,91 @@ fn what_nothing_leads_to_is_found_by_the_repair() {
     });
 }
 
+async fn sweep(world: &World, host: &Host) {
+    host.write("ops/sweep", json!({})).await.ok();
+    tick(world, host).await;
+    tick(world, host).await;
+}
+
+/// A bit more, so that a wall clock that says something else is believed.
+async fn a_day_of_ticks(world: &World, host: &Host) {
+    for _ in 0..25 {
+        world.later(3600).await;
+        host.tick().await;
+    }
+}
+
+/// Twenty days with a change each, and a clock that is set ahead by a hundred then.
+async fn twenty_days(retention: &str) -> (World, Host) {
+    let (world, host, _) = delivering().await;
+    let config = json!({ "trail_retention": retention, "rotation_period": "3650d" });
+    host.write("config", config).await.ok();
+    for _ in 0..20 {
+        rotate(&world, &host).await;
+        world.later(86_400).await;
+        host.tick().await;
+    }
+    // The record lets go of what is old.
+    for _ in 0..20 {
+        rotate(&world, &host).await;
+    }
+    world.clock.jump(chrono::TimeDelta::days(100));
+    (world, host)
+}
+
+/// How many days of the history are left, those of the jump and after it aside.
+async fn days_left(world: &World) -> usize {
+    let days = world.storage.list("journal/").await.unwrap();
+    let first = days.first().cloned().unwrap_or_default();
+    let old = days.iter().filter(|day| day.as_str() < "20261101/");
+    assert!(!first.is_empty());
+    old.count()
+}
+
+#[test]
+fn no_more_than_eight_days_of_the_history_go_within_a_day() {
+    simulate(async {
+        let (world, mut host) = twenty_days("90d").await;
+        let all = days_left(&world).await;
+        assert!(all >= 20, "{all}");
+        // Something happens by the new clock, so that it does not look like a lost one.
+        rotate(&world, &host).await;
+        sweep(&world, &host).await;
+        assert_eq!(days_left(&world).await, all, "not believed yet");
+        for gone in [8, 16] {
+            a_day_of_ticks(&world, &host).await;
+            sweep(&world, &host).await;
+            // A day stays in sight while a record still holds one of its events.
+            let left = days_left(&world).await;
+            assert!(
+                (all - gone..=all - gone + 2).contains(&left),
+                "{left} of {all}"
+            );
+            // Not by asking again, nor after a restart.
+            host = world.sound_process();
+            sweep(&world, &host).await;
+            assert_eq!(days_left(&world).await, left);
+        }
+    });
+}
+
+#[test]
+fn a_retention_that_a_person_made_smaller_is_their_word_for_what_it_names() {
+    simulate(async {
+        let (world, host) = twenty_days("365d").await;
+        let all = days_left(&world).await;
+        rotate(&world, &host).await;
+        a_day_of_ticks(&world, &host).await;
+        sweep(&world, &host).await;
+        assert_eq!(days_left(&world).await, all);
+        let config = json!({ "trail_retention": "60d" });
+        host.write("config", config).await.ok();
+        sweep(&world, &host).await;
+        // But what records still hold.
+        assert!(days_left(&world).await <= 2);
+    });
+}
+
 #[test]
 fn delivered_events_go_when_they_are_old_and_others_stay() {
     simulate(async {
@@ -768,14 +853,15 @@ fn delivered_events_go_when_they_are_old_and_others_stay() {
         // 42 are undelivered, the last 16 of them in the record alone.
         assert_eq!(trail(&world).await, 43 + 26);
         world.clock.jump(chrono::TimeDelta::days(40));
-        // A clock that is ahead makes nothing old; something that happens then does.
-        host.write("ops/sweep", json!({})).await.ok();
-        tick(&world, &host).await;
+        // A clock that was set makes nothing old, whatever happens by it.
+        sweep(&world, &host).await;
         assert_eq!(trail(&world).await, 43 + 26);
         host.write("config", json!({ "wait": 9 })).await.ok();
-        host.write("ops/sweep", json!({})).await.ok();
-        tick(&world, &host).await;
-        tick(&world, &host).await;
+        sweep(&world, &host).await;
+        assert_eq!(trail(&world).await, 43 + 26);
+        // One that has stood for a day of ticks does.
+        a_day_of_ticks(&world, &host).await;
+        sweep(&world, &host).await;
         assert_eq!(trail(&world).await, 26, "what was never delivered stays");
         let page = host
             .send(Operation::Read, "acme/events", json!({ "limit": 200 }))

@@ -23,6 +23,7 @@ mod channels;
 mod emission;
 mod endpoints;
 mod foreign_storage;
+mod formats;
 mod handshake;
 mod held_back;
 mod hostile_neighbours;

@@ -3,19 +3,28 @@
 //! The index by time says which are old. An event goes only if a device took it and its record has
 //! let go of it: what was never delivered is kept for ever, and what a record still holds is as old
 //! as its last change.
+//!
+//! What is old is judged by the believed time ([`Trusted`]) and by nothing else, and never more than
+//! eight days of the history go within a day of it: a mistake shows while most is still there. A
+//! retention that a person made smaller is their word for what it names, whatever it comes to.
 
 use chrono::{NaiveDate, TimeDelta};
 
 use crate::engine::Engine;
 use crate::engine::config::MountConfig;
 use crate::engine::error::Error;
+use crate::engine::runner::Expiry;
 use crate::engine::storage::{self, JOURNAL, JournalEntry, TrailEntry};
+use crate::engine::trusted::Trusted;
 use crate::logical::Mount;
 
 /// Entries looked at in one pass, and the rest of a day that was begun; the next pass goes on.
 const MOST: usize = 50_000;
 /// If nothing was recorded for longer than this, nothing goes: the clock may be wrong.
 const IDLE: TimeDelta = TimeDelta::days(30);
+/// How many days of the journal may go within [`WITHIN`].
+const MOST_DAYS: u32 = 8;
+const WITHIN: TimeDelta = TimeDelta::hours(24);
 /// How many names are listed at once.
 const PAGE: usize = 1_000;
 
@@ -30,13 +39,18 @@ impl Engine {
         mount: &Mount,
         config: &MountConfig,
     ) -> Result<(), Error> {
-        let days = i64::try_from(config.trail_retention / (24 * 3600)).unwrap_or(i64::MAX);
-        let age = TimeDelta::try_days(days).unwrap_or(TimeDelta::MAX);
-        let Some(oldest) = self.clock().now().checked_sub_signed(age) else {
+        let Some(now) = self.trusted() else {
             return Ok(());
         };
+        let Some(oldest) = oldest_kept(config, now) else {
+            return Ok(());
+        };
+        let mut expiry = self.expiry(mount).await?;
+        if see_retention(&mut expiry, config.trail_retention, oldest) {
+            self.store_expiry(mount, &expiry).await?;
+        }
         let days = list_days(mount).await?;
-        let today = self.clock().now().date_naive();
+        let today = now.at().date_naive();
         let newest = days.last().copied();
         if newest.is_none_or(|newest| today - newest > IDLE) {
             // Nothing happened for long, or the clock is ahead: then nothing is old either.
@@ -44,16 +58,46 @@ impl Engine {
         }
         // What may not go yet must not keep what comes after it from being looked at.
         let from = self.emission.state().expired_before.take();
-        let due = |day: &NaiveDate| *day < oldest.date_naive() && from.is_none_or(|it| *day >= it);
+        let due = |day: &NaiveDate| *day < oldest && from.is_none_or(|it| *day >= it);
         let mut left = MOST;
         for day in days.into_iter().filter(due) {
             if left == 0 || self.tasks.is_stopping() {
                 self.emission.state().expired_before = Some(day);
                 break;
             }
+            if self.has_old(mount, day).await? {
+                if !count_day(&mut expiry, day, now) {
+                    self.emission.state().expired_before = Some(day);
+                    break;
+                }
+                // Before anything goes: a crash must not give more days.
+                self.store_expiry(mount, &expiry).await?;
+            }
             left = self.expire_day(mount, day, left).await?;
         }
         Ok(())
+    }
+
+    /// Reports whether a day of the index has anything that may go.
+    async fn has_old(&self, mount: &Mount, day: NaiveDate) -> Result<bool, Error> {
+        let folder = storage::journal_folder(day);
+        let mut after = String::new();
+        loop {
+            let page = mount.storage.list_page(&folder, &after, PAGE).await?;
+            for event_id in &page {
+                let key = storage::journal_key(day, event_id);
+                match self.is_old(mount, &key, event_id).await {
+                    Ok(None) => {}
+                    Ok(Some(_)) => return Ok(true),
+                    Err(Error::Entry { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            match page.into_iter().next_back() {
+                Some(last) => after = last,
+                None => return Ok(false),
+            }
+        }
     }
 
     async fn expire_day(&self, mount: &Mount, day: NaiveDate, most: usize) -> Result<usize, Error> {
@@ -82,29 +126,81 @@ impl Engine {
     }
 
     async fn expire_event(&self, mount: &Mount, key: &str, event_id: &str) -> Result<(), Error> {
-        let Some(found) = mount.storage.get(key).await? else {
+        let Some(kept) = self.is_old(mount, key, event_id).await? else {
             return Ok(());
+        };
+        if let Some(trail_key) = kept {
+            mount.storage.delete(&trail_key).await?;
+        }
+        // Last: it is how the others are found.
+        Ok(mount.storage.delete(key).await?)
+    }
+
+    /// Returns where the event of an index entry is kept, if anywhere; `None` if it may not go.
+    async fn is_old(
+        &self,
+        mount: &Mount,
+        key: &str,
+        event_id: &str,
+    ) -> Result<Option<Option<String>>, Error> {
+        let Some(found) = mount.storage.get(key).await? else {
+            return Ok(None);
         };
         let entry = JournalEntry::decode(key, &found.value)?;
         let log = self.read_log(mount, &entry.tenant).await?;
         if let Some(log) = &log
             && log.events().find(entry.seq).is_some()
         {
-            return Ok(());
+            return Ok(None);
         }
         let trail_key = storage::trail_key(&entry.tenant, entry.seq);
-        if let Some(found) = mount.storage.get(&trail_key).await? {
-            let kept = TrailEntry::decode(&trail_key, &found.value)?;
-            if kept.event.event_id == event_id {
-                if !kept.delivered {
-                    return Ok(());
-                }
-                mount.storage.delete(&trail_key).await?;
-            }
-        }
-        // Last: it is how the others are found.
-        Ok(mount.storage.delete(key).await?)
+        let Some(found) = mount.storage.get(&trail_key).await? else {
+            return Ok(Some(None));
+        };
+        let kept = TrailEntry::decode(&trail_key, &found.value)?;
+        let own = kept.event.event_id == event_id;
+        Ok((kept.delivered || !own).then(|| own.then_some(trail_key)))
     }
+}
+
+/// The first day that is kept.
+fn oldest_kept(config: &MountConfig, now: Trusted) -> Option<NaiveDate> {
+    let days = i64::try_from(config.trail_retention / (24 * 3600)).unwrap_or(i64::MAX);
+    let age = TimeDelta::try_days(days).unwrap_or(TimeDelta::MAX);
+    Some(now.at().checked_sub_signed(age)?.date_naive())
+}
+
+/// Takes the retention into account: a smaller one is somebody's word for the days that are older.
+/// Reports whether there is anything to store.
+fn see_retention(expiry: &mut Expiry, retention: u64, oldest: NaiveDate) -> bool {
+    let stored = expiry.retention.replace(retention);
+    let before = stored.unwrap_or(MountConfig::default().trail_retention);
+    if retention < before {
+        expiry.named_before = Some(oldest);
+    } else if retention > before {
+        // The word was taken back.
+        expiry.named_before = None;
+    }
+    stored != Some(retention)
+}
+
+/// Counts a day that is to go; false if it may not go yet.
+fn count_day(expiry: &mut Expiry, day: NaiveDate, now: Trusted) -> bool {
+    if expiry.named_before.is_some_and(|before| day < before) {
+        return true;
+    }
+    let begun = expiry.since.filter(|since| {
+        // One that lies ahead was counted by a sight that was not true.
+        *since <= now.at() && !now.is_past(*since, WITHIN)
+    });
+    if begun.is_none() {
+        (expiry.since, expiry.days) = (Some(now.at()), 0);
+    }
+    if expiry.days >= MOST_DAYS {
+        return false;
+    }
+    expiry.days += 1;
+    true
 }
 
 /// Lists the days of the index, oldest first.

@@ -121,6 +121,7 @@ impl Engine {
         self.require_active(mount).await?;
         let config = self.config(mount).await?;
         let keyring = self.keyring_for_writing(mount).await?;
+        self.learn_trusted(mount).await;
         let stored = read_bytes(&*mount.storage, name.as_str()).await?;
         let mut record = self.decode_or_new(name, stored.as_deref())?;
         self.failures.add_to(name, &mut record);

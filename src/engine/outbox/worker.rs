@@ -297,6 +297,7 @@ impl AtWork {
         state: &ChannelState,
     ) -> Result<(), Error> {
         let now = self.engine.clock().now();
+        let trusted = self.engine.trusted();
         let channel_since = state
             .failing_since
             .filter(|_| failure.scope == Scope::Channel);
@@ -315,7 +316,8 @@ impl AtWork {
             let own_since = *delivery.failing_since.get_or_insert(now);
             let since = channel_since.map_or(own_since, |since| since.min(own_since));
             let since = since.max(created_at).max(written_at);
-            if now - since >= PATIENCE || delivery.refusals >= MOST_REFUSALS {
+            let late = trusted.is_some_and(|trusted| trusted.is_past(since, PATIENCE));
+            if late || delivery.refusals >= MOST_REFUSALS {
                 delivery.dead_since = Some(now);
             }
             let rest = rest(&unit.event_id, delivery.attempts)
@@ -333,8 +335,10 @@ impl AtWork {
         (peer, failure): (&Peer, Failure),
         state: &ChannelState,
     ) -> Result<(), Error> {
-        let now = self.engine.clock().now();
-        let failing = |at: DateTime<Utc>| now - at >= PATIENCE;
+        let Some(trusted) = self.engine.trusted() else {
+            return Ok(());
+        };
+        let failing = |at: DateTime<Utc>| trusted.is_past(at, PATIENCE);
         if !state.failing_since.is_some_and(failing) || !failing(self.channel.written_at) {
             return Ok(());
         }

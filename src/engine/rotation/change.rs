@@ -93,7 +93,9 @@ pub(super) const fn success_event(rotation_type: Option<RotationType>) -> EventN
             RotationType::Automated
             | RotationType::Manual
             | RotationType::Bulk
-            | RotationType::Reveal,
+            | RotationType::Reveal
+            // No record has one: it is refused when it is read.
+            | RotationType::Other(_),
         ) => EventName::Rotated,
         Some(RotationType::Emergency) => EventName::EmergencyReset,
         Some(RotationType::Rollback) => EventName::RolledBack,

@@ -68,6 +68,9 @@ pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, e
     }
     let counted = tenant.purpose == Purpose::Request
         && is_counted(tenant, change, error.code(), drift(tenant) != known);
+    if counted {
+        tenant.engine.counters.note_counted(change.rotation_type);
+    }
     if counted && tenant.put_failures_off() {
         return;
     }

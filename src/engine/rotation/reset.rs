@@ -290,7 +290,7 @@ fn mark_compromised(credential: &mut Credential, change: &Change, now: DateTime<
 
 /// A reset is never refused for the record's size: settled history goes first.
 fn make_room(tenant: &mut LockedTenant) -> Result<(), Error> {
-    let now = tenant.engine.clock().now();
+    let now = tenant.engine.trusted();
     while tenant.check_room().is_err() {
         let credential = tenant.record.credential.as_mut();
         let dropped = credential.is_some_and(|kept| retention::drop_oldest(kept, now));

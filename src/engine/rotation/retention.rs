@@ -6,6 +6,7 @@ use crate::engine::config::MountConfig;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::storage::record::{Credential, TenantRecord, Version};
+use crate::engine::trusted::Trusted;
 
 /// Versions younger than this are dropped only beyond [`YOUNG_LIMIT`].
 const YOUNG: TimeDelta = TimeDelta::days(90);
@@ -28,14 +29,14 @@ const SETTLED_AFTER: TimeDelta = TimeDelta::minutes(15);
 pub(super) fn check_room(tenant: &LockedTenant) -> Result<(), Error> {
     let mut after = TenantRecord::clone(&tenant.record);
     if let Some(credential) = &mut after.credential {
-        prune(credential, &tenant.config, tenant.engine.clock().now());
+        prune(credential, &tenant.config, tenant.engine.trusted());
     }
     LockedTenant::check_room_of(&after)
 }
 
 /// Drops the oldest versions beyond the mount's `max_versions`, except the current one, the young
-/// and the doubtful.
-pub(super) fn prune(credential: &mut Credential, config: &MountConfig, now: DateTime<Utc>) {
+/// and the doubtful. While nobody knows how late it is all are young.
+pub(super) fn prune(credential: &mut Credential, config: &MountConfig, now: Option<Trusted>) {
     let keep = usize::try_from(config.max_versions)
         .unwrap_or(usize::MAX)
         .max(2);
@@ -48,7 +49,7 @@ pub(super) fn prune(credential: &mut Credential, config: &MountConfig, now: Date
     while credential.versions.len() > keep {
         let total = credential.versions.len();
         let droppable = |version: &Version| {
-            let young = now - version.created_at < YOUNG;
+            let young = !now.is_some_and(|now| now.is_past(version.created_at, YOUNG));
             // Consumers may still use the version before the current one.
             ![current, previous, live].contains(&Some(version.number))
                 && !is_needed(version, proven_at, now)
@@ -75,7 +76,7 @@ pub(super) fn youngest_in_vain(credential: &Credential) -> Option<&Version> {
 
 /// Drops the oldest version that is neither current nor doubtful, whatever its age; returns
 /// whether there was one. For a reset, which is never refused for the record's size.
-pub(super) fn drop_oldest(credential: &mut Credential, now: DateTime<Utc>) -> bool {
+pub(super) fn drop_oldest(credential: &mut Credential, now: Option<Trusted>) -> bool {
     let proven_at = credential
         .current_version()
         .and_then(|version| version.verified_at);
@@ -99,7 +100,7 @@ fn live_in_drift(credential: &Credential) -> Option<u64> {
 }
 
 /// A value that was sent without a definite outcome may still become live.
-fn is_needed(version: &Version, proven_at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> bool {
+fn is_needed(version: &Version, proven_at: Option<DateTime<Utc>>, now: Option<Trusted>) -> bool {
     if !version.doubtful && !version.abandoned {
         return false;
     }
@@ -107,7 +108,7 @@ fn is_needed(version: &Version, proven_at: Option<DateTime<Utc>>, now: DateTime<
         return false;
     };
     let outlived = proven_at.is_some_and(|proven| proven - sent >= SETTLED_AFTER);
-    !(outlived && now - sent >= DOUBT)
+    !(outlived && now.is_some_and(|now| now.is_past(sent, DOUBT)))
 }
 
 #[cfg(test)]
@@ -115,6 +116,30 @@ mod tests {
     use super::*;
     use crate::engine::storage::fixture;
     use crate::engine::storage::record::Compromise;
+
+    #[expect(clippy::unnecessary_wraps, reason = "what the functions take")]
+    fn believed(now: DateTime<Utc>) -> Option<Trusted> {
+        Some(Trusted::for_tests(now))
+    }
+
+    #[test]
+    fn while_the_time_is_not_known_nothing_is_too_old() {
+        let now = fixture::now();
+        let config = MountConfig {
+            max_versions: 2,
+            ..MountConfig::default()
+        };
+        let mut credential = credential(&[400, 300, 200, 100], now);
+        prune(&mut credential, &config, None);
+        assert_eq!(numbers(&credential), [1, 2, 3, 4]);
+        credential.versions[0].doubtful = true;
+        credential.versions[0].last_sent_at = Some(now - TimeDelta::days(400));
+        assert!(
+            drop_oldest(&mut credential, None),
+            "what is settled, for a reset"
+        );
+        assert_eq!(numbers(&credential), [1, 3, 4]);
+    }
 
     fn credential(ages_in_days: &[i64], now: DateTime<Utc>) -> Credential {
         let mut credential = fixture::credential(now);
@@ -150,7 +175,7 @@ mod tests {
             ..MountConfig::default()
         };
         let mut credential = credential(&[400, 300, 200, 100], now);
-        prune(&mut credential, &config, now);
+        prune(&mut credential, &config, believed(now));
         assert_eq!(numbers(&credential), [3, 4]);
     }
 
@@ -187,7 +212,7 @@ mod tests {
         let mut credential = credential(&[400, 300, 200, 150, 100], now);
         credential.versions[3].abandoned = true;
         credential.previous = Some(2);
-        prune(&mut credential, &config, now);
+        prune(&mut credential, &config, believed(now));
         assert_eq!(numbers(&credential), [2, 5]);
     }
 
@@ -199,7 +224,7 @@ mod tests {
             ..MountConfig::default()
         };
         let mut many = credential(&[1; 40], now);
-        prune(&mut many, &config, now);
+        prune(&mut many, &config, believed(now));
         assert_eq!(many.versions.len(), 30);
     }
 
@@ -216,9 +241,9 @@ mod tests {
         kept.versions[0].last_sent_at = Some(sent);
         kept.versions[3].verified_at = Some(now);
         let mut later = kept.clone();
-        prune(&mut kept, &config, now);
+        prune(&mut kept, &config, believed(now));
         assert_eq!(numbers(&kept), [1, 3, 4]);
-        prune(&mut later, &config, now + TimeDelta::days(2));
+        prune(&mut later, &config, believed(now + TimeDelta::days(2)));
         assert_eq!(numbers(&later), [3, 4]);
     }
 }

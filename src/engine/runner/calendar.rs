@@ -39,10 +39,30 @@ pub(in crate::engine) struct Calendar {
     pub(in crate::engine) held_until: Option<DateTime<Utc>>,
     /// The mount was paused when the last tick was seen.
     paused: bool,
+    /// The time that was believed when that tick was seen.
+    #[serde(default)]
+    trusted_at: Option<DateTime<Utc>>,
+    /// What went of the history for its age.
+    #[serde(default)]
+    pub(in crate::engine) expiry: Expiry,
     /// The settings by which every tenant was placed.
     pub(super) placed_by: Placement,
     /// How far placing them by other settings has come.
     pub(super) placing: Option<Placing>,
+}
+
+/// How much of the history went lately, and how much may.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::engine) struct Expiry {
+    /// Since when days are counted, by the believed time.
+    pub(in crate::engine) since: Option<DateTime<Utc>>,
+    /// How many days of the journal went since.
+    pub(in crate::engine) days: u32,
+    /// The retention that was last gone by, in seconds.
+    pub(in crate::engine) retention: Option<u64>,
+    /// A person has made the retention smaller: what is older than this day goes without counting.
+    pub(in crate::engine) named_before: Option<NaiveDate>,
 }
 
 /// The settings that decide when a tenant's scheduled work is done.
@@ -97,6 +117,8 @@ impl Calendar {
             seen_at: now,
             held_until: None,
             paused: false,
+            trusted_at: None,
+            expiry: Expiry::default(),
             placed_by: Placement::of(config),
             placing: None,
         }
@@ -192,6 +214,14 @@ impl Engine {
                 "ticks had stopped or the clock was moved: scheduled work waits for one check"
             );
         }
+        let sight = calendar.trusted_at.or(stored.as_ref().map(|it| it.seen_at));
+        if let Some(trusted) = self.see_tick(sight) {
+            let known = calendar.trusted_at;
+            let stale = |known: DateTime<Utc>| (trusted.at() - known).abs() >= SEEN_STALE;
+            if known.is_none_or(stale) {
+                calendar.trusted_at = Some(trusted.at());
+            }
+        }
         if stored.as_ref() == Some(&calendar) {
             self.runner.state().calendar = stored;
         } else {
@@ -199,6 +229,53 @@ impl Engine {
         }
         self.runner.state().last_tick = Some(now);
         Ok(calendar)
+    }
+
+    /// Returns the time that was believed when a tick was last seen; `None` if none ever was.
+    ///
+    /// # Errors
+    ///
+    /// Storage's own, and that the entry is of a newer format.
+    pub(in crate::engine) async fn stored_sight(
+        &self,
+        mount: &Mount,
+    ) -> Result<Option<DateTime<Utc>>, Error> {
+        let stored = self.stored_calendar(mount).await?;
+        Ok(stored.map(|calendar| calendar.trusted_at.unwrap_or(calendar.seen_at)))
+    }
+
+    /// Returns what went of the history for its age.
+    ///
+    /// # Errors
+    ///
+    /// Storage's own.
+    pub(in crate::engine) async fn expiry(&self, mount: &Mount) -> Result<Expiry, Error> {
+        let known = self.runner.state().calendar.clone();
+        let calendar = match known {
+            Some(calendar) => Some(calendar),
+            None => self.stored_calendar(mount).await?,
+        };
+        Ok(calendar.map(|calendar| calendar.expiry).unwrap_or_default())
+    }
+
+    /// Stores what goes of the history, before it goes.
+    ///
+    /// # Errors
+    ///
+    /// Storage's own; nothing may go then, nor before the first tick.
+    pub(in crate::engine) async fn store_expiry(
+        &self,
+        mount: &Mount,
+        expiry: &Expiry,
+    ) -> Result<(), Error> {
+        let known = self.runner.state().calendar.clone();
+        let calendar = match known {
+            Some(calendar) => Some(calendar),
+            None => self.stored_calendar(mount).await?,
+        };
+        let mut calendar = calendar.ok_or(Error::Defect("events expire before the first tick"))?;
+        calendar.expiry = expiry.clone();
+        self.store_calendar(mount, &calendar).await
     }
 
     async fn stored_calendar(&self, mount: &Mount) -> Result<Option<Calendar>, Error> {
@@ -221,10 +298,23 @@ impl Engine {
         mount: &Mount,
         calendar: &Calendar,
     ) -> Result<(), Error> {
-        let bytes = storage::encode(calendar)?;
+        // Others work on a copy of their own: what went is never counted back.
+        let newest = self
+            .runner
+            .state()
+            .calendar
+            .as_ref()
+            .map(|it| it.expiry.clone());
+        let mut calendar = calendar.clone();
+        if let Some(newest) = newest
+            && (newest.since, newest.days) > (calendar.expiry.since, calendar.expiry.days)
+        {
+            calendar.expiry = newest;
+        }
+        let bytes = storage::encode(&calendar)?;
         let put = mount.storage.put(StorageEntry::new(SCHEDULE, bytes)).await;
         // Whatever became of a failed Put, storage knows.
-        self.runner.state().calendar = put.is_ok().then(|| calendar.clone());
+        self.runner.state().calendar = put.is_ok().then_some(calendar);
         Ok(put?)
     }
 }

@@ -33,7 +33,7 @@ use super::tenant::TenantName;
 use crate::logical::Mount;
 use agenda::Agenda;
 pub(super) use agenda::Known;
-pub(super) use calendar::{Calendar, Sight};
+pub(super) use calendar::{Calendar, Expiry, Sight};
 pub(super) use due::server_of;
 pub(super) use places::Class;
 use places::Places;

@@ -319,6 +319,9 @@ pub(crate) fn decode_tenant(key: &str, bytes: &[u8]) -> Result<TenantRecord, Err
             why: "the stored entry belongs to another tenant: it was moved",
         });
     }
+    if record.has_unknown_types() {
+        return Err(damaged(key));
+    }
     let intent = record.intent.as_ref();
     let sends = intent.map_or(0, |it| it.sends.max(it.refusals).max(it.acknowledgements));
     // Not the generation: a mark in Mailu, which anybody there may edit, can have raised it.

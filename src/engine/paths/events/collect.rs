@@ -96,20 +96,26 @@ async fn flush(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         .into());
     }
     engine.require_active(&mount).await?;
-    let events = engine.undelivered_events(&mount).await?;
-    let receipt = if events.is_empty() {
-        None
-    } else {
-        let keyring = engine.keyring(&mount).await?;
-        Some(Receipt::of(events.iter()).sign(&keyring)?)
+    let config = engine.config(&mount).await?;
+    let key = engine.work_key(&call, Kept::No)?;
+    let worker = Arc::clone(&engine);
+    let work = async move {
+        let events = worker.undelivered_events(&mount).await?;
+        let receipt = if events.is_empty() {
+            None
+        } else {
+            let keyring = worker.keyring(&mount).await?;
+            Some(Receipt::of(events.iter()).sign(&keyring)?)
+        };
+        let waiting = worker.emission.waiting().unwrap_or_default();
+        let output = Flushed {
+            left: waiting.events.saturating_sub(events.len() as u64),
+            events,
+            receipt,
+        };
+        Ok(Some(Response::data(Data::from_serialize(&output)?)))
     };
-    let waiting = engine.emission.waiting().unwrap_or_default();
-    let output = Flushed {
-        left: waiting.events.saturating_sub(events.len() as u64),
-        events,
-        receipt,
-    };
-    Ok(Some(Response::data(Data::from_serialize(&output)?)))
+    Ok(engine.join(&config, key, work).await?)
 }
 
 #[derive(Serialize)]

@@ -333,7 +333,8 @@ impl Proven {
             now,
             now,
         );
-        retention::prune(credential, &self.tenant.config, now);
+        let trusted = self.tenant.engine.trusted();
+        retention::prune(credential, &self.tenant.config, trusted);
         Ok((event, previous_version))
     }
 }

@@ -19,7 +19,7 @@ mod work;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::audit::{Actor, EventLog};
+use crate::audit::{Actor, EventLog, RotationType};
 use crate::crypto::Sealed;
 
 pub use attention::{ATTENTION_AFTER, Attention, HELD_BACK};
@@ -184,6 +184,17 @@ impl TenantRecord {
             tally: Tally::default(),
             log: EventLog::default(),
         }
+    }
+
+    /// Reports whether a version or the intent has a type of which nothing is known. History may
+    /// have one; what is decided by it may not.
+    pub(in crate::engine) fn has_unknown_types(&self) -> bool {
+        let versions = self.credential.iter().flat_map(|kept| &kept.versions);
+        let types = versions.map(|version| version.rotation_type);
+        let intent = self.intent.as_ref().and_then(|intent| intent.rotation_type);
+        types
+            .chain([intent])
+            .any(|it| matches!(it, Some(RotationType::Other(_))))
     }
 
     /// Returns the credential unless there is none or it is softly deleted.
