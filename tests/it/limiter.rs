@@ -395,7 +395,7 @@ async fn a_damaged_stop_blocks_nobody_and_is_replaced() {
         }
         town.check();
         let (_, stops) = entries(&town.rig).await.remove(0);
-        assert_eq!(stops["schema"], 1);
+        assert_eq!(stops["schema"], 2);
     }
 }
 

@@ -248,8 +248,12 @@ impl Engine {
                 format!("{error}. Write <tenant>/config again."),
             )
         })?;
-        let waiting = Waiting::begin(self.place_of(mount, &origin), caller).await?;
         let place = place.filter(|place| place.is_at(&origin));
+        let read = place.as_ref().and_then(|place| place.take_waiting(&caller));
+        let waiting = match read {
+            Some(waiting) => waiting,
+            None => Waiting::begin(self.place_of(mount, &origin), caller).await?,
+        };
         let place = place.or_else(|| self.try_take_server(&origin, purpose));
         let place = place.ok_or(Error::GaveWay)?;
         let turn = waiting.admit().await?;

@@ -6,8 +6,8 @@
 //! a place and has not sent anything yet while an emergency waits for it: an emergency waits for the
 //! one call that is under way, and for nothing else.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Caller, Purpose, Waiting};
 use crate::engine::Engine;
@@ -27,11 +27,20 @@ pub(in crate::engine) struct ServerPlace {
     purpose: Purpose,
     /// Something was sent: what it came to is found out before anybody else calls.
     sent: AtomicBool,
+    /// The server's stops as they were read before this was waited for, until the first call needs
+    /// them. A blocking mutex: held to take them only.
+    waiting: Mutex<Option<Waiting>>,
 }
 
 impl ServerPlace {
     pub(super) fn is_at(&self, origin: &str) -> bool {
         self.origin == origin
+    }
+
+    /// Returns what was read of the server's stops for this caller.
+    pub(super) fn take_waiting(&self, caller: &Caller) -> Option<Waiting> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.take().filter(|waiting| waiting.is_for(caller))
     }
 
     pub(super) fn note_send(&self) {
@@ -60,6 +69,15 @@ impl Engine {
         origin: &str,
         purpose: Purpose,
     ) -> Arc<ServerPlace> {
+        self.take_place(origin, purpose, None).await
+    }
+
+    async fn take_place(
+        &self,
+        origin: &str,
+        purpose: Purpose,
+        waiting: Option<Waiting>,
+    ) -> Arc<ServerPlace> {
         let guard = match purpose {
             Purpose::Reset => self.server_locks.lock_urgently(origin).await,
             Purpose::Automatic | Purpose::Bulk | Purpose::Request => {
@@ -71,6 +89,7 @@ impl Engine {
             guard,
             purpose,
             sent: AtomicBool::new(false),
+            waiting: Mutex::new(waiting),
         })
     }
 
@@ -100,6 +119,7 @@ impl Engine {
             guard,
             purpose,
             sent: AtomicBool::new(false),
+            waiting: Mutex::default(),
         }))
     }
 
@@ -115,11 +135,7 @@ impl Engine {
         purpose: Purpose,
     ) -> Result<LockedTenant, Error> {
         loop {
-            let origin = self.server_to_wait_for(mount, name, purpose).await?;
-            let place = match &origin {
-                Some(origin) => Some(self.take_server(origin, purpose).await),
-                None => None,
-            };
+            let (origin, place) = self.place_for(mount, name, purpose).await?;
             let locked = if purpose == Purpose::Reset {
                 self.lock_tenant_urgently(mount, name).await.map(Some)
             } else {
@@ -146,11 +162,7 @@ impl Engine {
         name: &TenantName,
         purpose: Purpose,
     ) -> Result<Option<LockedTenant>, Error> {
-        let origin = self.server_to_wait_for(mount, name, purpose).await?;
-        let place = match &origin {
-            Some(origin) => Some(self.take_server(origin, purpose).await),
-            None => None,
-        };
+        let (origin, place) = self.place_for(mount, name, purpose).await?;
         let locked = self.try_lock_tenant(mount, name).await?;
         Ok(locked.map(|mut locked| {
             locked.purpose = purpose;
@@ -184,32 +196,38 @@ impl Engine {
         }
     }
 
-    /// The server of a tenant as it is stored now; `None` if there is none, or if it is known that no
-    /// call would go out: then nobody waits to be told so.
-    async fn server_to_wait_for(
+    /// Waits for the place at the server of a tenant as it is stored now; `None` if there is none, or
+    /// if it is known that no call would go out: then nobody waits to be told so.
+    async fn place_for(
         &self,
         mount: &Mount,
         name: &TenantName,
         purpose: Purpose,
-    ) -> Result<Option<String>, Error> {
+    ) -> Result<(Option<String>, Option<Arc<ServerPlace>>), Error> {
+        const NONE: (Option<String>, Option<Arc<ServerPlace>>) = (None, None);
         let record = match self.read_tenant(mount, name).await {
             Ok(Some(record)) => record,
             // Whoever takes the lock is told.
-            Ok(None) | Err(Error::Entry { .. }) => return Ok(None),
+            Ok(None) | Err(Error::Entry { .. }) => return Ok(NONE),
             Err(error) => return Err(error),
         };
         let (Some(server), Some(origin)) = (&record.server, origin_of(&record)) else {
-            return Ok(None);
+            return Ok(NONE);
         };
         let keyring = self.keyring(mount).await?;
         let Ok(token) = open_token(&keyring, &record, &server.api_token) else {
-            return Ok(None);
+            return Ok(NONE);
         };
         let written_at = server.token_written_at;
         let tenant = name.as_str();
         let caller = Caller::new(&keyring, &origin, tenant, &token, purpose, written_at);
-        let known = Waiting::begin(self.place_of(mount, &origin), caller).await;
-        Ok(known.is_ok().then_some(origin))
+        match Waiting::begin(self.place_of(mount, &origin), caller).await {
+            Ok(waiting) => {
+                let place = self.take_place(&origin, purpose, Some(waiting)).await;
+                Ok((Some(origin), Some(place)))
+            }
+            Err(_known) => Ok(NONE),
+        }
     }
 }
 

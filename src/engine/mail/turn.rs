@@ -175,6 +175,11 @@ impl Waiting {
         waiting.admission().map(|_announce| waiting)
     }
 
+    /// Reports whether this is what that caller would read.
+    pub(super) fn is_for(&self, caller: &Caller) -> bool {
+        self.caller == *caller
+    }
+
     /// To be called under the server's lock: decides, and counts a call that may be refused.
     ///
     /// # Errors

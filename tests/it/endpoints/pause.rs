@@ -142,7 +142,10 @@ async fn nothing_is_rotated_by_itself_meanwhile() {
         .await
         .ok();
     rig.write("acme/resume", json!({})).await.ok();
-    rig.later(3600);
-    rig.tick().await;
+    // The look at the change before comes first.
+    for _ in 0..2 {
+        rig.later(3600);
+        rig.tick().await;
+    }
     assert_eq!(rig.read("acme/admin").await.get("version"), 3);
 }

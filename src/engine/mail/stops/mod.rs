@@ -134,7 +134,7 @@ struct Breaker {
 }
 
 /// Who calls.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Caller {
     /// Keyed hash of server and token.
     pub(super) token: String,

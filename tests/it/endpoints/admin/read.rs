@@ -84,7 +84,7 @@ async fn a_moved_or_newer_record_is_refused_and_not_written_over() {
     let spoilt = rig.storage.snapshot();
     for newer in [false, true] {
         if newer {
-            change_record(&mut rig, "other", |record| record["schema"] = json!(4)).await;
+            change_record(&mut rig, "other", |record| record["schema"] = json!(5)).await;
         }
         let tenant = if newer { "other" } else { "acme" };
         let before = rig.storage.snapshot();
