@@ -107,8 +107,8 @@ async fn a_policy_is_tried_when_it_is_written() {
         let answer = rig
             .write("config", json!({ "password_policy": policy }))
             .await;
-        answer.fails(400, "password_policy_unusable");
         assert!(answer.text.contains(told), "{policy}: {}", answer.text);
+        answer.fails(400, "password_policy_unusable");
         let config = rig.read("config").await;
         assert_eq!(config.get("password_policy"), &json!(null), "{policy}");
     }
