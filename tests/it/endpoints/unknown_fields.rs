@@ -1,7 +1,7 @@
 //! A misspelt parameter of an act that cannot be undone: refused before anything happens.
 
 use serde_json::{Value, json};
-use vault_plugin_secrets_smtp::logical::{Operation, Snapshot};
+use vault_plugin_secrets_smtp::logical::{Operation, ReplicationState, Snapshot, StaticSystemView};
 
 use crate::support::engine::{EMAIL, FIRST, Host, Rig};
 
@@ -168,6 +168,20 @@ async fn a_deletion_takes_no_parameters() {
     }
     assert_eq!(all(&rig), before);
     rig.delete("acme/admin").await.ok();
+}
+
+/// It may be the newer one, during an upgrade.
+#[tokio::test]
+async fn a_standby_leaves_the_verdict_to_the_active_node() {
+    let rig = Rig::created().await;
+    let standby = rig.process(StaticSystemView {
+        replication_state: ReplicationState(0x6000),
+        ..StaticSystemView::default()
+    });
+    for (path, body, _) in misspelt() {
+        let answer = standby.send(Operation::Update, path, body).await;
+        answer.fails(0, "read_only");
+    }
 }
 
 #[tokio::test]
