@@ -160,7 +160,7 @@ const ANSWERS: &[Field] = &[
     )
     .of(const {
         &[
-            Field::text("tenant", "The tenant.").example("acme"),
+            Field::text("tenant", "The tenant; `-` for the mount itself.").example("acme"),
             Field::text("code", "What is wrong.").example("foreign_password"),
             Field::instant("since", "Since when."),
             Field::text("hint", "What to do."),

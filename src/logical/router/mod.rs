@@ -192,8 +192,8 @@ impl<S: Send + Sync + 'static> Router<S> {
         let asked = (operation, endpoint.unknown_fields);
         if let Err(refused) = strict::check(route.fields, &captures, asked, &data) {
             // The active node may know more than this one: during an upgrade it is the newer.
-            mount.active_node().await?;
-            return Err(refused);
+            let forwards = matches!(mount.active_node().await, Err(Error::ReadOnly));
+            return Err(if forwards { Error::ReadOnly } else { refused });
         }
         let decoded = decode::decode(route.fields, &names, operation, data)?;
         let warnings = warnings::of(&decoded, operation);

@@ -1,11 +1,14 @@
 //! `config/audit`.
 
 use serde_json::{Value, json};
+use vault_plugin_secrets_smtp::engine::Parts;
+use vault_plugin_secrets_smtp::host_api::{self, Reach};
 use vault_plugin_secrets_smtp::logical::{
     Operation, ReplicationState, StaticSystemView, Storage as _, StorageEntry,
 };
+use vault_plugin_secrets_smtp::provider::connector;
 
-use crate::support::engine::{Answer, Rig};
+use crate::support::engine::{Answer, Host, Rig, parts};
 
 const PATH: &str = "config/audit";
 const SECRET_ID: &str = "secret-id-of-the-role";
@@ -440,4 +443,27 @@ async fn allowed_hosts_neither_opens_nor_closes_an_address() {
     }
     rig.write(PATH, role()).await.ok();
     rig.write(PATH, periodic()).await.ok();
+}
+
+/// What was in reach when it was written, and is not any more: nobody is called, and that is told.
+#[tokio::test]
+async fn an_address_that_the_environment_no_longer_names_is_not_called() {
+    let rig = Rig::start().await;
+    rig.write(PATH, periodic()).await.ok();
+    let parts = Parts {
+        host_api: host_api::opener(Reach::default()),
+        ..parts(&rig.clock, connector())
+    };
+    let system = StaticSystemView::default();
+    let host = Host::new(parts, std::sync::Arc::clone(&rig.storage) as _, system);
+    host.tick().await;
+    let status = host.read("status").await.ok();
+    let delivery = status.get("audit_delivery");
+    assert_eq!(delivery["error_code"], "audit_out_of_reach", "{delivery}");
+    let hint = delivery["hint"].as_str().unwrap();
+    assert!(hint.contains("SMTP_AUDIT_SOCKETS"), "{hint}");
+    host.patch(PATH, json!({}))
+        .await
+        .fails(400, "invalid_audit_config");
+    host.write(PATH, role()).await.ok();
 }

@@ -1,7 +1,7 @@
 //! A misspelt parameter of an act that cannot be undone: refused before anything happens.
 
 use serde_json::{Value, json};
-use vault_plugin_secrets_smtp::logical::{Operation, Snapshot};
+use vault_plugin_secrets_smtp::logical::{Operation, ReplicationState, Snapshot, StaticSystemView};
 
 use crate::support::engine::{EMAIL, FIRST, Host, Rig};
 
@@ -27,80 +27,78 @@ async fn refused(rig: &Rig, code: &str, requests: &[(&str, Value, &str)]) {
     }
 }
 
+/// An incident with more than it takes.
+fn incident(name: &str, value: Value) -> Value {
+    json!({ "incident_id": "INC-1", "reason": "stolen", (name): value })
+}
+
+/// Acts with a misspelt parameter, and which one is told as nearest.
+fn misspelt() -> Vec<(&'static str, Value, &'static str)> {
+    vec![
+        ("acme/rotate", json!({ "Reason": "x" }), "`reason`"),
+        ("acme/rotate", json!({ "cas": 1 }), "`reason`"),
+        (
+            "acme/reset",
+            incident("keep-app-tokens", json!(true)),
+            "`keep_app_tokens`",
+        ),
+        ("acme/reset", incident("Hold", json!(true)), "`hold`"),
+        (
+            "acme/reset",
+            json!({ "incident-id": "INC-1", "reason": "stolen" }),
+            "`incident_id`",
+        ),
+        (
+            "acme/reset",
+            incident("tenant", json!("globex")),
+            "`tenant`",
+        ),
+        (
+            "acme/reveal",
+            json!({ "reason": "x", "break-glass": true }),
+            "nearest",
+        ),
+        (
+            "acme/rollback",
+            json!({ "version": 1, "reason": "x", "Version": 2 }),
+            "`version`",
+        ),
+        ("acme/release", json!({ "resaon": "x" }), "`reason`"),
+        (
+            "acme/destroy",
+            json!({ "confirm": "acme", "reason": "x", "dry_run": true }),
+            "nearest",
+        ),
+        (
+            "batches",
+            json!({ "action": "rotate", "all": true, "dry-run": true }),
+            "`dry_run`",
+        ),
+        (
+            "batches",
+            json!({ "action": "rotate", "all": true, "Canary": 1 }),
+            "`canary`",
+        ),
+        (
+            "batches/01K8Z5Y4N6D3T7Q2W9R1M0XVBC/cancel",
+            json!({ "why": "x" }),
+            "`reason`",
+        ),
+        (
+            "config/keyring/rotate",
+            json!({ "because": "x" }),
+            "nearest",
+        ),
+        ("config/keyring/trim", json!({ "dry_run": true }), "nearest"),
+        ("acme/admin", json!({ "pasword": FIRST }), "`password`"),
+        ("acme/admin", json!({ "CAS": 1 }), "`cas`"),
+    ]
+}
+
 #[tokio::test]
 async fn a_misspelt_parameter_of_an_act_is_refused_and_nothing_happens() {
     let rig = Rig::created().await;
-    let incident = |more: Value| {
-        let mut body = json!({ "incident_id": "INC-1", "reason": "stolen" });
-        body.as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
-        body
-    };
-    refused(
-        &rig,
-        "unknown_field",
-        &[
-            ("acme/rotate", json!({ "Reason": "x" }), "`reason`"),
-            ("acme/rotate", json!({ "cas": 1 }), "`reason`"),
-            (
-                "acme/reset",
-                incident(json!({ "keep-app-tokens": true })),
-                "`keep_app_tokens`",
-            ),
-            ("acme/reset", incident(json!({ "Hold": true })), "`hold`"),
-            (
-                "acme/reset",
-                json!({ "incident-id": "INC-1", "reason": "stolen" }),
-                "`incident_id`",
-            ),
-            (
-                "acme/reset",
-                incident(json!({ "tenant": "globex" })),
-                "`tenant`",
-            ),
-            (
-                "acme/reveal",
-                json!({ "reason": "x", "break-glass": true }),
-                "nearest",
-            ),
-            (
-                "acme/rollback",
-                json!({ "version": 1, "reason": "x", "Version": 2 }),
-                "`version`",
-            ),
-            ("acme/release", json!({ "resaon": "x" }), "`reason`"),
-            (
-                "acme/destroy",
-                json!({ "confirm": "acme", "reason": "x", "dry_run": true }),
-                "nearest",
-            ),
-            (
-                "batches",
-                json!({ "action": "rotate", "all": true, "dry-run": true }),
-                "`dry_run`",
-            ),
-            (
-                "batches",
-                json!({ "action": "rotate", "all": true, "Canary": 1 }),
-                "`canary`",
-            ),
-            (
-                "batches/01K8Z5Y4N6D3T7Q2W9R1M0XVBC/cancel",
-                json!({ "why": "x" }),
-                "`reason`",
-            ),
-            (
-                "config/keyring/rotate",
-                json!({ "because": "x" }),
-                "nearest",
-            ),
-            ("config/keyring/trim", json!({ "dry_run": true }), "nearest"),
-            ("acme/admin", json!({ "pasword": FIRST }), "`password`"),
-            ("acme/admin", json!({ "CAS": 1 }), "`cas`"),
-        ],
-    )
-    .await;
+    refused(&rig, "unknown_field", &misspelt()).await;
     rig.settled().await;
 }
 
@@ -170,6 +168,20 @@ async fn a_deletion_takes_no_parameters() {
     }
     assert_eq!(all(&rig), before);
     rig.delete("acme/admin").await.ok();
+}
+
+/// It may be the newer one, during an upgrade.
+#[tokio::test]
+async fn a_standby_leaves_the_verdict_to_the_active_node() {
+    let rig = Rig::created().await;
+    let standby = rig.process(StaticSystemView {
+        replication_state: ReplicationState(0x6000),
+        ..StaticSystemView::default()
+    });
+    for (path, body, _) in misspelt() {
+        let answer = standby.send(Operation::Update, path, body).await;
+        answer.fails(0, "read_only");
+    }
 }
 
 #[tokio::test]

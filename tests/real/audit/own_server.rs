@@ -111,7 +111,8 @@ impl Answerer {
         let events = format!("{}/events?tenant={tenant}&limit=200", self.mount);
         let stored = self.api.read(&events).await;
         let events = stored.data()["events"].as_array().unwrap();
-        let event = events.iter().find(|event| event["seq"].to_string() == seq);
+        let seq: u64 = seq.parse().unwrap();
+        let event = events.iter().find(|event| event["seq"] == seq);
         let mut data = event.expect("a stored event").clone();
         let receipt = self.receipt.lock().unwrap().clone();
         match receipt {
@@ -207,7 +208,14 @@ async fn a_server_of_ones_own_acknowledges_nothing() {
             "{receipt:?}: {delivery}"
         );
     }
-    // No change waits for a proof that nobody gave.
+    refuses_what_proves_nothing(&rig).await;
+    emitter.deliver_at(&rig, &real, None).await;
+    all_delivered(&rig).await;
+    rig.assert_nothing_leaked();
+}
+
+/// No change waits for a proof that nobody gave, and a wrapped answer proves nothing.
+async fn refuses_what_proves_nothing(rig: &Rig) {
     let required = json!({ "audit_mode": "required" });
     let refused = rig.write("config", required).await;
     assert_eq!((refused.status, refused.code()), (400, "audit_unproven"));
@@ -215,8 +223,4 @@ async fn a_server_of_ones_own_acknowledges_nothing() {
     let wrapped = wrapped.header("X-Vault-Wrap-TTL", "5m").json(&json!({}));
     let wrapped = rig.api.send(wrapped).await;
     assert_eq!((wrapped.status, wrapped.code()), (400, "wrapped_emit"));
-
-    emitter.deliver_at(&rig, &real, None).await;
-    all_delivered(&rig).await;
-    rig.assert_nothing_leaked();
 }
