@@ -14,6 +14,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -52,7 +53,7 @@ pub(super) type Render = Box<dyn FnOnce(Option<&TenantRecord>) -> Result<Rendere
 #[derive(Debug)]
 pub(super) enum Rendered {
     /// The answer.
-    Shown(Response),
+    Shown(Box<Response>),
     /// It is not what the tenant's record says any more: the work begins anew.
     Stale,
 }
@@ -60,12 +61,18 @@ pub(super) enum Rendered {
 /// How work ended that may answer a secret.
 pub(super) enum Ended {
     /// With what every waiter may see.
-    ForAll(Option<Response>),
+    ForAll(Box<Option<Response>>),
     /// With a secret for one of them.
     ForOne(Render),
     /// Without having done anything, because nobody waited any more.
     Nobody,
 }
+
+/// Work that was begun.
+pub(super) type Begun = Pin<Box<dyn Future<Output = Result<Ended, Error>> + Send>>;
+
+/// Begins work; is told who waits for it.
+pub(super) type Begin<'a> = dyn FnMut(Waiters) -> Begun + Send + 'a;
 
 /// The joinable work of one mount.
 #[derive(Default)]
@@ -155,7 +162,7 @@ impl Waiters {
 
 #[derive(Clone)]
 enum Answer {
-    ForAll(Outcome),
+    ForAll(Box<Outcome>),
     ForOne(Arc<Mutex<Option<Render>>>),
     Nobody,
 }
@@ -367,22 +374,30 @@ impl Engine {
     /// # Cancel safety
     ///
     /// Dropping the future leaves the work running.
-    pub(super) async fn join<F>(&self, config: &MountConfig, key: WorkKey, work: F) -> Outcome
+    pub(super) fn join<'a, F>(
+        &'a self,
+        config: &'a MountConfig,
+        key: WorkKey,
+        work: F,
+    ) -> impl Future<Output = Outcome> + Send + 'a
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
-        let mut work = Some(work);
-        let begin = |_waiters| {
-            let work = work.take();
-            async move {
-                match work {
-                    Some(work) => work.await.map(Ended::ForAll),
-                    None => Err(Error::Defect("work that is for all began twice")),
-                }
-            }
-        };
-        let part = self.take_part(&key, begin, None);
-        self.in_time(config, &key, part).await
+        // Where it lies does not move: what changes a password is large.
+        let mut work = Some(Box::pin(work));
+        async move {
+            let mut begin = |_waiters| -> Begun {
+                let work = work.take();
+                Box::pin(async move {
+                    match work {
+                        Some(work) => work.await.map(|answer| Ended::ForAll(Box::new(answer))),
+                        None => Err(Error::Defect("work that is for all began twice")),
+                    }
+                })
+            };
+            let part = self.take_part(&key, &mut begin, None);
+            self.in_time(config, &key, part).await
+        }
     }
 
     /// Like [`Engine::join`] for work whose answer may have a secret of the tenant. `begin` is told
@@ -391,31 +406,25 @@ impl Engine {
     /// # Errors
     ///
     /// As [`Engine::join`]; [`Error::ShownToAnother`] for all but one of those who waited.
-    pub(super) async fn join_for_one<F>(
+    pub(super) async fn join_for_one(
         &self,
         mount: &Mount,
         config: &MountConfig,
         (key, name): (WorkKey, &TenantName),
-        begin: impl FnMut(Waiters) -> F,
-    ) -> Outcome
-    where
-        F: Future<Output = Result<Ended, Error>> + Send + 'static,
-    {
+        begin: &mut Begin<'_>,
+    ) -> Outcome {
         let part = self.take_part(&key, begin, Some((mount, name)));
         self.in_time(config, &key, part).await
     }
 
-    async fn take_part<F>(
+    async fn take_part(
         &self,
         key: &WorkKey,
-        mut begin: impl FnMut(Waiters) -> F,
+        begin: &mut Begin<'_>,
         tenant: Option<(&Mount, &TenantName)>,
-    ) -> Outcome
-    where
-        F: Future<Output = Result<Ended, Error>> + Send + 'static,
-    {
+    ) -> Outcome {
         loop {
-            let mut waiting = match self.start_or_join(key, &mut begin)? {
+            let mut waiting = match self.start_or_join(key, begin)? {
                 Part::Own(waiting) => waiting,
                 Part::Behind(mut waiting) => {
                     waiting.ended().await?;
@@ -426,7 +435,7 @@ impl Engine {
                 Answer::Nobody => self.joined.taken(key, &waiting),
                 Answer::ForAll(outcome) => {
                     self.joined.taken(key, &waiting);
-                    return outcome;
+                    return *outcome;
                 }
                 Answer::ForOne(render) => {
                     let record = match tenant {
@@ -438,21 +447,14 @@ impl Engine {
                     let render = render.lock().unwrap_or_else(PoisonError::into_inner).take();
                     let render = render.ok_or(Error::ShownToAnother)?;
                     if let Rendered::Shown(response) = render(record.as_deref())? {
-                        return Ok(Some(response));
+                        return Ok(Some(*response));
                     }
                 }
             }
         }
     }
 
-    fn start_or_join<F>(
-        &self,
-        key: &WorkKey,
-        begin: &mut impl FnMut(Waiters) -> F,
-    ) -> Result<Part, Error>
-    where
-        F: Future<Output = Result<Ended, Error>> + Send + 'static,
-    {
+    fn start_or_join(&self, key: &WorkKey, begin: &mut Begin<'_>) -> Result<Part, Error> {
         let now = self.clock().monotonic();
         let mut running = self.joined.lock();
         running.retain(|key, work| work.is_joinable(key.kept, now));
@@ -493,10 +495,10 @@ impl Engine {
         let clock = Arc::clone(&self.parts.clock);
         self.tasks.spawn(async move {
             let answer = match STORED.scope(stored, work).await {
-                Ok(Ended::ForAll(response)) => Answer::ForAll(Ok(response)),
+                Ok(Ended::ForAll(response)) => Answer::ForAll(Box::new(Ok(*response))),
                 Ok(Ended::ForOne(render)) => Answer::ForOne(Arc::new(Mutex::new(Some(render)))),
                 Ok(Ended::Nobody) => Answer::Nobody,
-                Err(error) => Answer::ForAll(Err(error)),
+                Err(error) => Answer::ForAll(Box::new(Err(error))),
             };
             sender.send_replace(Some((answer, clock.monotonic())));
         });

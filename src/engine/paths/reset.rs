@@ -11,7 +11,7 @@ use crate::audit::{EventName, RotationType, Severity};
 use crate::crypto::Sensitive;
 use crate::engine::Engine;
 use crate::engine::error::Error;
-use crate::engine::joined::{Ended, Kept, Outcome, Render, Rendered, Waiters, token_of};
+use crate::engine::joined::{Begun, Ended, Kept, Outcome, Render, Rendered, Waiters, token_of};
 use crate::engine::rotation::{self, Change, Done, Queued, Reset, ResetOutcome};
 use crate::engine::state::{self, State};
 use crate::engine::storage::record::{AppTokenWork, TenantRecord};
@@ -185,11 +185,11 @@ async fn reset(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let key = engine.work_key(&call, Kept::ForRepeats)?;
     let key = key.for_emergency(&incident_id);
     let wrap = Wrap::new(&proof, Duration::from_secs(config.reveal_ttl));
-    let begin = |waiters: Waiters| {
+    let mut begin = |waiters: Waiters| -> Begun {
         let (engine, mount, name) = (Arc::clone(&engine), mount.clone(), name.clone());
         let (request, mut order) = (call.request.clone(), order.clone());
         let until = engine.waits_until(&config);
-        async move {
+        Box::pin(async move {
             let locked = engine.lock_tenant_urgently(&mount, &name).await?;
             order.change.actor.token = hex::encode(locked.keyring.caller_hash(&token_of(&request)));
             // A version that was made before is handed out to who is there, and recorded then.
@@ -201,11 +201,13 @@ async fn reset(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
                     let now = engine.clock().now();
                     Ok(Ended::ForOne(render(*done, shown, wrap, now)))
                 }
-                ResetOutcome::Queued(queued) => waiting(&queued).map(Ended::ForAll),
+                ResetOutcome::Queued(queued) => {
+                    waiting(&queued).map(|answer| Ended::ForAll(Box::new(answer)))
+                }
             }
-        }
+        })
     };
-    let joined = engine.join_for_one(&mount, &config, (key, &name), begin);
+    let joined = engine.join_for_one(&mount, &config, (key, &name), &mut begin);
     Ok(joined.await?)
 }
 
@@ -220,7 +222,7 @@ fn render(done: Done, shown: bool, wrap: Wrap, now: DateTime<Utc>) -> Render {
             return Ok(Rendered::Stale);
         }
         let state = record.map_or(State::Uncertain, state::of);
-        wrapped(done, state, wrap, now).map(Rendered::Shown)
+        wrapped(done, state, wrap, now).map(|answer| Rendered::Shown(Box::new(answer)))
     })
 }
 

@@ -10,7 +10,7 @@ use super::{event_of, optional_text, tenant};
 use crate::audit::{Event, EventName, RotationType};
 use crate::crypto::{Keyring, Sensitive};
 use crate::engine::error::Error;
-use crate::engine::joined::{Ended, Kept, Rendered, Waiters};
+use crate::engine::joined::{Begun, Ended, Kept, Rendered, Waiters};
 use crate::engine::locked::LockedTenant;
 use crate::engine::state::{self, State};
 use crate::engine::storage::record::TenantRecord;
@@ -119,7 +119,7 @@ async fn reveal(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let ttl = Duration::from_secs(config.reveal_ttl);
     let wrap = Wrap::new(&proof, ttl);
     let key = engine.work_key(&call, Kept::ForRepeats)?;
-    let begin = |waiters: Waiters| {
+    let mut begin = |waiters: Waiters| -> Begun {
         let look = Look {
             engine: Arc::clone(&engine),
             mount: mount.clone(),
@@ -127,9 +127,9 @@ async fn reveal(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             reason: reason.clone(),
             ttl,
         };
-        look.take(name.clone(), waiters, wrap)
+        Box::pin(look.take(name.clone(), waiters, wrap))
     };
-    let joined = engine.join_for_one(&mount, &config, (key, &name), begin);
+    let joined = engine.join_for_one(&mount, &config, (key, &name), &mut begin);
     Ok(joined.await?)
 }
 
@@ -159,11 +159,11 @@ impl Look {
             let Some(record) = record.filter(|record| Sight::of(record) == recorded) else {
                 return Ok(Rendered::Stale);
             };
-            Ok(Rendered::Shown(Response {
+            Ok(Rendered::Shown(Box::new(Response {
                 data: Some(answer(record, &keyring, &event, (ttl, now))?),
                 wrap: Some(wrap),
                 ..Response::default()
-            }))
+            })))
         })))
     }
 }
