@@ -12,6 +12,7 @@ use super::batch::Batch;
 use super::emission::{Delivery, Waiting};
 use super::error::Error;
 use super::guard::{FOREIGN_STORAGE, REFUSES_WRITES};
+use super::mail::{UnaskedServer, Why};
 use super::mount_log::MOUNT;
 use super::outbox::Undelivered;
 use super::runner::{Known, SweepProgress};
@@ -27,6 +28,9 @@ const MOST_LISTED: usize = 100;
 const DAYS: u64 = 7;
 /// Tenants of one day that are counted; more are said to be so many.
 const MOST_OF_A_DAY: usize = 20_000;
+/// The code of more than half of all tenants that no server was reached for.
+const EGRESS: &str = "egress";
+
 /// A change is overdue when it has been due for longer than this.
 const OVERDUE: TimeDelta = TimeDelta::hours(2);
 
@@ -50,6 +54,8 @@ pub(super) struct Census {
     /// Until when all automatic work rests.
     pub(super) paused_until: Option<DateTime<Utc>>,
     pub(super) sweep: SweepProgress,
+    /// Servers that cannot be asked, those with most tenants first.
+    pub(super) servers: Vec<UnaskedServer>,
     pub(super) batch: Option<Batch>,
     pub(super) hash_pool: HashPoolUse,
     /// What waits in the outbox; `None` until a tick has looked.
@@ -158,6 +164,30 @@ impl Attention {
     }
 }
 
+/// What a person has to look at of servers that cannot be asked: each of them, or the way out of
+/// here if it is more than half of all tenants at once.
+fn of_servers(servers: &[UnaskedServer], tenants: u64) -> Vec<Attention> {
+    let finding = |code: &str, since| Attention {
+        tenant: MOUNT.to_owned(),
+        code: code.to_owned(),
+        since,
+    };
+    let unreached = servers.iter().filter(|it| it.why == Why::Unreachable);
+    let met: u64 = unreached.clone().map(|it| it.tenants).sum();
+    let since = unreached.clone().map(|it| it.since).min();
+    match since {
+        Some(since) if servers.len() > 1 && met > tenants / 2 => {
+            let others = servers.iter().filter(|it| it.why != Why::Unreachable);
+            let others = others.map(|it| finding(it.why.code(), it.since));
+            others.chain([finding(EGRESS, since)]).collect()
+        }
+        _ => servers
+            .iter()
+            .map(|it| finding(it.why.code(), it.since))
+            .collect(),
+    }
+}
+
 impl Counts {
     fn add(&mut self, known: &Known, now: DateTime<Utc>) {
         let mut count = |holds: bool, count: fn(&mut Self) -> &mut u64| {
@@ -198,6 +228,9 @@ impl Engine {
         });
         let storage = self.storage_use(mount).await;
         attention.extend(storage.attention());
+        let tenants = self.tenants(mount).await?;
+        let servers = self.unasked.all();
+        attention.extend(of_servers(&servers, tenants));
         for (log, code, since) in self.emission.stuck() {
             attention.push(Attention {
                 tenant: log,
@@ -222,7 +255,7 @@ impl Engine {
         Ok(Census {
             storage,
             now,
-            tenants: self.tenants(mount).await?,
+            tenants,
             counts,
             attention,
             attention_total,
@@ -230,6 +263,7 @@ impl Engine {
             last_tick: last_tick.map(tick),
             paused_until: config.paused_until.filter(|until| *until > now),
             sweep: self.sweep_progress(),
+            servers,
             batch: batch.filter(|batch| !batch.is_over()),
             hash_pool: self.parts.hash_pool.usage(),
             notifications: self.outbox.undelivered(None),

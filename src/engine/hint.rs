@@ -236,6 +236,26 @@ fn explain_alert(code: &str) -> (&'static str, &'static str) {
             "a password was given for a credential that has another one",
             "take over one that was set elsewhere with `cas` on <tenant>/admin",
         ),
+        "token_refused" => (
+            "Mailu refuses the API token of a server",
+            "read `servers` in status for which, and write its API_TOKEN to <tenant>/config",
+        ),
+        "no_api" => (
+            "a server answers, and not with Mailu's API",
+            "read `servers` in status for which; check API=true there and mailu_url",
+        ),
+        "tls_invalid" => (
+            "the certificate of a server is not accepted",
+            "read `servers` in status for which; renew its certificate, or set ca_cert",
+        ),
+        "unreachable" => (
+            "a server gives no answer",
+            "read `servers` in status for which; check that it runs and can be reached from here",
+        ),
+        "egress" => (
+            "more than half of all tenants' servers cannot be reached at once",
+            "check this node's own network, DNS and firewalls before any mail server",
+        ),
         "compromised_live" => (
             "a password that an emergency reset had replaced is live again",
             "find out who set it in Mailu, then write <tenant>/reset",

@@ -113,6 +113,7 @@ pub struct Engine {
     emission: emission::Emission,
     records: Records,
     servers: mail::Servers,
+    unasked: mail::UnaskedServers,
     joined: joined::Joined,
     failures: failures::Failures,
     trusted_time: trusted::TrustedTime,
@@ -145,6 +146,7 @@ impl Engine {
             emission: emission::Emission::default(),
             records: Records::new(),
             servers: mail::Servers::default(),
+            unasked: mail::UnaskedServers::default(),
             joined: joined::Joined::default(),
             failures: failures::Failures::default(),
             trusted_time: trusted::TrustedTime::default(),
@@ -241,6 +243,7 @@ impl Engine {
             self.records.forget_all();
             self.runner.forget();
             self.servers.forget_all();
+            self.unasked.forget_all();
             self.failures.forget_all();
             self.trusted_time.forget();
             self.keyring.forget();

@@ -15,6 +15,8 @@ pub(super) enum Heard {
     Denied(u16),
     /// Somebody before Mailu asks to call later, in that many seconds if it says so.
     Busy(Option<u32>),
+    /// There is no API at the URL, or something answers for it.
+    NoApi,
     /// A definite answer that says nothing of the token.
     Other,
     /// No definite answer.
@@ -56,7 +58,8 @@ impl Heard {
             Trouble::Denied { status } => Self::Denied(status),
             Trouble::Busy { retry_after } => Self::Busy(retry_after),
             // Answers, and none that Mailu's limiter counts: those have a status of their own.
-            Trouble::Redirect | Trouble::NoApi | Trouble::Cached | Trouble::TooLarge => Self::Other,
+            Trouble::Cached | Trouble::TooLarge => Self::Other,
+            Trouble::Redirect | Trouble::NoApi => Self::NoApi,
             trouble => Self::Nothing(trouble),
         }
     }
@@ -80,6 +83,7 @@ impl Heard {
             | Self::Limited
             | Self::Denied(_)
             | Self::Busy(_)
+            | Self::NoApi
             | Self::Other => false,
         }
     }
@@ -91,10 +95,14 @@ mod tests {
 
     #[test]
     fn an_answer_that_says_nothing_is_an_answer() {
-        for trouble in [Trouble::TooLarge, Trouble::Redirect, Trouble::NoApi] {
+        for (trouble, wanted) in [
+            (Trouble::TooLarge, Heard::Other),
+            (Trouble::Redirect, Heard::NoApi),
+            (Trouble::NoApi, Heard::NoApi),
+        ] {
             let read = Heard::of_read::<()>(&Err(ReadError::Trouble(trouble)));
             for heard in [read, Heard::of_sent(&Sent::Unknown(trouble))] {
-                assert_eq!(heard, Heard::Other);
+                assert_eq!(heard, wanted);
                 assert!(!heard.is_silence());
             }
         }

@@ -8,6 +8,7 @@ mod live;
 mod place;
 pub(super) mod stops;
 mod turn;
+mod unasked;
 
 use std::fmt;
 use std::future::Future;
@@ -34,8 +35,9 @@ use stops::Caller;
 use turn::{Closed, Place, Turn, Waiting};
 
 pub(super) use live::Live;
-pub(super) use place::ServerPlace;
+pub(super) use place::{ServerPlace, origin_of};
 pub(super) use turn::Servers;
+pub(super) use unasked::{UnaskedServer, UnaskedServers, Why};
 
 /// A tenant's mail server, held exclusively: one call per server at a time.
 pub(super) struct Mail {
@@ -252,7 +254,7 @@ impl Engine {
         let read = place.as_ref().and_then(|place| place.take_waiting(&caller));
         let waiting = match read {
             Some(waiting) => waiting,
-            None => Waiting::begin(self.place_of(mount, &origin), caller).await?,
+            None => Waiting::begin(self.place_of(mount, &origin, tenant), caller).await?,
         };
         let place = place.or_else(|| self.try_take_server(&origin, purpose));
         let place = place.ok_or(Error::GaveWay)?;
@@ -265,13 +267,15 @@ impl Engine {
         })
     }
 
-    fn place_of(&self, mount: &Mount, origin: &str) -> Place {
+    fn place_of(&self, mount: &Mount, origin: &str, tenant: &str) -> Place {
         Place {
             storage: Arc::clone(&mount.storage),
             clock: Arc::clone(&self.parts.clock),
             servers: self.servers.clone(),
             key: storage::server_key(origin),
             server: origin.to_owned(),
+            unasked: self.unasked.clone(),
+            tenant: tenant.to_owned(),
         }
     }
 }
@@ -300,7 +304,9 @@ impl LockedTenant {
             Purpose::Request,
             server.token_written_at,
         );
-        let place = self.engine.place_of(&self.mount, &origin);
+        let place = self
+            .engine
+            .place_of(&self.mount, &origin, self.name.as_str());
         place.held_until(&caller).await
     }
 

@@ -56,7 +56,7 @@ impl ServerPlace {
 }
 
 /// Scheme, host and port of a record's server.
-pub(super) fn origin_of(record: &TenantRecord) -> Option<String> {
+pub(in crate::engine) fn origin_of(record: &TenantRecord) -> Option<String> {
     let server = record.server.as_ref()?;
     let url = EndpointUrl::parse_stored(&server.mailu_url).ok()?;
     Some(url.origin())
@@ -214,14 +214,15 @@ impl Engine {
         let (Some(server), Some(origin)) = (&record.server, origin_of(&record)) else {
             return Ok(NONE);
         };
-        let keyring = self.keyring(mount).await?;
+        // Something is about to be written: a copy of the keyring that is missing is put back.
+        let keyring = self.keyring_for_writing(mount).await?;
         let Ok(token) = open_token(&keyring, &record, &server.api_token) else {
             return Ok(NONE);
         };
         let written_at = server.token_written_at;
         let tenant = name.as_str();
         let caller = Caller::new(&keyring, &origin, tenant, &token, purpose, written_at);
-        match Waiting::begin(self.place_of(mount, &origin), caller).await {
+        match Waiting::begin(self.place_of(mount, &origin, tenant), caller).await {
             Ok(waiting) => {
                 let place = self.take_place(&origin, purpose, Some(waiting)).await;
                 Ok((Some(origin), Some(place)))

@@ -13,6 +13,7 @@ use lru::LruCache;
 
 use super::heard::Heard;
 use super::stops::{Admission, Caller, Stops};
+use super::unasked::{UnaskedServers, Why};
 use crate::clock::Clock;
 use crate::engine::error::Error;
 use crate::engine::storage;
@@ -101,6 +102,9 @@ pub(super) struct Place {
     pub(super) key: String,
     /// Scheme, host and port, for the log.
     pub(super) server: String,
+    pub(super) unasked: UnaskedServers,
+    /// For whom it is asked, by name.
+    pub(super) tenant: String,
 }
 
 /// The stops of one server as they were read.
@@ -115,6 +119,27 @@ struct Seen {
 }
 
 impl Place {
+    /// A call was held back: people see by whom, and since when.
+    fn note_stop(&self, error: &Error, stops: &Stops) {
+        if let Some(why) = Why::of_stop(error) {
+            let since = stops.unasked_since(why).unwrap_or_else(|| self.clock.now());
+            self.unasked.met(&self.server, &self.tenant, why, since);
+        }
+    }
+
+    fn note_heard(&self, heard: Heard, stops: &Stops) {
+        match Why::of_heard(heard) {
+            Some(why) => {
+                // Silence is told when the breaker trips.
+                if let Some(since) = stops.unasked_since(why) {
+                    self.unasked.met(&self.server, &self.tenant, why, since);
+                }
+            }
+            None if heard == Heard::Accepted => self.unasked.answered(&self.server, &self.tenant),
+            None => {}
+        }
+    }
+
     /// See [`Stops::held_until`].
     pub(super) async fn held_until(&self, caller: &Caller) -> Result<Option<DateTime<Utc>>, Error> {
         let seen = self.read().await?;
@@ -172,7 +197,13 @@ impl Waiting {
             caller,
             seen,
         };
-        waiting.admission().map(|_announce| waiting)
+        match waiting.admission() {
+            Ok(_announce) => Ok(waiting),
+            Err(error) => {
+                waiting.place.note_stop(&error, &waiting.seen.stops);
+                Err(error)
+            }
+        }
     }
 
     /// Reports whether this is what that caller would read.
@@ -264,12 +295,14 @@ impl Turn {
                 | Heard::Refused
                 | Heard::Limited
                 | Heard::Denied(_)
+                | Heard::NoApi
                 | Heard::Other => 0,
             };
             known.silent
         });
         let stops = &mut self.seen.stops;
         stops.hear(heard, &self.caller, announced, silent, now);
+        self.place.note_heard(heard, stops);
         self.closed = match heard {
             Heard::Refused => Some(Closed::Refused(Refusal::Token)),
             Heard::Limited => Some(Closed::Refused(Refusal::RateLimited)),
@@ -282,6 +315,7 @@ impl Turn {
             | Heard::Busy(_)
             | Heard::Nothing(_)
             | Heard::Accepted
+            | Heard::NoApi
             | Heard::Other => None,
         };
         // An accepted token is stored once: for a server in order that is the only Put.
@@ -372,6 +406,8 @@ mod tests {
                 servers: Servers::default(),
                 key: storage::server_key("https://mail.acme.example:443"),
                 server: String::from("https://mail.acme.example:443"),
+                unasked: UnaskedServers::default(),
+                tenant: String::from("acme"),
             };
             Self {
                 storage,

@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use crate::engine::Engine;
 use crate::engine::census::{AuditWord, Census};
 use crate::engine::counters::{BATCH_ENDS, Counters, OUTCOMES, TYPES};
+use crate::engine::mail::Why;
 use crate::engine::watch::Rule;
 use crate::logical::{
     Call, Endpoint, Mount, Operation, RawResponse, Reply, Response, Route, UnknownFields,
@@ -261,6 +262,23 @@ fn of_background(text: &mut Text, census: &Census) {
         "smtp_sweep_unasked",
         "Tenants whose Mailu the last sweep could not ask yet.",
         sweep.unasked,
+    );
+    text.gauge(
+        "smtp_sweep_unaskable",
+        "Tenants whose Mailu the last sweep could not ask until somebody mends something.",
+        sweep.unaskable,
+    );
+    let name = "smtp_servers_unasked";
+    text.begin(name, "gauge", "Mail servers that cannot be asked, by why.");
+    for why in Why::ALL {
+        let servers = census.servers.iter().filter(|it| it.why == why);
+        let count = u64::try_from(servers.count()).unwrap_or(u64::MAX);
+        text.sample(name, &format!("code=\"{}\"", why.code()), count);
+    }
+    text.gauge(
+        "smtp_tenants_unasked",
+        "Tenants whose mail server cannot be asked.",
+        census.servers.iter().map(|it| it.tenants).sum(),
     );
     let pool = census.hash_pool;
     let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);

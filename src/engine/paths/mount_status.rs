@@ -11,6 +11,7 @@ use crate::engine::batch::State;
 use crate::engine::census::{Audit, AuditWord, Census};
 use crate::engine::emission::ExemptKeys;
 use crate::engine::hint;
+use crate::engine::mail::UnaskedServer;
 use crate::engine::runner::RewrapProgress;
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, instant,
@@ -140,6 +141,27 @@ const ANSWERS: &[Field] = &[
         })
         .nullable(),
     Field::object("sweep", "The last sweep of this process.").of(SWEEP),
+    Field::objects(
+        "servers",
+        "The first 100 mail servers that cannot be asked, those with most tenants first.",
+    )
+    .of(const {
+        &[
+            Field::text("server", "Scheme, host and port.")
+                .example("https://mail.acme.example:443"),
+            Field::text("code", "Why not.").one_of(&[
+                "token_refused",
+                "unrecognised_refusal",
+                "no_api",
+                "tls_invalid",
+                "unreachable",
+            ]),
+            Field::instant("since", "Since when."),
+            Field::integer("tenants", "How many tenants met it so.").example("3"),
+            Field::text("hint", "What to do."),
+        ]
+    }),
+    Field::integer("servers_total", "How many there are.").example("0"),
     Field::object("reindex", "The last reindex.")
         .of(REINDEX)
         .nullable(),
@@ -213,6 +235,8 @@ struct Output<'a> {
     notifications: Option<NotificationsOutput>,
     batch: Option<BatchOutput<'a>>,
     sweep: SweepOutput,
+    servers: Vec<ServerOutput<'a>>,
+    servers_total: u64,
     reindex: Option<ReindexOutput>,
     rewrap: Option<RewrapOutput>,
     attention: Vec<AttentionOutput<'a>>,
@@ -268,6 +292,32 @@ struct RewrapOutput {
     unreadable: usize,
     #[serde(serialize_with = "instant::serialize")]
     finished_at: Option<DateTime<Utc>>,
+}
+
+/// Servers that are listed.
+const MOST_SERVERS: usize = 100;
+
+/// A mail server that cannot be asked.
+#[derive(Serialize)]
+struct ServerOutput<'a> {
+    server: &'a str,
+    code: &'static str,
+    #[serde(serialize_with = "instant::serialize")]
+    since: DateTime<Utc>,
+    tenants: u64,
+    hint: &'static str,
+}
+
+impl<'a> From<&'a UnaskedServer> for ServerOutput<'a> {
+    fn from(met: &'a UnaskedServer) -> Self {
+        Self {
+            server: &met.server,
+            code: met.why.code(),
+            since: met.since,
+            tenants: met.tenants,
+            hint: hint::explain(met.why.code()).1,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -342,6 +392,13 @@ fn output(census: &Census) -> Output<'_> {
             left: batch.left(),
         }),
         sweep: census.sweep.clone().into(),
+        servers: census
+            .servers
+            .iter()
+            .take(MOST_SERVERS)
+            .map(ServerOutput::from)
+            .collect(),
+        servers_total: u64::try_from(census.servers.len()).unwrap_or(u64::MAX),
         reindex: None,
         rewrap: None,
         attention: attention.collect(),

@@ -35,6 +35,11 @@ pub(super) const SWEEP: &[Field] = &[
         "How many could not be asked; they are asked again.",
     )
     .example("0"),
+    Field::integer(
+        "unaskable",
+        "How many cannot be asked until somebody mends something; `servers` in status tells what.",
+    )
+    .example("0"),
 ];
 
 pub(super) const REINDEX: &[Field] = &[
@@ -113,6 +118,7 @@ pub(super) struct SweepOutput {
     differed: u64,
     repaired: u64,
     unasked: u64,
+    unaskable: u64,
 }
 
 #[derive(Serialize)]
@@ -179,6 +185,7 @@ impl From<SweepProgress> for SweepOutput {
             differed: progress.differed,
             repaired: progress.repaired,
             unasked: progress.unasked,
+            unaskable: progress.unaskable,
         }
     }
 }

@@ -9,6 +9,7 @@ use super::tenant;
 use crate::engine::Engine;
 use crate::engine::finding;
 use crate::engine::hint;
+use crate::engine::mail;
 use crate::engine::state::{self, State};
 use crate::engine::storage::record::{Failures, Preflight, TenantRecord};
 use crate::logical::{
@@ -103,6 +104,18 @@ const ANSWERS: &[Field] = &[
         ]
     })
     .nullable(),
+    Field::object(
+        "server_unasked",
+        "Why the tenant's mail server cannot be asked, if it was met so; active node only.",
+    )
+    .of(const {
+        &[
+            Field::text("code", "Why not.").example("token_refused"),
+            Field::instant("since", "Since when."),
+            Field::text("hint", "What to do."),
+        ]
+    })
+    .nullable(),
     Field::instant("last_attempt", "When a change was last tried.").nullable(),
     Field::object("last_error", "The last failure and what to do about it.")
         .of(const {
@@ -168,10 +181,19 @@ struct Output<'a> {
     open_work: Option<OpenWorkOutput>,
     hold: Option<HoldOutput<'a>>,
     app_tokens: Option<AppTokensOutput>,
+    server_unasked: Option<ServerOutput>,
     #[serde(serialize_with = "instant::serialize")]
     last_attempt: Option<DateTime<Utc>>,
     last_error: Option<LastErrorOutput<'a>>,
     failures: Vec<FailuresOutput<'a>>,
+}
+
+#[derive(Serialize)]
+struct ServerOutput {
+    code: &'static str,
+    #[serde(serialize_with = "instant::serialize")]
+    since: DateTime<Utc>,
+    hint: &'static str,
 }
 
 #[derive(Serialize)]
@@ -266,7 +288,16 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     };
     let mut record = TenantRecord::clone(&record);
     engine.failures.add_to(&name, &mut record);
-    let output = output(&record, engine.clock().now());
+    let origin = mail::origin_of(&record);
+    let met = origin.and_then(|origin| engine.unasked.of_tenant(&origin, name.as_str()));
+    let output = Output {
+        server_unasked: met.map(|met| ServerOutput {
+            code: met.why.code(),
+            since: met.since,
+            hint: hint::explain(met.why.code()).1,
+        }),
+        ..output(&record, engine.clock().now())
+    };
     Ok(Some(Response::data(Data::from_serialize(&output)?)))
 }
 
@@ -328,6 +359,7 @@ fn output(record: &TenantRecord, now: DateTime<Utc>) -> Output<'_> {
                 left: work.left,
                 next_attempt: work.next_attempt,
             }),
+        server_unasked: None,
         last_attempt: record.last_attempt,
         failures: record
             .tally

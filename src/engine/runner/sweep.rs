@@ -65,6 +65,8 @@ pub(in crate::engine) struct SweepProgress {
     pub(in crate::engine) repaired: u64,
     /// Those whose mail server could not be asked yet; they are asked again.
     pub(in crate::engine) unasked: u64,
+    /// Those whose mail server cannot be asked until somebody mends something.
+    pub(in crate::engine) unaskable: u64,
 }
 
 impl Sweeps {
@@ -239,7 +241,7 @@ impl Engine {
         match outcome {
             Ok(differed) => sweeps.progress.differed += u64::from(differed),
             Err(error) if is_worth_asking_again(&error) => sweeps.unasked.add(name),
-            Err(_logged) => {}
+            Err(_logged) => sweeps.progress.unaskable += 1,
         }
     }
 

@@ -179,7 +179,9 @@ fn waiters_are_bounded_and_emergencies_have_places_of_their_own() {
             async move { host.write("acme/reset", body).await }
         });
         let answers = join_all(orders).await;
-        assert_eq!(codes(&answers, "in_progress"), 10, "{answers:?}");
+        // The tenant is somebody else's, so nothing is promised yet; two wait for another's reset.
+        let left = codes(&answers, "in_progress") + codes(&answers, "not_stored");
+        assert_eq!(left, 10, "{answers:?}");
         assert_eq!(codes(&answers[8..10], "busy"), 2);
         plan.release();
         host.backend.idle().await;

@@ -42,6 +42,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Purpose;
 use super::heard::Heard;
+use super::unasked::Why;
 use crate::crypto::{Keyring, Sensitive};
 use crate::engine::error::Error;
 use crate::engine::storage;
@@ -87,6 +88,9 @@ pub(in crate::engine) struct Stops {
     limited: Option<Limited>,
     /// Set while the server gives no answers, or something before it asks to call later.
     breaker: Option<Breaker>,
+    /// Why the server cannot be asked, and since when.
+    #[serde(default)]
+    unasked: Option<Unasked>,
     /// When a person's word ended a stop for the last time.
     #[serde(default)]
     spoken_at: Option<DateTime<Utc>>,
@@ -112,6 +116,13 @@ struct StoppedToken {
     /// Keyed hash of server and token.
     token: String,
     tried_at: DateTime<Utc>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unasked {
+    why: Why,
+    since: DateTime<Utc>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,6 +197,7 @@ impl Default for Stops {
             accepted: None,
             limited: None,
             breaker: None,
+            unasked: None,
             spoken_at: None,
         }
     }
@@ -227,6 +239,7 @@ impl Stops {
             && self.tokens.is_empty()
             && self.limited.is_none()
             && self.breaker.is_none()
+            && self.unasked.is_none()
             && self.spoken_at.is_none()
     }
 
@@ -310,6 +323,7 @@ impl Stops {
         now: DateTime<Utc>,
     ) {
         self.prune(now);
+        self.note_unasked(heard, silent, now);
         let token = caller.token.as_str();
         match heard {
             Heard::Accepted => {
@@ -360,7 +374,7 @@ impl Stops {
                     seconds: seconds.map(|seconds| seconds.min(LONGEST_BUSY)),
                 });
             }
-            Heard::Other => {
+            Heard::NoApi | Heard::Other => {
                 self.take_back(announced);
                 self.breaker = None;
             }
@@ -374,6 +388,28 @@ impl Stops {
                 }
             }
         }
+    }
+
+    /// Remembers since when the server cannot be asked, and why. Silence counts when the breaker
+    /// trips: once is no news.
+    fn note_unasked(&mut self, heard: Heard, silent: u32, now: DateTime<Utc>) {
+        if heard == Heard::Accepted {
+            self.unasked = None;
+            return;
+        }
+        let once = heard.is_silence() && silent < TRIPS_AT && self.breaker.is_none();
+        let Some(why) = Why::of_heard(heard).filter(|_| !once) else {
+            return;
+        };
+        if self.unasked.as_ref().is_none_or(|known| known.why != why) {
+            self.unasked = Some(Unasked { why, since: now });
+        }
+    }
+
+    /// Returns since when the server cannot be asked for this reason.
+    pub(super) fn unasked_since(&self, why: Why) -> Option<DateTime<Utc>> {
+        let known = self.unasked.as_ref().filter(|known| known.why == why);
+        known.map(|known| known.since)
     }
 
     fn hear_silence(&mut self, silent: u32, now: DateTime<Utc>) {

@@ -103,8 +103,13 @@ const READ_ANSWERS: &[Field] = &[
     Field::duration("ttl", "In how many seconds to read again; never 0.").example("5m"),
     VERSION,
     STATE,
+    Field::boolean(
+        "compromised",
+        "Whether an emergency reset has marked the answered password: it is to be used no longer than \
+         it takes.",
+    ),
     PROOF,
-    Field::instant("verified_at", "When that was last established.").nullable(),
+    Field::instant("verified_at", "When that was last checked.").nullable(),
     Field::objects(
         "candidates",
         "In doubt: every value that may be live, newest first.",

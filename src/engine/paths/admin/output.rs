@@ -37,6 +37,7 @@ pub(super) struct Read<'a> {
     ttl: Duration,
     version: u64,
     state: State,
+    compromised: bool,
     proof: Option<Proof>,
     #[serde(serialize_with = "instant::serialize")]
     verified_at: Option<DateTime<Utc>>,
@@ -91,6 +92,7 @@ impl<'a> Read<'a> {
             ttl: schedule::read_again_after(record, config, settled, now),
             version: reading.answer.number,
             state: reading.state,
+            compromised: reading.answer.compromised,
             proof: shown(reading.version.map(|version| version.proof)),
             verified_at: reading.version.and_then(|version| version.verified_at),
             candidates,
