@@ -26,6 +26,7 @@ mod rotate;
 mod routes;
 mod schedule;
 mod secrets;
+mod servers;
 mod status;
 mod tenant_config;
 mod tenants;
