@@ -65,75 +65,68 @@ impl Engine {
                 self.emission.state().expired_before = Some(day);
                 break;
             }
-            if self.has_old(mount, day).await? {
-                if !count_day(&mut expiry, day, now) {
+            match self
+                .expire_day(mount, day, left, (&mut expiry, now))
+                .await?
+            {
+                Some(after) => left = after,
+                None => {
+                    // Its turn comes within a day.
                     self.emission.state().expired_before = Some(day);
                     break;
                 }
-                // Before anything goes: a crash must not give more days.
-                self.store_expiry(mount, &expiry).await?;
             }
-            left = self.expire_day(mount, day, left).await?;
         }
         Ok(())
     }
 
-    /// Reports whether a day of the index has anything that may go.
-    async fn has_old(&self, mount: &Mount, day: NaiveDate) -> Result<bool, Error> {
-        let folder = storage::journal_folder(day);
-        let mut after = String::new();
-        loop {
-            let page = mount.storage.list_page(&folder, &after, PAGE).await?;
-            for event_id in &page {
-                let key = storage::journal_key(day, event_id);
-                match self.is_old(mount, &key, event_id).await {
-                    Ok(None) => {}
-                    Ok(Some(_)) => return Ok(true),
-                    Err(Error::Entry { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            match page.into_iter().next_back() {
-                Some(last) => after = last,
-                None => return Ok(false),
-            }
-        }
-    }
-
-    async fn expire_day(&self, mount: &Mount, day: NaiveDate, most: usize) -> Result<usize, Error> {
+    /// Removes what may go of a day, which counts with the first of it. Returns how many entries may
+    /// still be looked at; `None` if the day may not go yet.
+    async fn expire_day(
+        &self,
+        mount: &Mount,
+        day: NaiveDate,
+        most: usize,
+        (expiry, now): (&mut Expiry, Trusted),
+    ) -> Result<Option<usize>, Error> {
         let folder = storage::journal_folder(day);
         let (mut left, mut after) = (most, String::new());
+        let mut counted = false;
         loop {
             let page = mount.storage.list_page(&folder, &after, PAGE).await?;
             for event_id in &page {
                 if self.tasks.is_stopping() {
-                    return Ok(left);
+                    return Ok(Some(left));
                 }
                 let key = storage::journal_key(day, event_id);
-                if let Err(error) = self.expire_event(mount, &key, event_id).await {
-                    if !matches!(error, Error::Entry { .. }) {
-                        return Err(error);
+                let kept = match self.is_old(mount, &key, event_id).await {
+                    Ok(Some(kept)) => kept,
+                    Ok(None) => continue,
+                    Err(error @ Error::Entry { .. }) => {
+                        tracing::warn!(%error, "an old event stays");
+                        continue;
                     }
-                    tracing::warn!(%error, "an old event stays");
+                    Err(error) => return Err(error),
+                };
+                if !std::mem::replace(&mut counted, true) {
+                    if !count_day(expiry, day, now) {
+                        return Ok(None);
+                    }
+                    // Before anything goes: a crash must not give more days.
+                    self.store_expiry(mount, expiry).await?;
                 }
+                if let Some(trail_key) = kept {
+                    mount.storage.delete(&trail_key).await?;
+                }
+                // Last: it is how the others are found.
+                mount.storage.delete(&key).await?;
             }
             left = left.saturating_sub(page.len());
             match page.into_iter().next_back() {
                 Some(last) => after = last,
-                None => return Ok(left),
+                None => return Ok(Some(left)),
             }
         }
-    }
-
-    async fn expire_event(&self, mount: &Mount, key: &str, event_id: &str) -> Result<(), Error> {
-        let Some(kept) = self.is_old(mount, key, event_id).await? else {
-            return Ok(());
-        };
-        if let Some(trail_key) = kept {
-            mount.storage.delete(&trail_key).await?;
-        }
-        // Last: it is how the others are found.
-        Ok(mount.storage.delete(key).await?)
     }
 
     /// Returns where the event of an index entry is kept, if anywhere; `None` if it may not go.

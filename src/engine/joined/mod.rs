@@ -11,11 +11,14 @@
 //! - The work that goes on for a tenant is bounded: what is beyond is refused before it began.
 //!   Emergencies have places of their own.
 
+mod key;
+mod work;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -27,21 +30,10 @@ use super::error::Error;
 use super::storage::record::TenantRecord;
 use super::tenant::TenantName;
 use crate::crypto::ProcessKey;
-use crate::logical::{Call, Mount, Operation, Request, Response};
-
-/// How long the outcome of work whose requests all left is kept for a repeat. Clients that repeat
-/// a 503 by themselves do so within seconds; a person who asks again later means it.
-const UNCLAIMED: Duration = Duration::from_secs(15);
-
-/// How many requests may wait for one tenant, or have left work behind that goes on: all of it runs
-/// before what comes later.
-const PLACES: usize = 8;
-
-/// The places of emergencies, for each tenant.
-const EMERGENCY_PLACES: usize = 8;
-
-/// The places of work that is about no tenant.
-const MOUNT_PLACES: usize = 64;
+use crate::logical::{Call, Mount, Operation, Response};
+pub(super) use key::{Kept, WorkKey, token_of};
+use work::{Answer, STORED, Waiting, Work};
+pub(super) use work::{Waiters, note_stored};
 
 /// What a write answers.
 pub(super) type Outcome = Result<Option<Response>, Error>;
@@ -81,175 +73,6 @@ pub(super) struct Joined {
     running: Mutex<HashMap<WorkKey, Work>>,
     /// Callers and fields are told apart under it.
     key: OnceLock<ProcessKey>,
-}
-
-/// What two requests must have in common to share work.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct WorkKey {
-    /// Empty if it is about the mount: no tenant has an empty name.
-    tenant: String,
-    path: String,
-    /// Of the operation, the caller and every field; keyed.
-    digest: [u8; 32],
-    kept: Kept,
-    /// The incident of an emergency.
-    emergency: Option<String>,
-    /// What is asked for needs no mail server to be stored: until it is, nothing is promised.
-    promises: bool,
-}
-
-/// Whether an outcome that no request took waits for a repeat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kept {
-    /// For a while: repeating the work would change something again. What belongs to a tenant is
-    /// forgotten when something else happens to it.
-    ForRepeats,
-    /// The same until anybody else writes the path: what is there then is another thing.
-    UntilWritten,
-    /// Not at all: the outcome is a statement about now.
-    No,
-}
-
-impl WorkKey {
-    /// Makes it an emergency for this incident, with the places of its own.
-    pub(super) fn for_emergency(mut self, incident: &str) -> Self {
-        self.emergency = Some(incident.to_owned());
-        self.promised()
-    }
-
-    /// Makes it work that is stored before a mail server is asked: a request that stops waiting
-    /// before that is told that nothing is promised.
-    pub(super) fn promised(mut self) -> Self {
-        self.promises = true;
-        self
-    }
-
-    /// The same key for work on something that may have become another thing meanwhile.
-    pub(super) fn on(mut self, what: &str) -> Self {
-        self.path.push('\0');
-        self.path.push_str(what);
-        self
-    }
-
-    const fn places(&self) -> usize {
-        match (&self.emergency, self.tenant.is_empty()) {
-            (Some(_), _) => EMERGENCY_PLACES,
-            (None, true) => MOUNT_PLACES,
-            (None, false) => PLACES,
-        }
-    }
-
-    /// Reports whether both take the same kind of place.
-    fn shares_places(&self, other: &Self) -> bool {
-        self.tenant == other.tenant && self.emergency.is_some() == other.emergency.is_some()
-    }
-}
-
-/// Who still waits for a piece of work.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Waiters(Arc<AtomicUsize>);
-
-impl Waiters {
-    /// Reports whether anybody would see an answer.
-    pub(super) fn is_any_left(&self) -> bool {
-        self.count() > 0
-    }
-
-    fn count(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
-    }
-}
-
-#[derive(Clone)]
-enum Answer {
-    ForAll(Box<Outcome>),
-    ForOne(Arc<Mutex<Option<Render>>>),
-    Nobody,
-}
-
-struct Work {
-    /// The answer and when it came.
-    answer: watch::Receiver<Option<(Answer, Duration)>>,
-    waiters: Waiters,
-    /// Whether a tenant's record was stored by it.
-    stored: Arc<AtomicBool>,
-}
-
-tokio::task_local! {
-    /// Where the work that runs here notes that it has stored a tenant's record.
-    static STORED: Arc<AtomicBool>;
-}
-
-/// Notes that the work which runs here has stored a tenant's record.
-pub(super) fn note_stored() {
-    // Outside of joined work nobody waits.
-    let _nobody = STORED.try_with(|stored| stored.store(true, Ordering::SeqCst));
-}
-
-impl Work {
-    /// Reports whether a request may still join: the work runs, or its outcome waits to be taken.
-    fn is_joinable(&self, kept: Kept, now: Duration) -> bool {
-        match &*self.answer.borrow() {
-            Some((Answer::Nobody, _)) => false,
-            Some((_, ended)) => kept != Kept::No && now.saturating_sub(*ended) < UNCLAIMED,
-            None => self.is_running(),
-        }
-    }
-
-    fn is_running(&self) -> bool {
-        // A sender that is gone without an outcome panicked.
-        self.answer.borrow().is_none() && self.answer.has_changed().is_ok()
-    }
-
-    /// How many places it takes: each who waits has one, and work that everybody left has one.
-    fn places(&self) -> usize {
-        if self.is_running() {
-            self.waiters.count().max(1)
-        } else {
-            0
-        }
-    }
-
-    fn wait(&self) -> Waiting {
-        Waiting::new(self, self.waiters.clone())
-    }
-
-    /// Waits for its end, not for its answer.
-    fn wait_aside(&self) -> Waiting {
-        Waiting::new(self, Waiters::default())
-    }
-}
-
-/// One who waits, until dropped.
-struct Waiting {
-    answer: watch::Receiver<Option<(Answer, Duration)>>,
-    waiters: Waiters,
-}
-
-impl Waiting {
-    fn new(work: &Work, waiters: Waiters) -> Self {
-        waiters.0.fetch_add(1, Ordering::SeqCst);
-        Self {
-            answer: work.answer.clone(),
-            waiters,
-        }
-    }
-
-    async fn ended(&mut self) -> Result<Answer, Error> {
-        let lost = || Error::Defect("joined work ended without an outcome");
-        let ended = self.answer.wait_for(Option::is_some).await;
-        let ended = ended.map_err(|_panicked| Error::Defect("a background task failed"))?;
-        ended
-            .as_ref()
-            .map(|(answer, _)| answer.clone())
-            .ok_or_else(lost)
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.waiters.0.fetch_sub(1, Ordering::SeqCst);
-    }
 }
 
 /// How a request takes part.
@@ -312,16 +135,6 @@ impl Joined {
         let made = ProcessKey::generate()?;
         Ok(self.key.get_or_init(|| made))
     }
-}
-
-/// What a caller's token is told apart by. A caller of whom nothing is known is nobody but this
-/// request's.
-pub(super) fn token_of(request: &Request) -> [&str; 3] {
-    let accessor = request.client_token_accessor.expose().as_str();
-    let token = request.client_token.expose().as_str();
-    let unknown = accessor.is_empty() && token.is_empty() && request.entity_id.is_empty();
-    let id = if unknown { request.id.as_str() } else { "" };
-    [accessor, token, id]
 }
 
 impl Engine {

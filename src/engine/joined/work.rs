@@ -1,0 +1,121 @@
+//! [`Work`]: a piece of work that goes on, and who waits for it.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::{Kept, Outcome, Render};
+use crate::engine::error::Error;
+
+/// How long the outcome of work whose requests all left is kept for a repeat. Clients that repeat
+/// a 503 by themselves do so within seconds; a person who asks again later means it.
+const UNCLAIMED: Duration = Duration::from_secs(15);
+
+/// Who still waits for a piece of work.
+#[derive(Clone, Debug, Default)]
+pub(in crate::engine) struct Waiters(Arc<AtomicUsize>);
+
+impl Waiters {
+    /// Reports whether anybody would see an answer.
+    pub(in crate::engine) fn is_any_left(&self) -> bool {
+        self.count() > 0
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+#[derive(Clone)]
+pub(super) enum Answer {
+    ForAll(Box<Outcome>),
+    ForOne(Arc<Mutex<Option<Render>>>),
+    Nobody,
+}
+
+pub(super) struct Work {
+    /// The answer and when it came.
+    pub(super) answer: watch::Receiver<Option<(Answer, Duration)>>,
+    pub(super) waiters: Waiters,
+    /// Whether a tenant's record was stored by it.
+    pub(super) stored: Arc<AtomicBool>,
+}
+
+tokio::task_local! {
+    /// Where the work that runs here notes that it has stored a tenant's record.
+    pub(super) static STORED: Arc<AtomicBool>;
+}
+
+/// Notes that the work which runs here has stored a tenant's record.
+pub(in crate::engine) fn note_stored() {
+    // Outside of joined work nobody waits.
+    let _nobody = STORED.try_with(|stored| stored.store(true, Ordering::SeqCst));
+}
+
+impl Work {
+    /// Reports whether a request may still join: the work runs, or its outcome waits to be taken.
+    pub(super) fn is_joinable(&self, kept: Kept, now: Duration) -> bool {
+        match &*self.answer.borrow() {
+            Some((Answer::Nobody, _)) => false,
+            Some((_, ended)) => kept != Kept::No && now.saturating_sub(*ended) < UNCLAIMED,
+            None => self.is_running(),
+        }
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        // A sender that is gone without an outcome panicked.
+        self.answer.borrow().is_none() && self.answer.has_changed().is_ok()
+    }
+
+    /// How many places it takes: each who waits has one, and work that everybody left has one.
+    pub(super) fn places(&self) -> usize {
+        if self.is_running() {
+            self.waiters.count().max(1)
+        } else {
+            0
+        }
+    }
+
+    pub(super) fn wait(&self) -> Waiting {
+        Waiting::new(self, self.waiters.clone())
+    }
+
+    /// Waits for its end, not for its answer.
+    pub(super) fn wait_aside(&self) -> Waiting {
+        Waiting::new(self, Waiters::default())
+    }
+}
+
+/// One who waits, until dropped.
+pub(super) struct Waiting {
+    pub(super) answer: watch::Receiver<Option<(Answer, Duration)>>,
+    pub(super) waiters: Waiters,
+}
+
+impl Waiting {
+    fn new(work: &Work, waiters: Waiters) -> Self {
+        waiters.0.fetch_add(1, Ordering::SeqCst);
+        Self {
+            answer: work.answer.clone(),
+            waiters,
+        }
+    }
+
+    pub(super) async fn ended(&mut self) -> Result<Answer, Error> {
+        let lost = || Error::Defect("joined work ended without an outcome");
+        let ended = self.answer.wait_for(Option::is_some).await;
+        let ended = ended.map_err(|_panicked| Error::Defect("a background task failed"))?;
+        ended
+            .as_ref()
+            .map(|(answer, _)| answer.clone())
+            .ok_or_else(lost)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.waiters.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
