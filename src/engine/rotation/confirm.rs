@@ -114,18 +114,26 @@ pub(in crate::engine) async fn await_first_look(
     let due = record.as_deref().and_then(due);
     let left = until.saturating_sub(engine.clock().monotonic());
     if let Some(due) = due.filter(|due| *due + FOR_THE_LOOK <= left) {
-        let stopping = engine.tasks.cancelled();
-        let waited = tokio::select! {
-            () = tokio::time::sleep(due) => true,
-            () = stopping.cancelled() => false,
-        };
-        if waited {
-            look_now(engine, mount, name).await?;
+        let (worker, mount, name) = (Arc::clone(engine), mount.clone(), name.clone());
+        // On a task of its own: the answer waits for it as long as it may, and it stores to its end.
+        let looking = engine.tasks.spawn(async move {
+            let stopping = worker.tasks.cancelled();
+            tokio::select! {
+                () = tokio::time::sleep(due) => Box::pin(look_now(&worker, &mount, &name)).await,
+                () = stopping.cancelled() => Ok(()),
+            }
+        });
+        let looked = tokio::time::timeout(left.saturating_sub(FOR_THE_ANSWER), looking).await;
+        if let Ok(Ok(Err(error))) = looked {
+            return Err(error);
         }
     }
     let record = engine.read_tenant(mount, name).await?;
     Ok(record.as_deref().map_or(State::Uncertain, state::of))
 }
+
+/// What is left of a request's time for its answer.
+const FOR_THE_ANSWER: Duration = Duration::from_millis(500);
 
 /// What a look at Mailu may take within a request.
 const FOR_THE_LOOK: Duration = Duration::from_secs(2);

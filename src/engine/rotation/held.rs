@@ -131,7 +131,12 @@ async fn is_told(tenant: &LockedTenant) -> Result<bool, Error> {
 const fn is_own(error: &Error) -> bool {
     matches!(
         error,
-        Error::Storage(_) | Error::Host(_) | Error::Standby | Error::Tainted | Error::BreakerOpen
+        Error::Storage(_)
+            | Error::Host(_)
+            | Error::Standby
+            | Error::Tainted
+            | Error::BreakerOpen
+            | Error::GaveWay
     )
 }
 

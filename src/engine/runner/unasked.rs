@@ -60,7 +60,10 @@ impl Unasked {
 /// Tells a server that cannot be asked now from one that answered, or never will without a person.
 pub(super) const fn is_worth_asking_again(error: &Error) -> bool {
     match error {
-        Error::BreakerOpen | Error::InProgress | Error::Refused(Refusal::RateLimited) => true,
+        Error::BreakerOpen
+        | Error::GaveWay
+        | Error::InProgress
+        | Error::Refused(Refusal::RateLimited) => true,
         Error::Unreachable(trouble) => !trouble.is_permanent(),
         _ => false,
     }

@@ -85,6 +85,10 @@ pub(in crate::engine) const AUDIT_ACCESS_V1: &[u8] =
 pub(in crate::engine) const TENANT_V3: &[u8] =
     include_bytes!("../../../tests/it/fixtures/tenant-v3.json");
 
+/// Exactly the bytes of the fourth, every field filled.
+pub(in crate::engine) const TENANT_V4: &[u8] =
+    include_bytes!("../../../tests/it/fixtures/tenant-v4.json");
+
 /// Exactly the bytes of what the rules of alerts remember, every field filled.
 pub(in crate::engine) const WATCH_V1: &[u8] =
     include_bytes!("../../../tests/it/fixtures/watch-v1.json");

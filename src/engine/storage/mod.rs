@@ -374,19 +374,30 @@ mod tests {
     /// format without a new schema is seen here.
     #[test]
     fn the_frozen_format_survives_a_round_trip() {
-        let record = decode_tenant("tenant/acme", fixture::TENANT_V3).unwrap();
+        let record = decode_tenant("tenant/acme", fixture::TENANT_V4).unwrap();
         let credential = record.credential.as_ref().unwrap();
         assert_eq!(credential.current, Some(2));
         assert_eq!(record.sent_intent().map(|intent| intent.version), Some(3));
         assert_eq!(
             encode(&record).unwrap(),
-            fixture::TENANT_V3.trim_ascii_end()
+            fixture::TENANT_V4.trim_ascii_end()
         );
     }
 
     /// Every older format is read for ever, and nothing of it is lost on the way up.
     #[test]
     fn older_formats_are_upgraded_when_they_are_read() {
+        const SINCE_4: [&str; 9] = [
+            "\"lineages\":[],",
+            "\"attempts\":[],",
+            "\"accepted_mark\":null,",
+            ",\"token_written_at\":null",
+            "\"previous\":1,",
+            "\"shaken\":false,",
+            "\"before\":null,",
+            "\"confirm_first\":null,",
+            "\"compared\":null,",
+        ];
         for (bytes, schema, added) in [
             (
                 fixture::TENANT_V1,
@@ -394,16 +405,19 @@ mod tests {
                 &["\"source\":null,", "\"preflight\":null,"][..],
             ),
             (fixture::TENANT_V2, 2, &["\"preflight\":null,"][..]),
+            (fixture::TENANT_V3, 3, &[][..]),
         ] {
             let old = std::str::from_utf8(bytes.trim_ascii_end()).unwrap();
             let record = decode_tenant("tenant/acme", old.as_bytes()).unwrap();
             assert_eq!(record.schema, SCHEMA);
             let mut written = String::from_utf8(encode(&record).unwrap()).unwrap();
-            for member in added {
+            for member in added.iter().chain(&SINCE_4) {
                 assert!(written.contains(member), "{member}");
                 written = written.replace(member, "");
             }
             let now = format!("\"schema\":{SCHEMA}");
+            // What an open reset asked for is the credential's, which has it here already.
+            let old = old.replacen("\"hold\":true,", "", 1);
             assert_eq!(
                 written.replacen(&now, &format!("\"schema\":{schema}"), 1),
                 old
@@ -411,10 +425,25 @@ mod tests {
         }
     }
 
+    /// An open reset of schema 3 asked for a hold that began with its commit.
+    #[test]
+    fn the_hold_of_an_open_reset_becomes_the_credentials() {
+        let text = std::str::from_utf8(fixture::TENANT_V3.trim_ascii_end()).unwrap();
+        let open = text.replacen(
+            "\"hold\":{\"incident_id\":\"INC-1\",\"since\":\"2026-06-01T00:00:00Z\"}",
+            "\"hold\":null",
+            1,
+        );
+        assert_ne!(open, text);
+        let record = decode_tenant("tenant/acme", open.as_bytes()).unwrap();
+        let hold = record.credential.unwrap().hold.unwrap();
+        assert_eq!(hold.incident_id, "INC-2");
+    }
+
     #[test]
     fn a_newer_a_moved_and_a_damaged_record_are_refused() {
         let text = std::str::from_utf8(fixture::TENANT_V1).unwrap();
-        let newer = text.replacen("\"schema\":1", "\"schema\":4", 1);
+        let newer = text.replacen("\"schema\":1", "\"schema\":5", 1);
         let unknown = text.replacen("\"schema\":1", "\"schema\":1,\"surprise\":true", 1);
         let caller = text.replacen("\"display_name\":", "\"display_nam\":", 1);
         let cases = [

@@ -585,6 +585,7 @@ mod tests {
         fn is_quiet(&self) -> bool {
             let mut stops = self.stops.clone();
             stops.accepted = None;
+            stops.unasked = None;
             stops.is_empty()
         }
     }
@@ -983,7 +984,7 @@ mod tests {
         }
         assert_eq!(bench.admission("good", Purpose::Automatic, 68), Free);
         assert!(bench.call("good", Purpose::Automatic, 68, Heard::Accepted));
-        assert_eq!(bench.stops.holding().denied, None);
+        assert_eq!(bench.stops.denied_at(at(68)), None);
     }
 
     #[test]
@@ -1072,7 +1073,7 @@ mod tests {
             (17, Admission::Announced),
         ] {
             bench.stops.limited = Some(Limited {
-                tried_at: at(minute),
+                tried_at: at(minute) - TimeDelta::seconds(1),
                 times: 4,
             });
             let spoken = Caller {

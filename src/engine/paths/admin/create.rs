@@ -229,6 +229,8 @@ pub(super) fn add_version(
         compromised: None,
     });
     locked.record.last_error = None;
+    // What was sent before is not what is current now.
+    locked.record.open.confirm_first = None;
     credential.current = Some(number);
     credential.previous = previous_version;
     credential.drift = None;

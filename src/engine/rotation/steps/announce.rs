@@ -47,6 +47,7 @@ impl Announced {
                 record_failure(&mut tenant, change, &error).await;
                 return Err(error);
             }
+            strangers::accept(&mut tenant.record, seen.as_ref());
             strangers::take_over(&mut tenant.record, seen.as_ref());
         } else if let Some(error) = stranger(&mut tenant, seen.as_ref())? {
             tenant.store().await?;
@@ -106,8 +107,12 @@ fn stranger(tenant: &mut LockedTenant, seen: Option<&Account>) -> Result<Option<
         return Ok(None);
     };
     strangers::note(tenant, &stranger, None)?;
-    let unattended = tenant.purpose.is_unattended();
-    Ok(unattended.then(|| strangers::error(&tenant.record)))
+    if tenant.purpose.is_unattended() {
+        return Ok(Some(strangers::error(&tenant.record)));
+    }
+    // Where the change leaves no mark of its own, this one is not told again.
+    strangers::accept(&mut tenant.record, seen);
+    Ok(None)
 }
 
 /// Verifies a tenant whose storage was taken over from another mount since the last proof: what Mailu
