@@ -151,6 +151,10 @@ pub(super) struct Attention {
 }
 
 impl Attention {
+    fn is_of_a_server(&self) -> bool {
+        Why::ALL.iter().any(|why| why.code() == self.code)
+    }
+
     /// The smaller, the graver: what may be an attack, then drift, then failures.
     fn rank(&self) -> u8 {
         match self.code.as_str() {
@@ -159,6 +163,8 @@ impl Attention {
             FOREIGN_STORAGE => 1,
             "stale_storage" | "other_owner" | "compromised_live" => 2,
             "foreign_password" | "older_version" | "account_missing" => 3,
+            // Of servers: their tenants that need a person come first.
+            _ if self.tenant == MOUNT && self.is_of_a_server() => 5,
             _ => 4,
         }
     }

@@ -121,8 +121,14 @@ struct Seen {
 impl Place {
     /// A call was held back: people see by whom, and since when.
     fn note_stop(&self, error: &Error, stops: &Stops) {
-        if let Some(why) = Why::of_stop(error) {
-            let since = stops.unasked_since(why).unwrap_or_else(|| self.clock.now());
+        let known = || stops.unasked();
+        let met = Why::of_stop(error).map(|why| {
+            let since = stops.unasked_since(why);
+            (why, since.unwrap_or_else(|| self.clock.now()))
+        });
+        // Calls rest because of the refused ones.
+        let limited = matches!(error, Error::Refused(Refusal::RateLimited));
+        if let Some((why, since)) = met.or_else(|| limited.then(known).flatten()) {
             self.unasked.met(&self.server, &self.tenant, why, since);
         }
     }
@@ -136,6 +142,11 @@ impl Place {
                 }
             }
             None if heard == Heard::Accepted => self.unasked.answered(&self.server, &self.tenant),
+            None if heard == Heard::Limited => {
+                if let Some((why, since)) = stops.unasked() {
+                    self.unasked.met(&self.server, &self.tenant, why, since);
+                }
+            }
             None => {}
         }
     }

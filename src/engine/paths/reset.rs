@@ -196,8 +196,11 @@ async fn reset(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             order.shown = waiters.is_any_left();
             let shown = order.shown;
             match rotation::reset(locked, order).await? {
-                ResetOutcome::Done(done) => {
-                    rotation::await_first_look(&engine, &mount, &name, until).await?;
+                ResetOutcome::Done(mut done) => {
+                    let made = done.version;
+                    let looked =
+                        rotation::await_first_look(&engine, &mount, &name, made, until).await?;
+                    done.version = looked.1;
                     let now = engine.clock().now();
                     Ok(Ended::ForOne(render(*done, shown, wrap, now)))
                 }

@@ -8,7 +8,7 @@ use crate::audit::RotationType;
 use crate::engine::Engine;
 use crate::engine::joined::Kept;
 use crate::engine::mail::Purpose;
-use crate::engine::rotation::{self, Change};
+use crate::engine::rotation::{self, Change, Changed};
 use crate::logical::{Call, Endpoint, Field, Mount, Operation, Reply, Route, UnknownFields};
 
 pub(super) fn route() -> Route<Engine> {
@@ -73,8 +73,10 @@ async fn rollback(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         let changed = worker
             .at_server(&mount, &name, Purpose::Request, roll_back)
             .await?;
-        let state = rotation::await_first_look(&worker, &mount, &name, until).await?;
-        rotate::answer(changed, state)
+        let made = changed.version;
+        let looked = rotation::await_first_look(&worker, &mount, &name, made, until).await?;
+        let (state, version) = looked;
+        rotate::answer(Changed { version, ..changed }, state)
     };
     Ok(engine.join(&config, key, work).await?)
 }

@@ -93,8 +93,10 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         let changed = worker
             .at_server(&mount, &name, Purpose::Request, rotate)
             .await?;
-        let state = rotation::await_first_look(&worker, &mount, &name, until).await?;
-        answer(changed, state)
+        let made = changed.version;
+        let looked = rotation::await_first_look(&worker, &mount, &name, made, until).await?;
+        let (state, version) = looked;
+        answer(Changed { version, ..changed }, state)
     };
     Ok(engine.join(&config, key, work).await?)
 }

@@ -95,13 +95,15 @@ fn is_undone(tenant: &LockedTenant, first: &FirstLook, live: &Live) -> bool {
 }
 
 /// Waits for the look that a change still needs, as long as it is due by `until` (monotonic time), and
-/// takes it. Returns what reads say then.
+/// takes it. Returns what reads say then, and the number of the version whose value is current: it is
+/// another than `version` if the change had to be made again.
 pub(in crate::engine) async fn await_first_look(
     engine: &Arc<Engine>,
     mount: &Mount,
     name: &TenantName,
+    version: u64,
     until: Duration,
-) -> Result<State, Error> {
+) -> Result<(State, u64), Error> {
     let due = |record: &TenantRecord| {
         let first = record.open.confirm_first.as_ref()?;
         Some(
@@ -114,12 +116,12 @@ pub(in crate::engine) async fn await_first_look(
     let due = record.as_deref().and_then(due);
     let left = until.saturating_sub(engine.clock().monotonic());
     if let Some(due) = due.filter(|due| *due + FOR_THE_LOOK <= left) {
-        let (worker, mount, name) = (Arc::clone(engine), mount.clone(), name.clone());
+        let (worker, at, who) = (Arc::clone(engine), mount.clone(), name.clone());
         // On a task of its own: the answer waits for it as long as it may, and it stores to its end.
         let looking = engine.tasks.spawn(async move {
             let stopping = worker.tasks.cancelled();
             tokio::select! {
-                () = tokio::time::sleep(due) => Box::pin(look_now(&worker, &mount, &name)).await,
+                () = tokio::time::sleep(due) => Box::pin(look_now(&worker, &at, &who)).await,
                 () = stopping.cancelled() => Ok(()),
             }
         });
@@ -129,7 +131,12 @@ pub(in crate::engine) async fn await_first_look(
         }
     }
     let record = engine.read_tenant(mount, name).await?;
-    Ok(record.as_deref().map_or(State::Uncertain, state::of))
+    let Some(record) = record.as_deref() else {
+        return Ok((State::Uncertain, version));
+    };
+    let credential = record.credential.as_ref();
+    let number = credential.map_or(version, |kept| kept.current_number_of(version));
+    Ok((state::of(record), number))
 }
 
 /// What is left of a request's time for its answer.

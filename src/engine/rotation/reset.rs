@@ -165,11 +165,12 @@ async fn settle_at_server(
 /// The version that this request, or one it joins, has made already.
 fn made_before(tenant: &LockedTenant, order: &Reset) -> Option<u64> {
     let credential = tenant.record.credential.as_ref()?;
-    let version = credential.current_version()?;
+    let current = credential.current_version()?;
+    let version = credential.made_as(current);
     let change = &order.change;
     let this_incident = version.rotation_type == Some(RotationType::Emergency)
         && version.incident_id == change.incident_id
-        && version.compromised.is_none();
+        && current.compromised.is_none();
     if !this_incident || tenant.record.intent.is_some() || credential.drift.is_some() {
         return None;
     }
@@ -180,7 +181,7 @@ fn made_before(tenant: &LockedTenant, order: &Reset) -> Option<u64> {
     let recent = (TimeDelta::zero()..REPEATABLE).contains(&age);
     let same_caller = version.created_by == change.actor && recent;
     let joined = order.arrived <= credential.last_rotated && recent;
-    (resent || same_caller || joined).then_some(version.number)
+    (resent || same_caller || joined).then_some(current.number)
 }
 
 /// Hands out a version once more: that is a reading by a human, and recorded as one.

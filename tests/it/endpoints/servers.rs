@@ -50,6 +50,7 @@ async fn a_tenant_that_nobody_can_ask_is_told_for_as_long_as_it_lasts() {
             rig.restart();
             for _ in 0..12 {
                 rig.later(2 * 3600);
+                rig.mailu.advance(std::time::Duration::from_secs(2 * 3600));
                 rig.tick().await;
             }
             let listed = servers(&rig).await;

@@ -406,6 +406,11 @@ impl Stops {
         }
     }
 
+    /// Returns why the server could not be asked before it limited calls, and since when.
+    pub(super) fn unasked(&self) -> Option<(Why, DateTime<Utc>)> {
+        self.unasked.as_ref().map(|known| (known.why, known.since))
+    }
+
     /// Returns since when the server cannot be asked for this reason.
     pub(super) fn unasked_since(&self, why: Why) -> Option<DateTime<Utc>> {
         let known = self.unasked.as_ref().filter(|known| known.why == why);

@@ -291,6 +291,30 @@ impl Version {
 }
 
 impl Credential {
+    /// Returns the version that a version's value was made for, if it was only set again: a write that
+    /// began before a change, or a compromised password that had become live, had undone it.
+    #[must_use]
+    pub fn made_as<'a>(&'a self, version: &'a Version) -> &'a Version {
+        let mut made = version;
+        // Each leads to an older one.
+        while made.rotation_type == Some(RotationType::Automated)
+            && let Some(source) = made.source.and_then(|number| self.version(number))
+            && source.number < made.number
+        {
+            made = source;
+        }
+        made
+    }
+
+    /// Returns the number under which the value of a version is the current one; its own, unless it
+    /// was set again.
+    #[must_use]
+    pub fn current_number_of(&self, number: u64) -> u64 {
+        let current = self.current_version();
+        let same = current.filter(|current| self.made_as(current).number == number);
+        same.map_or(number, |current| current.number)
+    }
+
     /// Returns the version with this number.
     #[must_use]
     pub fn version(&self, number: u64) -> Option<&Version> {
