@@ -72,7 +72,10 @@ pub(super) async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Rep
         let retention = i64::try_from(locked.config.deleted_retention).unwrap_or(i64::MAX);
         let retention = TimeDelta::try_seconds(retention).unwrap_or(TimeDelta::MAX);
         refuse_unsettled(locked)?;
-        if rotation::is_held(locked) {
+        // A change that was only announced was never sent; what it began has its end here.
+        let open = locked.record.intent.as_ref();
+        let deleted = locked.record.live_credential().is_none();
+        if !deleted && open.is_some_and(|intent| intent.sends == 0) {
             rotation::withdraw(locked, "deleted")?;
         }
         let Some(credential) = locked.record.credential.as_mut() else {
@@ -89,8 +92,8 @@ pub(super) async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Rep
         event.event = EventName::Deleted;
         event.severity = Severity::Warning;
         event.version = credential.current;
-        // Automatic work ends here; a change that was only announced was never sent. What was sent of
-        // a reset whose account is missing is kept like any other value.
+        // Automatic work ends here. What was sent of a reset whose account is missing is kept like any
+        // other value.
         if locked.record.sent_intent().is_some() {
             rotation::abandon(locked, "deleted")?;
         }

@@ -47,8 +47,12 @@ pub(super) fn first_look(
 
 fn may_be_undone(intent: &Intent, credential: &Credential, proof: Option<&SeenHash>) -> bool {
     // Where no hash is shown a second look would tell no more than the first.
-    let (Some(before), Some(proof)) = (&intent.before, proof) else {
+    let Some(before) = &intent.before else {
         return false;
+    };
+    // It was acknowledged, and nobody has seen it since: the look is the proof.
+    let Some(proof) = proof else {
+        return true;
     };
     let known = credential.current_version();
     let known = known.and_then(|version| version.hash_fingerprint.as_ref());
