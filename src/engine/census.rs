@@ -155,6 +155,13 @@ impl Attention {
         Why::ALL.iter().any(|why| why.code() == self.code)
     }
 
+    /// Gravest and oldest first.
+    fn by_gravity(&self, other: &Self) -> std::cmp::Ordering {
+        let key = |it: &Self| (it.rank(), it.since);
+        let order = key(self).cmp(&key(other));
+        order.then_with(|| self.tenant.cmp(&other.tenant))
+    }
+
     /// The smaller, the graver: what may be an attack, then drift, then failures.
     fn rank(&self) -> u8 {
         match self.code.as_str() {
@@ -244,12 +251,7 @@ impl Engine {
                 since: since.unwrap_or(now),
             });
         }
-        attention.sort_by(|one, other| {
-            let key = |it: &Attention| (it.rank(), it.since);
-            key(one)
-                .cmp(&key(other))
-                .then_with(|| one.tenant.cmp(&other.tenant))
-        });
+        attention.sort_by(Attention::by_gravity);
         let attention_total = attention.len() as u64;
         attention.truncate(MOST_LISTED);
         let batch = match self.batches.current() {

@@ -59,7 +59,7 @@ pub async fn exchange(shared: Arc<Shared>, arrival: Arrival) -> Answer {
         arrival: &arrival,
         number,
     };
-    let cached = shared.from_cache(&work.arrival.parts, &settings);
+    let cached = shared.cached(&work.arrival.parts, &settings);
     let answer = if let Some(reply) = cached {
         Answer::Send(reply)
     } else if settings.admin_down {
@@ -67,7 +67,7 @@ pub async fn exchange(shared: Arc<Shared>, arrival: Arrival) -> Answer {
     } else {
         let answer = work.under(fault).await;
         if let Answer::Send(reply) = &answer {
-            shared.to_cache(&work.arrival.parts, &settings, reply);
+            shared.keep_in_cache(&work.arrival.parts, &settings, reply);
         }
         answer
     };

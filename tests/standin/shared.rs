@@ -57,7 +57,7 @@ impl Shared {
     }
 
     /// Answers a look from the edge's cache, if it has one and knows it.
-    pub fn from_cache(&self, request: &Parts, settings: &Settings) -> Option<Reply> {
+    pub fn cached(&self, request: &Parts, settings: &Settings) -> Option<Reply> {
         if request.method != Method::GET {
             return None;
         }
@@ -69,7 +69,7 @@ impl Shared {
         (age < settings.cached_for).then_some(reply)
     }
 
-    pub fn to_cache(&self, request: &Parts, settings: &Settings, reply: &Reply) {
+    pub fn keep_in_cache(&self, request: &Parts, settings: &Settings, reply: &Reply) {
         let kept = request.method == Method::GET && reply.status == 200;
         if kept && !settings.cached_for.is_zero() {
             let answer = (reply.clone(), self.clock.now());

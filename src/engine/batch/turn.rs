@@ -29,7 +29,7 @@ impl Engine {
             return Ok(Turn::Skipped("invalid_tenant"));
         };
         loop {
-            match self.turn_once(mount, batch, &name).await {
+            match Box::pin(self.turn_once(mount, batch, &name)).await {
                 // An emergency was at its server: it begins again.
                 Err(Error::GaveWay) if !self.tasks.is_stopping() => {}
                 turn => return turn,

@@ -219,8 +219,7 @@ impl Engine {
         config: &MountConfig,
         server: &Server,
         api_token: Sensitive<String>,
-        purpose: Purpose,
-        place: Option<Arc<ServerPlace>>,
+        (purpose, place): (Purpose, Option<Arc<ServerPlace>>),
     ) -> Result<Mail, Error> {
         let policy = self.network_policy(mount, config).await?;
         // Syntax only: the connector checks the address rules, which may have changed since.
@@ -325,8 +324,7 @@ impl LockedTenant {
                 &self.config,
                 server,
                 token,
-                purpose,
-                self.place.clone(),
+                (purpose, self.place.clone()),
             )
             .await
     }

@@ -180,11 +180,11 @@ async fn reset(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         arrived: engine.clock().now(),
     };
     engine.require_active(&mount).await?;
-    let proof = mount.active_node().await?;
     let config = engine.config(&mount).await?;
     let key = engine.work_key(&call, Kept::ForRepeats)?;
     let key = key.for_emergency(&incident_id);
-    let wrap = Wrap::new(&proof, Duration::from_secs(config.reveal_ttl));
+    let ttl = Duration::from_secs(config.reveal_ttl);
+    let wrap = Wrap::new(&mount.active_node().await?, ttl);
     let mut begin = |waiters: Waiters| -> Begun {
         let (engine, mount, name) = (Arc::clone(&engine), mount.clone(), name.clone());
         let (request, mut order) = (call.request.clone(), order.clone());
@@ -198,9 +198,8 @@ async fn reset(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             match rotation::reset(locked, order).await? {
                 ResetOutcome::Done(mut done) => {
                     let made = done.version;
-                    let looked =
-                        rotation::await_first_look(&engine, &mount, &name, made, until).await?;
-                    done.version = looked.1;
+                    let looked = rotation::await_first_look(&engine, &mount, &name, made, until);
+                    (_, done.version) = looked.await?;
                     let now = engine.clock().now();
                     Ok(Ended::ForOne(render(*done, shown, wrap, now)))
                 }

@@ -291,8 +291,7 @@ impl Engine {
                 &config,
                 server,
                 token,
-                Purpose::Automatic,
-                Some(place),
+                (Purpose::Automatic, Some(place)),
             )
             .await?;
         let account = mail.account(&address).await?;

@@ -348,11 +348,7 @@ impl Stops {
             Heard::Limited => {
                 // Mailu does not count what it refuses in this way.
                 self.take_back(announced);
-                let times = self.limited.as_ref().map_or(0, |limited| limited.times);
-                self.limited = Some(Limited {
-                    tried_at: now,
-                    times: times.saturating_add(1),
-                });
+                self.limit(now);
                 self.breaker = None;
             }
             Heard::Denied(status) => {
@@ -367,12 +363,7 @@ impl Stops {
             }
             Heard::Busy(seconds) => {
                 self.take_back(announced);
-                let times = self.breaker.as_ref().map_or(0, |breaker| breaker.times);
-                self.breaker = Some(Breaker {
-                    opened_at: now,
-                    times: times.saturating_add(1),
-                    seconds: seconds.map(|seconds| seconds.min(LONGEST_BUSY)),
-                });
+                self.back_off(seconds, now);
             }
             Heard::NoApi | Heard::Other => {
                 self.take_back(announced);
@@ -388,6 +379,24 @@ impl Stops {
                 }
             }
         }
+    }
+
+    fn limit(&mut self, now: DateTime<Utc>) {
+        let times = self.limited.as_ref().map_or(0, |limited| limited.times);
+        self.limited = Some(Limited {
+            tried_at: now,
+            times: times.saturating_add(1),
+        });
+    }
+
+    /// Something before the server asks to call later.
+    fn back_off(&mut self, seconds: Option<u32>, now: DateTime<Utc>) {
+        let times = self.breaker.as_ref().map_or(0, |breaker| breaker.times);
+        self.breaker = Some(Breaker {
+            opened_at: now,
+            times: times.saturating_add(1),
+            seconds: seconds.map(|seconds| seconds.min(LONGEST_BUSY)),
+        });
     }
 
     /// Remembers since when the server cannot be asked, and why. Silence counts when the breaker

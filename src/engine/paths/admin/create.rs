@@ -177,6 +177,18 @@ pub(super) async fn check(
     }
 }
 
+/// Remembers that a password was given. The first one stays: it is what a tool that describes the
+/// import gives for ever.
+fn note_import(credential: &mut Credential, imported: String) {
+    if credential.imported.contains(&imported) {
+        return;
+    }
+    credential.imported.push(imported);
+    if credential.imported.len() > MOST_IMPORTED {
+        credential.imported.remove(1);
+    }
+}
+
 /// Adds a given password as the new current version, in memory; returns how to make its event.
 pub(super) fn add_version(
     locked: &mut LockedTenant,
@@ -199,13 +211,7 @@ pub(super) fn add_version(
         .credential
         .as_mut()
         .ok_or(Error::Defect("no credential to add to"))?;
-    if !credential.imported.contains(&imported) {
-        credential.imported.push(imported);
-        // The first one stays: it is what a tool that describes the import gives for ever.
-        if credential.imported.len() > MOST_IMPORTED {
-            credential.imported.remove(1);
-        }
-    }
+    note_import(credential, imported);
     let previous_version = credential.current;
     let previous_rotation = previous_version.map(|_| credential.last_rotated);
     credential.versions.push(Version {

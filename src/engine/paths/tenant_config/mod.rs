@@ -335,8 +335,7 @@ async fn require_same_server(
             &locked.config,
             server,
             token,
-            Purpose::Request,
-            locked.place.clone(),
+            (Purpose::Request, locked.place.clone()),
         )
         .await?;
     let account = mail.account(&address).await?;

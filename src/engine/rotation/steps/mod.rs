@@ -11,7 +11,7 @@ mod verdict;
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::change::{Change, success_event};
 use super::{reset, retention};
@@ -318,13 +318,11 @@ impl Proven {
         credential.last_rotated = now;
         credential.notice_sent_at = None;
         credential.drift = None;
-        let revealed = credential.rotate_at.filter(|at| {
-            // What was seen may be this very password.
-            let ttl = i64::try_from(self.tenant.config.reveal_ttl).unwrap_or(i64::MAX);
-            let seen_at = *at - TimeDelta::try_seconds(ttl).unwrap_or_default();
-            source.is_some() || announced_at <= seen_at
-        });
-        credential.rotate_at = revealed;
+        // What was seen may be this very password.
+        let ttl = i64::try_from(self.tenant.config.reveal_ttl).unwrap_or(i64::MAX);
+        let ttl = TimeDelta::try_seconds(ttl).unwrap_or_default();
+        let seen = |at: &DateTime<Utc>| source.is_some() || announced_at <= *at - ttl;
+        credential.rotate_at = credential.rotate_at.filter(seen);
         credential.preflight = None;
         credential.next_rotation = schedule::next_rotation(
             credential.rotation_policy,
