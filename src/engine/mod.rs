@@ -92,8 +92,11 @@ pub struct Engine {
     /// Through which every write of the mount goes.
     guard: Arc<Guard>,
     tasks: Tasks,
-    /// One per tenant, for every change. Taken before any other lock.
+    /// One per tenant, for every change. Taken before any other lock but a server's place.
     tenant_locks: KeyedLock,
+    /// Who wants a tenant's lock with the place at its server comes one after the other: taken before
+    /// both.
+    tenant_queues: KeyedLock,
     /// One per mail account, taken after the tenant's: one account belongs to one tenant.
     account_locks: KeyedLock,
     /// One per Mailu server: its admin hashes serially, parallel calls only queue there.
@@ -131,6 +134,7 @@ impl Engine {
             guard: Arc::new(Guard::new(mount_uuid)),
             tasks: Tasks::new(),
             tenant_locks: KeyedLock::new(),
+            tenant_queues: KeyedLock::new(),
             account_locks: KeyedLock::new(),
             server_locks: KeyedLock::new(),
             mount_lock: KeyedLock::new(),

@@ -8,7 +8,7 @@ use crate::audit::RotationType;
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::mail::Purpose;
+use crate::engine::mail::{Attempt, Purpose};
 use crate::engine::rotation::{self, Change, Reset, ResetOutcome};
 use crate::engine::tenant::TenantName;
 use crate::logical::Mount;
@@ -28,10 +28,11 @@ impl Engine {
         let Ok(name) = TenantName::parse(name) else {
             return Ok(Turn::Skipped("invalid_tenant"));
         };
+        let mut attempt = Attempt::First;
         loop {
-            match Box::pin(self.turn_once(mount, batch, &name)).await {
+            match Box::pin(self.turn_once(mount, batch, &name, attempt)).await {
                 // An emergency was at its server: it begins again.
-                Err(Error::GaveWay) if !self.tasks.is_stopping() => {}
+                Err(Error::GaveWay) if !self.tasks.is_stopping() => attempt = Attempt::Again,
                 turn => return turn,
             }
         }
@@ -42,11 +43,13 @@ impl Engine {
         mount: &Mount,
         batch: &Batch,
         name: &TenantName,
+        attempt: Attempt,
     ) -> Result<Turn, Error> {
         let locked = match batch.action {
             Action::Rotate => {
                 let purpose = Purpose::Bulk;
-                self.lock_tenant_at_server(mount, name, purpose).await
+                self.lock_tenant_at_server(mount, name, purpose, attempt)
+                    .await
             }
             // Stored first; the server comes after it.
             Action::Reset => self.lock_tenant(mount, name).await,

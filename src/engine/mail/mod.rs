@@ -35,7 +35,7 @@ use stops::Caller;
 use turn::{Closed, Place, Turn, Waiting};
 
 pub(super) use live::Live;
-pub(super) use place::{ServerPlace, origin_of};
+pub(super) use place::{Attempt, ServerPlace, origin_of};
 pub(super) use turn::Servers;
 pub(super) use unasked::{UnaskedServer, UnaskedServers, Why};
 

@@ -55,6 +55,15 @@ impl ServerPlace {
     }
 }
 
+/// Whether work begins for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum Attempt {
+    First,
+    /// It had to give way: it needs the place, whatever was known before; and what was known is not
+    /// believed without storage.
+    Again,
+}
+
 /// Scheme, host and port of a record's server.
 pub(in crate::engine) fn origin_of(record: &TenantRecord) -> Option<String> {
     let server = record.server.as_ref()?;
@@ -133,9 +142,17 @@ impl Engine {
         mount: &Mount,
         name: &TenantName,
         purpose: Purpose,
+        mut attempt: Attempt,
     ) -> Result<LockedTenant, Error> {
+        // Two that try the same lock in turns could each find the other waiting for it, for ever.
+        let _first = match purpose {
+            Purpose::Reset => None,
+            Purpose::Automatic | Purpose::Bulk | Purpose::Request => {
+                Some(self.tenant_queues.lock(name.as_str()).await)
+            }
+        };
         loop {
-            let (origin, place) = self.place_for(mount, name, purpose).await?;
+            let (origin, place) = self.place_for(mount, name, purpose, attempt).await?;
             let locked = if purpose == Purpose::Reset {
                 self.lock_tenant_urgently(mount, name).await.map(Some)
             } else {
@@ -152,6 +169,7 @@ impl Engine {
                 locked.place = place;
                 return Ok(locked);
             }
+            attempt = Attempt::Again;
         }
     }
 
@@ -162,7 +180,7 @@ impl Engine {
         name: &TenantName,
         purpose: Purpose,
     ) -> Result<Option<LockedTenant>, Error> {
-        let (origin, place) = self.place_for(mount, name, purpose).await?;
+        let (origin, place) = self.place_for(mount, name, purpose, Attempt::First).await?;
         let locked = self.try_lock_tenant(mount, name).await?;
         Ok(locked.map(|mut locked| {
             locked.purpose = purpose;
@@ -187,25 +205,31 @@ impl Engine {
     where
         F: Future<Output = Result<T, Error>>,
     {
+        let mut attempt = Attempt::First;
         loop {
-            let locked = self.lock_tenant_at_server(mount, name, purpose).await?;
-            match Box::pin(work(locked)).await {
-                Err(Error::GaveWay) if !self.tasks.is_stopping() => {}
+            let locked = self.lock_tenant_at_server(mount, name, purpose, attempt);
+            match Box::pin(work(locked.await?)).await {
+                Err(Error::GaveWay) if !self.tasks.is_stopping() => attempt = Attempt::Again,
                 done => return done,
             }
         }
     }
 
-    /// Waits for the place at the server of a tenant as it is stored now; `None` if there is none, or
-    /// if it is known that no call would go out: then nobody waits to be told so.
+    /// Waits for the place at the server of a tenant as it is known now; `None` if there is none, or,
+    /// the first time, if it is known that no call would go out: then nobody waits to be told so.
     async fn place_for(
         &self,
         mount: &Mount,
         name: &TenantName,
         purpose: Purpose,
+        attempt: Attempt,
     ) -> Result<(Option<String>, Option<Arc<ServerPlace>>), Error> {
         const NONE: (Option<String>, Option<Arc<ServerPlace>>) = (None, None);
-        let record = match self.read_tenant(mount, name).await {
+        let record = match attempt {
+            Attempt::First => self.read_tenant(mount, name).await,
+            Attempt::Again => self.load_tenant(mount, name).await,
+        };
+        let record = match record {
             Ok(Some(record)) => record,
             // Whoever takes the lock is told.
             Ok(None) | Err(Error::Entry { .. }) => return Ok(NONE),
@@ -214,6 +238,10 @@ impl Engine {
         let (Some(server), Some(origin)) = (&record.server, origin_of(&record)) else {
             return Ok(NONE);
         };
+        if attempt == Attempt::Again {
+            let place = self.take_place(&origin, purpose, None).await;
+            return Ok((Some(origin), Some(place)));
+        }
         // Something is about to be written: a copy of the keyring that is missing is put back.
         let keyring = self.keyring_for_writing(mount).await?;
         let Ok(token) = open_token(&keyring, &record, &server.api_token) else {

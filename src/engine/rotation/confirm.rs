@@ -14,7 +14,7 @@ use crate::audit::RotationType;
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::mail::{self, Live, Purpose};
+use crate::engine::mail::{self, Attempt, Live, Purpose};
 use crate::engine::state::{self, State};
 use crate::engine::storage::record::{FirstLook, TenantRecord};
 use crate::engine::tenant::TenantName;
@@ -147,7 +147,7 @@ const FOR_THE_LOOK: Duration = Duration::from_secs(2);
 
 async fn look_now(engine: &Arc<Engine>, mount: &Mount, name: &TenantName) -> Result<(), Error> {
     let mut tenant = engine
-        .lock_tenant_at_server(mount, name, Purpose::Request)
+        .lock_tenant_at_server(mount, name, Purpose::Request, Attempt::First)
         .await?;
     let now = engine.clock().now();
     if tenant.record.intent.is_some() || tenant.record.live_credential().is_none() {

@@ -23,7 +23,7 @@ use crate::crypto::Sensitive;
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
-use crate::engine::mail::Purpose;
+use crate::engine::mail::{Attempt, Purpose};
 use crate::engine::storage::record::{AppTokenWork, Compromise, Credential, Hold, Intent, Version};
 use crate::engine::tenant::TenantName;
 use crate::logical::Mount;
@@ -150,7 +150,7 @@ async fn settle_at_server(
     name: &TenantName,
     order: &Reset,
 ) -> Result<Settled, Error> {
-    let locked = engine.lock_tenant_at_server(mount, name, Purpose::Reset);
+    let locked = engine.lock_tenant_at_server(mount, name, Purpose::Reset, Attempt::First);
     let tenant = locked.await?;
     let open = tenant.record.intent.as_ref();
     let is_open = open.is_some_and(|intent| {

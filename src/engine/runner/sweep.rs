@@ -16,7 +16,7 @@ use super::unasked::{Unasked, is_worth_asking_again};
 use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::locked::open_token;
-use crate::engine::mail::{self, Purpose};
+use crate::engine::mail::{self, Attempt, Purpose};
 use crate::engine::rotation::{self, InDrift, Settled};
 use crate::engine::schedule;
 use crate::engine::storage;
@@ -302,7 +302,7 @@ impl Engine {
         // Whoever has the tenant need not look at Mailu: a note in the record takes the same lock.
         let locked = tokio::time::timeout(
             LOCK_PATIENCE,
-            self.lock_tenant_at_server(mount, name, Purpose::Automatic),
+            self.lock_tenant_at_server(mount, name, Purpose::Automatic, Attempt::First),
         );
         let mut tenant = locked.await.map_err(|_elapsed| Error::InProgress)??;
         tenant.purpose = Purpose::of_the_engine(&tenant.record);

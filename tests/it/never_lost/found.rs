@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::future::join;
 use serde_json::json;
 
+use super::history::{Faults, Request, Step, Who, run};
 use super::operations::{compromised_live, created, incident, login_under_way, open};
 use super::{Before, Said, nothing_is_lost};
 use crate::support::engine::Host;
@@ -387,4 +388,36 @@ fn a_reset_that_a_deletion_ended_goes_on_with_the_undeletion() {
         assert_ne!(live, stolen.password);
         assert_eq!(Said::of(&host, "acme", "done").await, Said::Settled(live));
     });
+}
+
+/// Each found the other waiting for the tenant, gave the server up and tried again, for ever.
+#[test]
+fn two_requests_behind_an_emergency_do_not_wait_for_each_other() {
+    let faults = Faults {
+        calls: vec![Fault {
+            at: 9,
+            kind: Kind::Unknown,
+            after: true,
+        }],
+        sends: vec![Some(Fault {
+            at: 0,
+            kind: Kind::Refused,
+            after: true,
+        })],
+    };
+    run(&[
+        Step::Jump(212),
+        Step::Ask(
+            vec![
+                (Who::Acme, Request::ResetAndHold),
+                (Who::Beta, Request::Rotate),
+            ],
+            faults,
+        ),
+        Step::Foreign(Who::Acme),
+        Step::Ask(
+            vec![(Who::Acme, Request::Verify), (Who::Acme, Request::Rotate)],
+            Faults::default(),
+        ),
+    ]);
 }

@@ -115,6 +115,9 @@ impl fmt::Debug for Interruption {
 #[derive(Clone, Default)]
 pub(crate) struct Plan(Arc<Shared>);
 
+/// Calls of one plan, from one arming to the next: far more than anything needs.
+const ENDLESS: usize = 20_000;
+
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
@@ -246,6 +249,11 @@ impl Plan {
             tokio::time::resume();
         }
         let number = state.calls.len();
+        assert!(
+            number < ENDLESS,
+            "no end: {:?}",
+            &state.calls[number - 20..]
+        );
         let record = name.starts_with("cas tenant/") || name.starts_with("cas keyring");
         let send = match name.as_str() {
             "mail set_password" => state.sends.pop_front().flatten(),
@@ -257,8 +265,8 @@ impl Plan {
             kind: Kind::Refused,
             after: false,
         });
-        let before = state.calls.iter().filter(|call| **call == name).count();
-        let meant = |it: &Interruption| it.call == name && it.nth == before;
+        let before = || state.calls.iter().filter(|call| **call == name).count();
+        let meant = |it: &Interruption| it.call == name && it.nth == before();
         let named = state.named.iter().position(meant);
         let named = named
             .map(|index| state.named.remove(index))
