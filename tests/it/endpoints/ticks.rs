@@ -635,9 +635,11 @@ async fn an_acknowledgement_that_nobody_could_check_is_checked_later() {
     let rig = Rig::created().await;
     rig.tick().await;
     rig.mailu
-        .fault(Rule::new(Fault::CutBefore).method("GET").after(1));
+        .fault(Rule::new(Fault::CutBefore).method("GET").after(1).times(2));
     rig.write("acme/rotate", json!({})).await.ok();
-    assert_eq!(rig.read("acme/admin").await.get("proof"), "acknowledged");
+    let read = rig.read("acme/admin").await;
+    assert_eq!(read.get("proof"), "acknowledged");
+    assert_eq!(read.get("state"), "uncertain", "nobody has seen it");
     rig.later(120);
     rig.tick().await;
     assert_eq!(rig.read("acme/admin").await.get("proof"), "hash");

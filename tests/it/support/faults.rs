@@ -116,7 +116,7 @@ impl fmt::Debug for Interruption {
 pub(crate) struct Plan(Arc<Shared>);
 
 /// Calls of one plan, from one arming to the next: far more than anything needs.
-const ENDLESS: usize = 20_000;
+const ENDLESS: usize = 400_000;
 
 #[derive(Default)]
 struct Shared {
