@@ -178,7 +178,7 @@ impl MountConfig {
                 HOUR,
                 "seconds",
             ),
-            ("wait", self.wait, 1, 25, "seconds"),
+            ("wait", self.wait, 2, 25, "seconds"),
             ("password_bytes", self.password_bytes, 16, 64, "bytes"),
             (
                 "emergency_password_bytes",

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::error::Error;
-use super::keys;
+use super::{joined, keys, storage};
 use crate::clock::Clock;
 use crate::logical::{Mount, Storage, StorageEntry, StorageError};
 
@@ -222,9 +222,14 @@ impl Guarded {
 
     /// Remembers a refusal until the next stored write. What a node that is no longer the active
     /// one is refused says nothing about the mount; a lost answer is none.
-    async fn note(&self, written: Result<(), StorageError>) -> Result<(), StorageError> {
+    async fn note(&self, key: &str, written: Result<(), StorageError>) -> Result<(), StorageError> {
         match &written {
-            Ok(()) => self.guard.state().refused_since = None,
+            Ok(()) => {
+                self.guard.state().refused_since = None;
+                if storage::is_persons_word(key) {
+                    joined::note_stored_of_mount();
+                }
+            }
             Err(StorageError::Refused(_)) if self.host.active_node().await.is_ok() => {
                 let mut state = self.guard.state();
                 if state.refused_since.is_none() {
@@ -251,8 +256,9 @@ impl Storage for Guarded {
 
     async fn put(&self, entry: StorageEntry) -> Result<(), StorageError> {
         self.may_write().await?;
+        let key = entry.key.clone();
         let written = self.host.storage.put(entry).await;
-        self.note(written).await
+        self.note(&key, written).await
     }
 
     async fn compare_and_put(
@@ -261,14 +267,15 @@ impl Storage for Guarded {
         expected: Option<&[u8]>,
     ) -> Result<(), StorageError> {
         self.may_write().await?;
+        let key = entry.key.clone();
         let written = self.host.storage.compare_and_put(entry, expected).await;
-        self.note(written).await
+        self.note(&key, written).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
         self.may_write().await?;
         let written = self.host.storage.delete(key).await;
-        self.note(written).await
+        self.note(key, written).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError> {

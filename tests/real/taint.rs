@@ -28,7 +28,7 @@ async fn a_mount_that_is_removed_with_a_change_open_is_not_touched_again() {
     let other = Rig::mounted(Arc::clone(&server), "smtp-other").await;
     other.create("acme").await;
     let rig = Rig::mounted(Arc::clone(&server), "smtp").await;
-    rig.write("config", json!({"wait": 1})).await.no_content();
+    rig.write("config", json!({"wait": 2})).await.no_content();
     rig.create("acme").await;
     let mount = rig.api.read("sys/mounts/smtp").await;
     let uuid = mount.data()["uuid"].as_str().unwrap().to_owned();

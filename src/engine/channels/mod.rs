@@ -30,7 +30,7 @@ const PAGE: usize = 100;
 
 /// What a channel is told unless its `events` say otherwise; failures only when they are critical,
 /// and of grave drift the drift alone: the alert about it tells nothing more.
-const BY_DEFAULT: [EventName; 12] = [
+const BY_DEFAULT: [EventName; 13] = [
     EventName::RotationNotice,
     EventName::Rotated,
     EventName::RotationFailed,
@@ -43,6 +43,7 @@ const BY_DEFAULT: [EventName; 12] = [
     EventName::AuditStalled,
     EventName::SuspiciousActivity,
     EventName::TenantEndpointChanged,
+    EventName::StorageAdopted,
 ];
 
 /// One stored channel.

@@ -18,7 +18,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -32,8 +31,8 @@ use super::tenant::TenantName;
 use crate::crypto::ProcessKey;
 use crate::logical::{Call, Mount, Operation, Response};
 pub(super) use key::{Kept, WorkKey, token_of};
-use work::{Answer, STORED, Waiting, Work};
-pub(super) use work::{Waiters, note_stored};
+use work::{Answer, STORED, Stored, Waiting, Work};
+pub(super) use work::{Waiters, note_stored, note_stored_of_mount};
 
 /// What a write answers.
 pub(super) type Outcome = Result<Option<Response>, Error>;
@@ -109,8 +108,9 @@ impl Joined {
     /// something has stored it.
     fn has_promised(&self, key: &WorkKey) -> bool {
         let running = self.lock();
-        let waits = |work: &Work| work.is_running() && !work.stored.load(Ordering::SeqCst);
-        !(key.promises && running.get(key).is_some_and(waits))
+        let waits = |work: &Work| work.is_running() && !work.stored.is_set();
+        // Nothing of its own: it waits behind another one, and what it asks for beside may differ.
+        !(key.promises && running.get(key).is_none_or(waits))
     }
 
     /// Forgets outcomes that nobody took in time.
@@ -298,9 +298,9 @@ impl Engine {
         let work = Work {
             answer,
             waiters: Waiters::default(),
-            stored: Arc::default(),
+            stored: Stored::by(key),
         };
-        let stored = Arc::clone(&work.stored);
+        let stored = work.stored.clone();
         let waiting = work.wait();
         running.insert(key.clone(), work);
         drop(running);

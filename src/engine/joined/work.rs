@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Kept, Outcome, Render};
+use super::{Kept, Outcome, Render, WorkKey};
 use crate::engine::error::Error;
 
 /// How long the outcome of work whose requests all left is kept for a repeat. Clients that repeat
@@ -39,19 +39,46 @@ pub(super) struct Work {
     /// The answer and when it came.
     pub(super) answer: watch::Receiver<Option<(Answer, Duration)>>,
     pub(super) waiters: Waiters,
-    /// Whether a tenant's record was stored by it.
-    pub(super) stored: Arc<AtomicBool>,
+    pub(super) stored: Stored,
+}
+
+/// Where work notes that it has stored what it is about.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stored {
+    flag: Arc<AtomicBool>,
+    /// It is about the mount, and no tenant's record will be stored.
+    of_mount: bool,
+}
+
+impl Stored {
+    pub(super) fn by(key: &WorkKey) -> Self {
+        Self {
+            flag: Arc::default(),
+            of_mount: key.tenant.is_empty(),
+        }
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.flag.load(Ordering::SeqCst)
+    }
 }
 
 tokio::task_local! {
-    /// Where the work that runs here notes that it has stored a tenant's record.
-    pub(super) static STORED: Arc<AtomicBool>;
+    pub(super) static STORED: Stored;
 }
 
 /// Notes that the work which runs here has stored a tenant's record.
 pub(in crate::engine) fn note_stored() {
     // Outside of joined work nobody waits.
-    let _nobody = STORED.try_with(|stored| stored.store(true, Ordering::SeqCst));
+    let _nobody = STORED.try_with(|stored| stored.flag.store(true, Ordering::SeqCst));
+}
+
+/// Notes that the work which runs here has stored something of the mount.
+pub(in crate::engine) fn note_stored_of_mount() {
+    let of_mount = STORED.try_with(|stored| stored.of_mount);
+    if of_mount.unwrap_or_default() {
+        note_stored();
+    }
 }
 
 impl Work {

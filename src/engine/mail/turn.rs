@@ -129,8 +129,15 @@ impl Place {
         // Calls rest because of the refused ones.
         let limited = matches!(error, Error::Refused(Refusal::RateLimited));
         if let Some((why, since)) = met.or_else(|| limited.then(known).flatten()) {
-            self.unasked.met(&self.server, &self.tenant, why, since);
+            self.note_met(why, since, stops);
         }
+    }
+
+    fn note_met(&self, why: Why, since: DateTime<Utc>, stops: &Stops) {
+        let refused = why == Why::UnrecognisedRefusal;
+        let status = stops.holding().denied.filter(|_status| refused);
+        let who = (self.server.as_str(), self.tenant.as_str());
+        self.unasked.met(who, why, since, status);
     }
 
     fn note_heard(&self, heard: Heard, stops: &Stops) {
@@ -138,13 +145,13 @@ impl Place {
             Some(why) => {
                 // Silence is told when the breaker trips.
                 if let Some(since) = stops.unasked_since(why) {
-                    self.unasked.met(&self.server, &self.tenant, why, since);
+                    self.note_met(why, since, stops);
                 }
             }
             None if heard == Heard::Accepted => self.unasked.answered(&self.server, &self.tenant),
             None if heard == Heard::Limited => {
                 if let Some((why, since)) = stops.unasked() {
-                    self.unasked.met(&self.server, &self.tenant, why, since);
+                    self.note_met(why, since, stops);
                 }
             }
             None => {}

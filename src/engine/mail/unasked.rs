@@ -90,6 +90,8 @@ pub(in crate::engine) struct UnaskedServer {
     pub(in crate::engine) server: String,
     pub(in crate::engine) why: Why,
     pub(in crate::engine) since: DateTime<Utc>,
+    /// The HTTP status of a refusal that Mailu did not word.
+    pub(in crate::engine) status: Option<u16>,
     /// How many tenants it is the server of that met it so.
     pub(in crate::engine) tenants: u64,
 }
@@ -98,6 +100,7 @@ pub(in crate::engine) struct UnaskedServer {
 struct Met {
     why: Why,
     since: DateTime<Utc>,
+    status: Option<u16>,
     tenants: BTreeSet<String>,
     more: u64,
 }
@@ -134,15 +137,23 @@ impl UnaskedServers {
     }
 
     /// A tenant's server could not be asked.
-    pub(super) fn met(&self, server: &str, tenant: &str, why: Why, since: DateTime<Utc>) {
+    pub(super) fn met(
+        &self,
+        (server, tenant): (&str, &str),
+        why: Why,
+        since: DateTime<Utc>,
+        status: Option<u16>,
+    ) {
         let mut met = self.lock();
         let room = met.values().map(|it| it.tenants.len()).sum::<usize>() < MOST_TENANTS;
         let known = met.entry(server.to_owned()).or_insert_with(|| Met {
             why,
             since,
+            status,
             tenants: BTreeSet::new(),
             more: 0,
         });
+        known.status = status;
         if known.why != why {
             known.why = why;
             known.since = since;
@@ -177,6 +188,7 @@ impl Met {
             server: server.to_owned(),
             why: self.why,
             since: self.since,
+            status: self.status,
             tenants: u64::try_from(self.tenants.len())
                 .unwrap_or(u64::MAX)
                 .saturating_add(self.more),
@@ -195,9 +207,9 @@ mod tests {
     #[test]
     fn a_server_is_known_until_every_tenant_that_met_it_could_ask() {
         let servers = UnaskedServers::default();
-        servers.met("https://a:443", "acme", Why::TokenRefused, at(1));
-        servers.met("https://a:443", "beta", Why::TokenRefused, at(5));
-        servers.met("https://b:443", "gamma", Why::TlsInvalid, at(2));
+        servers.met(("https://a:443", "acme"), Why::TokenRefused, at(1), None);
+        servers.met(("https://a:443", "beta"), Why::TokenRefused, at(5), None);
+        servers.met(("https://b:443", "gamma"), Why::TlsInvalid, at(2), None);
         let all = servers.all();
         let shown: Vec<_> = all
             .iter()
@@ -219,8 +231,8 @@ mod tests {
     #[test]
     fn another_reason_begins_anew() {
         let servers = UnaskedServers::default();
-        servers.met("https://a:443", "acme", Why::Unreachable, at(1));
-        servers.met("https://a:443", "acme", Why::NoApi, at(9));
+        servers.met(("https://a:443", "acme"), Why::Unreachable, at(1), None);
+        servers.met(("https://a:443", "acme"), Why::NoApi, at(9), None);
         let met = servers.of_tenant("https://a:443", "acme").unwrap();
         assert_eq!((met.why, met.since), (Why::NoApi, at(9)));
     }

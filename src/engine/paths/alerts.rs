@@ -102,7 +102,7 @@ async fn read(engine: Arc<Engine>, mount: Mount) -> Reply {
 async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::UntilWritten)?;
+    let key = engine.work_key(&call, Kept::UntilWritten)?.promised();
     let worker = Arc::clone(&engine);
     let work = async move { store(&worker, &mount, &call).await.map(|()| None) };
     Ok(engine.join(&config, key, work).await?)

@@ -49,7 +49,7 @@ const FIELDS: &[Field] = &[
         "The longest ttl a read answers; 30s to 1h.",
     )
     .default("5m"),
-    Field::duration("wait", "How long a request waits for Mailu; 1s to 25s.").default("8s"),
+    Field::duration("wait", "How long a request waits for Mailu; 2s to 25s.").default("8s"),
     Field::integer("password_bytes", "Random bytes of a password; 16 to 64.")
         .range(16, 64)
         .default("32"),
@@ -161,7 +161,7 @@ async fn read(engine: Arc<Engine>, mount: Mount) -> Reply {
 async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::UntilWritten)?;
+    let key = engine.work_key(&call, Kept::UntilWritten)?.promised();
     let worker = Arc::clone(&engine);
     let work = async move { store(&worker, &mount, &call).await.map(|()| None) };
     Ok(engine.join(&config, key, work).await?)

@@ -67,7 +67,7 @@ pub(super) fn routes() -> [Route<Engine>; 2] {
 
 pub(super) async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     // A DELETE carries no body, so there is no reason to record.
-    change(engine, mount, call, None, |locked, event| {
+    change(engine, mount, call, None, |locked, event, _call| {
         let now = event.timestamp;
         let retention = i64::try_from(locked.config.deleted_retention).unwrap_or(i64::MAX);
         let retention = TimeDelta::try_seconds(retention).unwrap_or(TimeDelta::MAX);
@@ -106,7 +106,7 @@ pub(super) async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Rep
 
 async fn undelete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let reason = optional_text(&call, "reason");
-    change(engine, mount, call, reason, |locked, event| {
+    change(engine, mount, call, reason, |locked, event, _call| {
         let Some(credential) = locked.record.credential.as_mut() else {
             return Err(Error::NoCredential);
         };
@@ -135,7 +135,7 @@ async fn destroy(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         ));
     }
     let reason = optional_text(&call, "reason");
-    change(engine, mount, call, reason, |locked, event| {
+    change(engine, mount, call, reason, |locked, event, call| {
         // An open change does not stand in the way: a tenant whose server is gone for ever must be
         // removable, and whoever confirms the name gives up every password, a candidate included.
         if rotation::is_held(locked) {
@@ -156,8 +156,8 @@ async fn destroy(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         let server = locked.record.server.as_ref();
         // One that does not open any more goes with its server.
         let token = server.and_then(|kept| locked.open_token(&kept.api_token).ok());
-        if token.is_none() {
-            locked.record.server = None;
+        if token.is_none() && locked.record.server.is_some() {
+            super::tenant_config::take_away(locked, call)?;
         }
         locked.record.incarnation = locked.engine.identifiers().hex()?;
         let sealed = token.map(|token| locked.seal_token(&token)).transpose()?;
@@ -179,7 +179,7 @@ async fn change<F>(
     apply: F,
 ) -> Reply
 where
-    F: FnOnce(&mut LockedTenant, &mut NewEvent) -> Result<bool, Error> + Send + 'static,
+    F: FnOnce(&mut LockedTenant, &mut NewEvent, &Call) -> Result<bool, Error> + Send + 'static,
 {
     let name = tenant(&call)?;
     engine.require_active(&mount).await?;
@@ -191,7 +191,7 @@ where
         let now = worker.clock().now();
         let mut event = event_of(&call, EventName::Deleted, now);
         event.reason = reason;
-        if apply(&mut locked, &mut event)? {
+        if apply(&mut locked, &mut event, &call)? {
             locked.record_event(event)?;
             locked.store().await?;
         }

@@ -158,6 +158,7 @@ const ANSWERS: &[Field] = &[
             ]),
             Field::instant("since", "Since when."),
             Field::integer("tenants", "How many tenants met it so.").example("3"),
+            Field::integer("status", "The HTTP status of an unrecognised_refusal.").nullable(),
             Field::text("hint", "What to do."),
         ]
     }),
@@ -305,6 +306,7 @@ struct ServerOutput<'a> {
     #[serde(serialize_with = "instant::serialize")]
     since: DateTime<Utc>,
     tenants: u64,
+    status: Option<u16>,
     hint: &'static str,
 }
 
@@ -315,6 +317,7 @@ impl<'a> From<&'a UnaskedServer> for ServerOutput<'a> {
             code: met.why.code(),
             since: met.since,
             tenants: met.tenants,
+            status: met.status,
             hint: hint::explain(met.why.code()).1,
         }
     }

@@ -46,10 +46,10 @@ const ANSWERS: &[Field] = &[
     Field::text(
         "state",
         "done: the new password is live. uncertain: so it was, and whether a login under way has \
-         undone it is looked at by a tick. queued: Mailu cannot be asked, ticks go on with it; \
+         undone it is looked at by a tick. drift: something else is live since; read <tenant>/admin. queued: Mailu cannot be asked, ticks go on with it; \
          <tenant>/reveal shows the password.",
     )
-    .one_of(&["done", "uncertain", "queued"])
+    .one_of(&["done", "uncertain", "drift", "queued"])
     .example("done"),
     Field::text("username", "Mail address of the account; only when done.")
         .example("admin@acme.example"),
@@ -234,7 +234,8 @@ fn wrapped(done: Done, state: State, wrap: Wrap, now: DateTime<Utc>) -> Result<R
     let output = DoneOutput {
         state: match state {
             State::Settled => "done",
-            State::Uncertain | State::Drift => "uncertain",
+            State::Uncertain => "uncertain",
+            State::Drift => "drift",
         },
         username: &done.username,
         password: done.password,

@@ -112,6 +112,7 @@ const ANSWERS: &[Field] = &[
         &[
             Field::text("code", "Why not.").example("token_refused"),
             Field::instant("since", "Since when."),
+            Field::integer("status", "The HTTP status of an unrecognised_refusal.").nullable(),
             Field::text("hint", "What to do."),
         ]
     })
@@ -193,6 +194,7 @@ struct ServerOutput {
     code: &'static str,
     #[serde(serialize_with = "instant::serialize")]
     since: DateTime<Utc>,
+    status: Option<u16>,
     hint: &'static str,
 }
 
@@ -294,6 +296,7 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
         server_unasked: met.map(|met| ServerOutput {
             code: met.why.code(),
             since: met.since,
+            status: met.status,
             hint: hint::explain(met.why.code()).1,
         }),
         ..output(&record, engine.clock().now())

@@ -72,6 +72,13 @@ fn another_endpoint_is_an_event_of_its_own_with_both_hosts() {
         );
         let settings = of_name(&host, "acme", "smtp_tenant_config_changed").await;
         assert_eq!(settings.len(), 4);
+        // The one that comes after it is not the tenant's first.
+        let back = json!({ "mailu_url": SERVER, "api_token": TOKEN });
+        host.write("acme/config", back).await.ok();
+        let back = of_name(&host, "acme", "smtp_tenant_endpoint_changed").await;
+        assert_eq!(back.len(), 3);
+        assert_eq!(back[2]["severity"], "critical");
+        assert_eq!(back[2]["new_host"], "mail.example.test");
     });
 }
 

@@ -221,6 +221,63 @@ fn an_emergency_without_a_place_of_its_own_joins_the_reset_of_its_incident() {
     });
 }
 
+/// It waits behind those of its incident, and what it asks for beside them is not begun.
+#[test]
+fn an_emergency_that_only_waits_for_another_is_promised_nothing() {
+    simulate(async {
+        let (_world, host, plan) = created().await;
+        hold(&plan);
+        host.write("acme/pause", json!({ "until": "1d" }))
+            .await
+            .fails(503, "not_stored");
+        let orders = (0..9).map(|number| {
+            let host = caller(&host, &format!("responder-{number}"));
+            let hold = number == 8;
+            let body = json!({ "incident_id": "INC-1", "reason": "stolen", "hold": hold });
+            async move { host.write("acme/reset", body).await }
+        });
+        for answer in join_all(orders).await {
+            answer.fails(503, "not_stored");
+        }
+        plan.release();
+        host.backend.idle().await;
+    });
+}
+
+/// What needs no mail server is stored by the end of the wait, or nothing is promised.
+#[test]
+fn a_write_that_is_not_stored_in_time_is_promised_nothing() {
+    simulate(async {
+        let (world, host, plan) = created().await;
+        let server = json!({ "api_token": "another", "request_timeout": "11s" });
+        let channel = json!({ "type": "webhook", "url": "https://hooks.ops.example/smtp",
+            "hmac_key": "key-of-the-signature" });
+        let batch = json!({ "action": "rotate", "tenants": "acme", "reason": "x" });
+        for (held, path, body) in [
+            ("cas tenant/acme", "acme/config", server),
+            ("put config", "config", json!({ "max_versions": 7 })),
+            (
+                "put config/alerts",
+                "config/alerts",
+                json!({ "reveals_per_hour": 7 }),
+            ),
+            ("put config/notify/ops", "config/notify/ops", channel),
+            ("put batch/", "batches", batch),
+        ] {
+            plan.hold(held);
+            host.write(path, body.clone())
+                .await
+                .fails(503, "not_stored");
+            plan.release();
+            host.backend.idle().await;
+            // The work went on; a repeat finds its end.
+            let repeated = host.write(path, body).await;
+            assert!(matches!(repeated.status, 200 | 204), "{path}: {repeated:?}");
+        }
+        drop(world);
+    });
+}
+
 #[test]
 fn callers_without_an_entity_are_told_apart_by_their_tokens() {
     simulate(async {
@@ -344,7 +401,7 @@ fn a_write_of_settings_is_joined_until_somebody_writes_something_else() {
         plan.hold("put config");
         for _ in 0..3 {
             let body = json!({ "reveal_ttl": "5m" });
-            host.write("config", body).await.fails(503, "in_progress");
+            host.write("config", body).await.fails(503, "not_stored");
         }
         plan.release();
         host.write("config", json!({ "reveal_ttl": "5m" }))
@@ -354,7 +411,7 @@ fn a_write_of_settings_is_joined_until_somebody_writes_something_else() {
         // An outcome that waits for its repeat is not the answer to what is another change by now.
         plan.hold("put config");
         let body = json!({ "reveal_ttl": "6m" });
-        host.write("config", body).await.fails(503, "in_progress");
+        host.write("config", body).await.fails(503, "not_stored");
         plan.release();
         host.backend.idle().await;
         host.write("config", json!({ "reveal_ttl": "7m" }))

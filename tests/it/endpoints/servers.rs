@@ -30,18 +30,12 @@ async fn a_tenant_that_nobody_can_ask_is_told_for_as_long_as_it_lasts() {
         ("down", "unreachable"),
     ] {
         let mut rig = Rig::created().await;
-        let page = "<html>not here</html>";
+        let answers = |status| everything(Words::new(status, Media::Html, "<html>not here</html>"));
         match case {
             "token" => rig.mailu.set_token("another-token"),
-            "waf" => rig
-                .mailu
-                .fault(everything(Words::new(403, Media::Html, page))),
-            "no api" => rig
-                .mailu
-                .fault(everything(Words::new(404, Media::Html, page))),
-            "redirect" => rig
-                .mailu
-                .fault(everything(Words::new(302, Media::Html, page))),
+            "waf" => rig.mailu.fault(answers(403)),
+            "no api" => rig.mailu.fault(answers(404)),
+            "redirect" => rig.mailu.fault(answers(302)),
             _ => rig.mailu.set_admin_down(true),
         }
         let mut began = None;
@@ -61,6 +55,13 @@ async fn a_tenant_that_nobody_can_ask_is_told_for_as_long_as_it_lasts() {
             assert_eq!(*began.get_or_insert(since.clone()), since, "{case} {day}");
             let status = rig.read("acme/status").await.ok();
             assert_eq!(status.get("server_unasked")["code"], code, "{case}");
+            let refused = (case == "waf").then_some(403);
+            assert_eq!(listed[0]["status"], json!(refused), "{case}");
+            assert_eq!(
+                status.get("server_unasked")["status"],
+                json!(refused),
+                "{case}"
+            );
             let status = rig.read("status").await.ok();
             let told = status.get("attention").as_array().unwrap().clone();
             assert!(told.iter().any(|it| it["code"] == code), "{case} {told:?}");

@@ -14,7 +14,7 @@ async fn rotate(rig: &Rig) -> Answer {
 #[tokio::test]
 async fn a_request_that_waited_too_long_is_joined_by_its_repeat() {
     let rig = Rig::created().await;
-    rig.write("config", json!({ "wait": 1 })).await.ok();
+    rig.write("config", json!({ "wait": 2 })).await.ok();
     rig.mailu
         .fault(Rule::new(Fault::Hold { ms: None }).method("PATCH"));
     let old = rig.password().await;
@@ -36,7 +36,7 @@ async fn a_request_that_waited_too_long_is_joined_by_its_repeat() {
 #[tokio::test]
 async fn an_outcome_nobody_took_does_not_answer_another_request() {
     let rig = Rig::created().await;
-    rig.write("config", json!({ "wait": 1 })).await.ok();
+    rig.write("config", json!({ "wait": 2 })).await.ok();
     for case in ["another reason", "deleted meanwhile"] {
         rig.later(3600);
         rig.mailu
@@ -60,7 +60,7 @@ async fn an_outcome_nobody_took_does_not_answer_another_request() {
 #[tokio::test]
 async fn a_creation_that_waited_too_long_is_joined_by_its_repeat() {
     let rig = Rig::configured().await;
-    rig.write("config", json!({ "wait": 1 })).await.ok();
+    rig.write("config", json!({ "wait": 2 })).await.ok();
     rig.mailu
         .fault(Rule::new(Fault::Hold { ms: None }).method("PATCH"));
     let body = json!({ "username": EMAIL, "cas": 0 });

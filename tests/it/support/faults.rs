@@ -217,6 +217,7 @@ impl Plan {
     }
 
     /// Lets the next call of this name wait, before its effect, until it is released.
+    /// A name that ends with a slash stands for all that begin so.
     pub(crate) fn hold(&self, name: &str) {
         self.0.state.lock().unwrap().held = Some(name.to_owned());
     }
@@ -233,7 +234,8 @@ impl Plan {
     async fn wait_if_held(&self, name: &str) {
         let held = {
             let mut state = self.0.state.lock().unwrap();
-            state.held.take_if(|held| held == name).is_some()
+            let is = |held: &str| held == name || held.ends_with('/') && name.starts_with(held);
+            state.held.take_if(|held| is(held)).is_some()
         };
         if held {
             self.0.holding.notify_one();

@@ -247,7 +247,7 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = name(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::UntilWritten)?;
+    let key = engine.work_key(&call, Kept::UntilWritten)?.promised();
     let worker = Arc::clone(&engine);
     let work = async move {
         store(&worker, &mount, name, &call).await?;
@@ -312,7 +312,7 @@ async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = name(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::UntilWritten)?;
+    let key = engine.work_key(&call, Kept::UntilWritten)?.promised();
     let worker = Arc::clone(&engine);
     let work = async move {
         remove(&worker, &mount, &name, &call).await?;

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::event_of;
 use crate::audit::{EventName, NewEvent, Severity};
-use crate::engine::storage::record::Server;
+use crate::engine::storage::record::{Server, TenantRecord};
 use crate::logical::Call;
 use crate::provider::EndpointUrl;
 
@@ -30,13 +30,14 @@ impl Fact {
 }
 
 /// Returns the facts of a change from one server to another. Whoever chooses an endpoint reads the
-/// next password: that it moved or went is a fact apart from all other settings. The first endpoint
-/// of a tenant is none that moved.
+/// next password: that it moved, went or came back is a fact apart from all other settings. The very
+/// first endpoint of a tenant is none that moved.
 pub(super) fn events(
-    before: Option<&Server>,
+    record: &TenantRecord,
     after: Option<&Server>,
     token_changed: bool,
 ) -> Vec<Fact> {
+    let before = record.server.as_ref();
     let differs = |of: fn(&Server) -> Option<&str>| before.and_then(of) != after.and_then(of);
     let named = |fields: &[(&'static str, bool)]| -> Vec<&'static str> {
         let changed = fields.iter().filter(|(_, changed)| *changed);
@@ -66,7 +67,7 @@ pub(super) fn events(
     ]);
     let mut facts = Vec::new();
     let mut settings = others;
-    if before.is_none() {
+    if before.is_none() && record.revision == 0 {
         settings.splice(0..0, endpoint);
         settings.sort_unstable();
     } else if !endpoint.is_empty() {

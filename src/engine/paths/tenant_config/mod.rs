@@ -167,7 +167,7 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::ForRepeats)?;
+    let key = engine.work_key(&call, Kept::ForRepeats)?.promised();
     let worker = Arc::clone(&engine);
     let work = async move {
         let mut place = None;
@@ -263,8 +263,7 @@ async fn store(
     if spoken {
         wanted.server.token_written_at = Some(now);
     }
-    let before = locked.record.server.clone();
-    let events = change::events(before.as_ref(), Some(&wanted.server), token_changed);
+    let events = change::events(&locked.record, Some(&wanted.server), token_changed);
     locked.replace_server(wanted.server)?;
     let sealed = locked.seal_token(&token)?;
     if let Some(server) = &mut locked.record.server {
@@ -357,7 +356,7 @@ async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::ForRepeats)?;
+    let key = engine.work_key(&call, Kept::ForRepeats)?.promised();
     let worker = Arc::clone(&engine);
     let work = async move {
         remove(&worker, &mount, &name, &call).await?;
@@ -383,9 +382,20 @@ async fn remove(
              server. Delete and destroy the credential first.",
         ));
     }
-    let before = locked.record.server.take();
-    for event in change::events(before.as_ref(), None, false) {
-        locked.record_event(event.of(call, engine.clock().now()))?;
-    }
+    take_away(&mut locked, call)?;
     locked.store().await
+}
+
+/// Takes the server out of a record, with the facts that this is.
+///
+/// # Errors
+///
+/// That the record has no room for them.
+pub(super) fn take_away(locked: &mut LockedTenant, call: &Call) -> Result<(), Error> {
+    let now = locked.engine.clock().now();
+    for event in change::events(&locked.record, None, false) {
+        locked.record_event(event.of(call, now))?;
+    }
+    locked.record.server = None;
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::TenantRecord;
+use super::{Credential, TenantRecord};
 
 /// After so many failures in a row a person has to look.
 pub const ATTENTION_AFTER: u32 = 3;
@@ -27,6 +27,12 @@ impl TenantRecord {
     #[must_use]
     pub fn attention(&self) -> Option<Attention<'_>> {
         let credential = self.live_credential();
+        if let Some(since) = credential.and_then(compromised_since) {
+            return Some(Attention {
+                code: COMPROMISED_LIVE,
+                since,
+            });
+        }
         if let Some(drift) = credential.and_then(|kept| kept.drift.as_ref()) {
             return Some(Attention {
                 code: &drift.code,
@@ -51,13 +57,6 @@ impl TenantRecord {
             return None;
         }
         let credential = credential?;
-        let current = credential.current_version();
-        if let Some(marked) = current.and_then(|version| version.compromised.as_ref()) {
-            return Some(Attention {
-                code: COMPROMISED_LIVE,
-                since: marked.reset_at,
-            });
-        }
         if self.open.retry_failures >= ATTENTION_AFTER
             && let Some(failed) = failed
         {
@@ -84,9 +83,18 @@ impl TenantRecord {
     }
 }
 
+/// Returns when the password that logs in, as far as is known, was marked by an emergency reset.
+fn compromised_since(credential: &Credential) -> Option<DateTime<Utc>> {
+    let live = match &credential.drift {
+        Some(drift) => credential.version(drift.live_version?)?,
+        None => credential.current_version()?,
+    };
+    live.compromised.as_ref().map(|marked| marked.reset_at)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::{Drift, LastError};
+    use super::super::{Compromise, Drift, LastError};
     use super::*;
     use crate::engine::storage::{decode_tenant, fixture};
 
@@ -123,6 +131,45 @@ mod tests {
             ("mailu_tls", fixture::now())
         );
         assert!(record.is_open());
+    }
+
+    #[test]
+    fn a_compromised_password_that_logs_in_comes_first() {
+        let mut record = record();
+        let reset_at = fixture::now();
+        let credential = record.credential.as_mut().unwrap();
+        let current = credential.current.unwrap();
+        let marked = Compromise {
+            incident_id: String::from("INC-1"),
+            reset_by: String::from("somebody"),
+            reset_at,
+        };
+        let version = credential.versions.iter_mut();
+        version
+            .filter(|version| version.number == current)
+            .for_each(|version| version.compromised = Some(marked.clone()));
+        // A reset that waits.
+        record.intent = decode_tenant("tenant/acme", fixture::TENANT_V3)
+            .unwrap()
+            .intent;
+        assert!(record.intent.is_some());
+        let attention = record.attention().unwrap();
+        assert_eq!(
+            (attention.code, attention.since),
+            (COMPROMISED_LIVE, reset_at)
+        );
+        // It has become live again.
+        let credential = record.credential.as_mut().unwrap();
+        let drift = |live_version| Drift {
+            code: String::from("older_version"),
+            live_version,
+            since: fixture::now(),
+            set_again: false,
+        };
+        credential.drift = Some(drift(Some(current)));
+        assert_eq!(record.attention().unwrap().code, COMPROMISED_LIVE);
+        record.credential.as_mut().unwrap().drift = Some(drift(None));
+        assert_eq!(record.attention().unwrap().code, "older_version");
     }
 
     #[test]
