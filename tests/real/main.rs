@@ -24,6 +24,7 @@ mod api;
 mod audit;
 mod batches;
 mod cluster;
+mod commands;
 mod crash;
 mod errors;
 mod foreign;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         promises::tests(),
         handover::tests(),
         batches::tests(),
+        commands::tests(),
         standby::tests(),
         acl::tests(),
         crash::tests(),

@@ -21,6 +21,7 @@ use vault_plugin_secrets_smtp::clock::{Clock as _, SystemClock};
 use super::api::{Answer, Api};
 use super::process::{Process, runs};
 use super::product::Product;
+use crate::support::mailu::standin::Authority;
 
 pub(super) const PLUGIN: &str = "vault-plugin-secrets-smtp";
 pub(super) const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
@@ -116,6 +117,34 @@ pub(super) struct Special {
     pub(super) audit: Option<Device>,
     /// Files in its folder, with their names.
     pub(super) files: Vec<(&'static str, String)>,
+}
+
+impl Special {
+    /// A TLS listener beside the other one, with a certificate for `names`; also returns its
+    /// address and the authority that signed it.
+    pub(super) fn with_tls(names: &[&str]) -> (Self, String, String) {
+        let authority = Authority::new().unwrap();
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        let (certificate, key) = authority.certificate(names).unwrap();
+        let [port, cluster_port] = free_ports();
+        let configuration = format!(
+            r#"
+listener "tcp" {{
+  address         = "127.0.0.1:{port}"
+  cluster_address = "127.0.0.1:{cluster_port}"
+  tls_cert_file   = "listener.pem"
+  tls_key_file    = "listener.key"
+}}
+"#
+        );
+        let special = Self {
+            configuration,
+            files: vec![("listener.pem", certificate), ("listener.key", key)],
+            ..Self::default()
+        };
+        let address = format!("https://127.0.0.1:{port}");
+        (special, address, authority.pem().to_owned())
+    }
 }
 
 /// An audit device, whichever way the host is told of it.

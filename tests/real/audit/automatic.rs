@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -15,8 +14,8 @@ use super::emitter::{Emitter, all_delivered};
 use super::verifier::{Auditor, audit_file, emitted, events};
 use crate::harness::tests;
 use crate::rig::{EMAIL, FIRST, Rig};
-use crate::server::{Server, Special, THREE_TICKS, early_in_a_minute, free_ports};
-use crate::support::mailu::standin::{Authority, Config, MailuStandin};
+use crate::server::{Server, Special, THREE_TICKS, early_in_a_minute};
+use crate::support::mailu::standin::{Config, MailuStandin};
 
 tests! {
     what_nobody_asked_for_is_in_the_audit_file,
@@ -28,32 +27,6 @@ const FOREIGN: &str = "set-by-somebody-else-4be1c2";
 
 pub(super) fn account(number: usize) -> String {
     format!("smtp-{number}@example.test")
-}
-
-/// A server with a TLS listener beside the other one; returns that one's address and authority.
-async fn with_tls() -> (Arc<Server>, String, String) {
-    let authority = Authority::new().unwrap();
-    let names = vec![String::from("127.0.0.1")];
-    let (certificate, key) = authority.certificate(names).unwrap();
-    let [port, cluster_port] = free_ports();
-    let configuration = format!(
-        r#"
-listener "tcp" {{
-  address         = "127.0.0.1:{port}"
-  cluster_address = "127.0.0.1:{cluster_port}"
-  tls_cert_file   = "listener.pem"
-  tls_key_file    = "listener.key"
-}}
-"#
-    );
-    let special = Special {
-        configuration,
-        files: vec![("listener.pem", certificate), ("listener.key", key)],
-        ..Special::default()
-    };
-    let server = Server::special(&special).await;
-    let address = format!("https://127.0.0.1:{port}");
-    (server, address, authority.pem().to_owned())
 }
 
 /// Tenants whose passwords are of long ago, at a few mail servers.
@@ -197,7 +170,8 @@ async fn assert_tampering_shows(auditor: &Auditor, log: &Path) {
 
 async fn what_nobody_asked_for_is_in_the_audit_file() {
     early_in_a_minute().await;
-    let (server, address, ca) = with_tls().await;
+    let (special, address, ca) = Special::with_tls(&["127.0.0.1"]);
+    let server = Server::special(&special).await;
     let rig = Rig::mounted(server, "smtp").await;
     let auditor = Auditor::appointed(&rig.server.api()).await;
     let emitter = Emitter::enable(rig.server.api(), &["127.0.0.1/32"]).await;
