@@ -248,6 +248,11 @@ fn explain_alert(code: &str) -> (&'static str, &'static str) {
             "the certificate of a server is not accepted",
             "read `servers` in status for which; renew its certificate, or set ca_cert",
         ),
+        "rate_limited" => (
+            "a server, or something before it, puts every call off",
+            "read `servers` in status for which; let this server's calls through \
+             (AUTH_RATELIMIT_EXEMPTION of Mailu, or the proxy's own limit)",
+        ),
         "unreachable" => (
             "a server gives no answer",
             "read `servers` in status for which; check that it runs and can be reached from here",

@@ -93,6 +93,15 @@ impl Trouble {
         )
     }
 
+    /// Reports whether an answer came, and one that is no 401, 403 or 429.
+    #[must_use]
+    pub const fn is_answered(self) -> bool {
+        matches!(
+            self,
+            Self::ServerError | Self::Unintelligible | Self::TooLarge | Self::Cached
+        )
+    }
+
     /// Reports whether this lasts until somebody does something: a repeat is answered the same.
     #[must_use]
     pub const fn is_permanent(self) -> bool {

@@ -6,8 +6,9 @@ use vault_plugin_secrets_smtp::logical::Storage as _;
 
 use crate::support::devices::Does;
 use crate::support::engine::Host;
-use crate::support::faults::{Interruption, Kind, Plan};
-use crate::support::world::{ACCOUNT, World, every_start_has_its_end, simulate};
+use crate::support::faults::{Fault, Interruption, Kind, Plan};
+use crate::support::mailbox::Mailbox;
+use crate::support::world::{ACCOUNT, SERVER, World, every_start_has_its_end, simulate};
 
 fn way() -> Value {
     json!({
@@ -389,4 +390,65 @@ fn a_tenant_that_is_deleted_leaves_no_change_without_its_end() {
         let status = host.read("acme/status").await.ok();
         assert!(status.get("last_error").is_null(), "{status:?}");
     });
+}
+
+/// Four values were sent in vain, one of them still hangs before Mailu, and the fifth change, which is
+/// to send it again, waits for the devices: whoever takes the change's place, the value stays known.
+#[test]
+fn a_value_that_is_to_be_sent_again_is_not_lost_with_the_change_that_waits() {
+    for ends in ["verify", "sweep", "pause", "reset"] {
+        simulate(async {
+            let (world, host, plan) = required().await;
+            let refused = Fault {
+                at: 0,
+                kind: Kind::Worded,
+                after: false,
+            };
+            for _ in 0..4 {
+                plan.arm_sends([Some(refused)]);
+                host.write("acme/rotate", json!({}))
+                    .await
+                    .fails(400, "mailu_rejected");
+            }
+            let kept = world.stored("acme").await;
+            let (_, hangs) = kept.last_key_value().unwrap();
+            let told = host.events("acme").await.len();
+            world.devices.always(Some(Does::Fails(Error::Failing)));
+            ticks(&world, &host, 90).await;
+            assert_eq!(story(&host, told).await, ["rotation_started"], "{ends}");
+            match ends {
+                "pause" => {
+                    let pause = json!({ "until": "1d" });
+                    host.write("acme/pause", pause).await.ok();
+                    ticks(&world, &host, 2).await;
+                }
+                "reset" => {
+                    world.mail.silence(SERVER, true);
+                    let reset = json!({ "incident_id": "INC-1", "reason": "x" });
+                    let _stored = host.write("acme/reset", reset).await;
+                    host.backend.idle().await;
+                    world.mail.silence(SERVER, false);
+                }
+                _ => {}
+            }
+            // It lands.
+            world
+                .mail
+                .edit(SERVER, ACCOUNT, |it| *it = Mailbox::new(hangs));
+            if ends == "sweep" {
+                host.write("ops/sweep", json!({})).await.ok();
+                ticks(&world, &host, 3).await;
+            } else {
+                host.write("acme/verify", json!({})).await;
+            }
+            let stored = world.stored("acme").await;
+            let live = world.live().unwrap();
+            assert!(stored.values().any(|it| *it == live), "{ends}: {stored:?}");
+            if ends != "reset" {
+                let read = host.read("acme/admin").await.ok();
+                assert_eq!(read.get("state"), "drift", "{ends}");
+                assert_eq!(read.text_of("password"), live, "{ends}");
+            }
+        });
+    }
 }

@@ -1,5 +1,6 @@
 //! Batches in storage: creating, looking, cancelling, and the end that is told once.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -65,7 +66,7 @@ impl Engine {
             batch.request_id == order.event.request_id && !batch.request_id.is_empty()
         };
         if let Some(batch) = kept.iter().rev().find(resent).cloned() {
-            let before = |other: &&Batch| !other.is_over() && other.seq < batch.seq;
+            let before = |other: &&Batch| !other.is_over() && batch.waits_for(other);
             let ahead = kept.iter().filter(before).count() as u64;
             return Ok(Created { batch, ahead });
         }
@@ -99,11 +100,13 @@ impl Engine {
             self.announce_mount_event(mount, &keyring, &event).await?;
             return Err(error);
         }
+        if batch.action == Action::Reset {
+            self.batches.emergency.store(true, Ordering::SeqCst);
+        }
         self.batches.want();
-        Ok(Created {
-            batch,
-            ahead: waiting as u64,
-        })
+        let before = |other: &&Batch| !other.is_over() && batch.waits_for(other);
+        let ahead = kept.iter().filter(before).count() as u64;
+        Ok(Created { batch, ahead })
     }
 
     /// Stores a new batch, or finds out that it is not there.
@@ -225,7 +228,8 @@ impl Engine {
         }
         // In the order in which they were created, whatever the clock did.
         kept.sort_by_key(|batch| batch.seq);
-        let now = self.clock().now();
+        // While the time is not believed nothing goes for its age.
+        let now = self.trusted();
         let told = |batch: &Batch| batch.end.as_ref().is_some_and(|it| it.event_id.is_some());
         let mut excess = kept
             .iter()
@@ -234,7 +238,10 @@ impl Engine {
             .saturating_sub(MOST_KEPT);
         let mut left = Vec::new();
         for batch in kept {
-            let old = batch.end.as_ref().is_some_and(|end| now - end.at > KEPT);
+            let ended = batch.end.as_ref().map(|end| end.at);
+            let old = ended
+                .zip(now)
+                .is_some_and(|(at, now)| now.is_past(at, KEPT));
             if told(&batch) && (old || excess > 0) {
                 excess = excess.saturating_sub(1);
                 mount.storage.delete(&storage::batch_key(&batch.id)).await?;

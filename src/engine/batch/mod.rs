@@ -5,7 +5,7 @@
 //!
 //! - a tenant is changed at most once by one batch, whatever dies in between: every change carries
 //!   the batch's request id, and whoever takes a batch up looks for it in the tenant's record;
-//! - one batch at a time, the oldest first;
+//! - one batch at a time, the oldest first, but resets before all others;
 //! - a mount without batches costs no storage call at a tick.
 
 mod control;
@@ -33,6 +33,8 @@ pub(super) struct Batches {
     wanted: AtomicBool,
     /// A run is under way.
     running: AtomicBool,
+    /// A batch of resets waits: it goes before others, which rest meanwhile.
+    emergency: AtomicBool,
     // A blocking mutex: held only for assignments.
     notes: Mutex<Notes>,
 }
@@ -58,6 +60,7 @@ impl Default for Batches {
             // Nothing is known yet.
             wanted: AtomicBool::new(true),
             running: AtomicBool::new(false),
+            emergency: AtomicBool::new(false),
             notes: Mutex::default(),
         }
     }

@@ -272,6 +272,15 @@ impl Batch {
         });
     }
 
+    /// Reports whether another batch has its turn first: an older one, but resets go before all others.
+    pub(super) fn waits_for(&self, other: &Self) -> bool {
+        match (self.action, other.action) {
+            (Action::Rotate, Action::Reset) => true,
+            (Action::Reset, Action::Rotate) => false,
+            _ => other.seq < self.seq,
+        }
+    }
+
     /// Moves the place behind a page all of whose tenants had their turn.
     pub(super) fn turn_page(&mut self, page: &[String]) {
         let Some(last) = page.last() else { return };

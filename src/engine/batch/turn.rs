@@ -52,7 +52,7 @@ impl Engine {
                     .await
             }
             // Stored first; the server comes after it.
-            Action::Reset => self.lock_tenant(mount, name).await,
+            Action::Reset => self.lock_tenant_urgently(mount, name).await,
         };
         let locked = match locked {
             Ok(locked) => locked,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 
 use super::plan::names_after;
-use super::record::{Batch, State, Turn};
+use super::record::{Action, Batch, State, Turn};
 use super::{Batches, TIDY};
 use crate::audit::Actor;
 use crate::engine::Engine;
@@ -83,15 +83,19 @@ impl Engine {
         loop {
             self.require_active(mount).await?;
             self.batches.notes().cancelled.clear();
+            // Whoever creates one from here on is heard by the run that begins now.
+            self.batches.emergency.store(false, Ordering::SeqCst);
             let kept = self.kept_batches(mount).await?;
             for batch in kept.iter().filter(|batch| batch.is_over()) {
                 self.tell_end(mount, batch.clone()).await?;
             }
-            let Some(oldest) = kept.iter().find(|batch| !batch.is_over()) else {
+            let open = || kept.iter().filter(|batch| !batch.is_over());
+            let emergency = open().find(|batch| batch.action == Action::Reset);
+            let Some(next) = emergency.or_else(|| open().next()) else {
                 return Ok(());
             };
-            self.batches.notes().current = Some(oldest.id.clone());
-            Box::pin(self.run_batch(mount, &oldest.id)).await?;
+            self.batches.notes().current = Some(next.id.clone());
+            Box::pin(self.run_batch(mount, &next.id)).await?;
             if self.tasks.is_stopping() {
                 return Ok(());
             }
@@ -124,8 +128,9 @@ impl Engine {
                     run.all(&page).await?;
                 }
             }
+            let rests = run.rests();
             run.finish(&page).await?;
-            if self.tasks.is_stopping() {
+            if rests || self.tasks.is_stopping() {
                 return Ok(());
             }
         }
@@ -173,8 +178,14 @@ impl<'a> Run<'a> {
         self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reports whether a batch of resets waits, for which this one rests.
+    fn rests(&self) -> bool {
+        self.batch.action != Action::Reset && self.engine.batches.emergency.load(Ordering::SeqCst)
+    }
+
     fn goes_on(&self) -> bool {
-        !self.ended.load(Ordering::SeqCst)
+        !self.rests()
+            && !self.ended.load(Ordering::SeqCst)
             && self.failed.load(Ordering::SeqCst) <= self.batch.max_failures
             && !self.engine.batches.is_cancelled(&self.batch.id)
             && !self.engine.tasks.is_stopping()

@@ -22,7 +22,7 @@ use std::time::Duration;
 use super::Engine;
 use super::config::MountConfig;
 use super::error::Error;
-use super::mail::{Purpose, ServerPlace};
+use super::mail::{Purpose, ServerPlace, origin_of};
 use super::schedule;
 use super::storage::record::{Credential, TenantRecord};
 use super::storage::{self, MAX_RECORD_BYTES};
@@ -343,6 +343,13 @@ impl LockedTenant {
         super::joined::note_stored();
         self.rested = rests;
         self.count(is_new);
+        let server = self
+            .record
+            .live_credential()
+            .and(self.record.server.as_ref());
+        let origin = server.and_then(|_server| origin_of(&self.record));
+        let unasked = &self.engine.unasked;
+        unasked.keep(self.name.as_str(), origin.as_deref());
         self.engine.failures.stored(&self.name);
         self.events_are_true();
         self.engine.events_stored(self.name.as_str(), &events);

@@ -58,8 +58,9 @@ impl Heard {
             Trouble::Denied { status } => Self::Denied(status),
             Trouble::Busy { retry_after } => Self::Busy(retry_after),
             // Answers, and none that Mailu's limiter counts: those have a status of their own.
-            Trouble::Cached | Trouble::TooLarge => Self::Other,
-            Trouble::Redirect | Trouble::NoApi => Self::NoApi,
+            Trouble::TooLarge => Self::Other,
+            // A cache stands where the API should.
+            Trouble::Redirect | Trouble::NoApi | Trouble::Cached => Self::NoApi,
             trouble => Self::Nothing(trouble),
         }
     }

@@ -113,11 +113,16 @@ impl Mail {
         self.place.as_ref().is_some_and(|place| place.gives_way())
     }
 
-    /// Makes a call that changes something, or answers what the server is known to answer.
+    /// Makes a call that changes a password: what it came to is found out before anybody else calls.
     async fn change(&self, call: impl Future<Output = Sent>) -> Sent {
         if let Some(place) = &self.place {
             place.note_send();
         }
+        self.send(call).await
+    }
+
+    /// Makes a call that changes something, or answers what the server is known to answer.
+    async fn send(&self, call: impl Future<Output = Sent>) -> Sent {
         let mut turn = self.turn.lock().await;
         match turn.closed() {
             Some(Closed::Refused(refusal)) => return Sent::Refused(refusal),
@@ -175,7 +180,8 @@ impl Mail {
 
     /// See [`MailProvider::delete_app_token`].
     pub(super) async fn delete_app_token(&self, token: &AppTokenId) -> Sent {
-        self.change(self.provider.delete_app_token(token)).await
+        // Whether it was deleted is found out at any time: an emergency need not wait for that.
+        self.send(self.provider.delete_app_token(token)).await
     }
 
     /// See [`MailProvider::server_version`]. Asked without a token and not telling why it fails:
@@ -244,6 +250,9 @@ impl Engine {
             request_timeout: Duration::from_secs(server.request_timeout_seconds),
         });
         let provider = (self.parts.connector)(&provider, &policy).map_err(|error| {
+            let now = self.clock().now();
+            self.unasked
+                .met((&origin, tenant), Why::Unreachable, now, None);
             Error::invalid(
                 "invalid_server",
                 format!("{error}. Write <tenant>/config again."),

@@ -121,14 +121,17 @@ struct Seen {
 impl Place {
     /// A call was held back: people see by whom, and since when.
     fn note_stop(&self, error: &Error, stops: &Stops) {
-        let known = || stops.unasked();
         let met = Why::of_stop(error).map(|why| {
             let since = stops.unasked_since(why);
             (why, since.unwrap_or_else(|| self.clock.now()))
         });
-        // Calls rest because of the refused ones.
-        let limited = matches!(error, Error::Refused(Refusal::RateLimited));
-        if let Some((why, since)) = met.or_else(|| limited.then(known).flatten()) {
+        // Calls rest because of refused ones, or of wishes to be called later.
+        let rests = matches!(
+            error,
+            Error::Refused(Refusal::RateLimited) | Error::BreakerOpen
+        );
+        let known = stops.unasked().filter(|_known| rests);
+        if let Some((why, since)) = known.or(met) {
             self.note_met(why, since, stops);
         }
     }
@@ -142,6 +145,11 @@ impl Place {
 
     fn note_heard(&self, heard: Heard, stops: &Stops) {
         match Why::of_heard(heard) {
+            _ if heard == Heard::Limited => {
+                if let Some((why, since)) = stops.unasked() {
+                    self.note_met(why, since, stops);
+                }
+            }
             Some(why) => {
                 // Silence is told when the breaker trips.
                 if let Some(since) = stops.unasked_since(why) {
@@ -149,11 +157,6 @@ impl Place {
                 }
             }
             None if heard == Heard::Accepted => self.unasked.answered(&self.server, &self.tenant),
-            None if heard == Heard::Limited => {
-                if let Some((why, since)) = stops.unasked() {
-                    self.note_met(why, since, stops);
-                }
-            }
             None => {}
         }
     }
@@ -325,6 +328,9 @@ impl Turn {
             Heard::Refused => Some(Closed::Refused(Refusal::Token)),
             Heard::Limited => Some(Closed::Refused(Refusal::RateLimited)),
             // The one call that was counted is used up, and whether it was refused is open.
+            Heard::Nothing(trouble) if announced.is_some() && trouble.is_answered() => {
+                Some(Closed::Trouble(trouble))
+            }
             Heard::Nothing(_) if announced.is_some() => Some(Closed::Refused(Refusal::RateLimited)),
             Heard::Denied(status) if !stops.risks_a_look(self.caller.purpose, now) => {
                 Some(Closed::Trouble(Trouble::Denied { status }))

@@ -30,17 +30,20 @@ pub(in crate::engine) enum Why {
     NoApi,
     /// Its certificate was not accepted.
     TlsInvalid,
+    /// It, or something before it, put calls off several times in a row.
+    RateLimited,
     /// It gave no answer several times in a row.
     Unreachable,
 }
 
 impl Why {
     /// Every reason.
-    pub(in crate::engine) const ALL: [Self; 5] = [
+    pub(in crate::engine) const ALL: [Self; 6] = [
         Self::TokenRefused,
         Self::UnrecognisedRefusal,
         Self::NoApi,
         Self::TlsInvalid,
+        Self::RateLimited,
         Self::Unreachable,
     ];
 
@@ -51,6 +54,7 @@ impl Why {
             Self::UnrecognisedRefusal => "unrecognised_refusal",
             Self::NoApi => "no_api",
             Self::TlsInvalid => "tls_invalid",
+            Self::RateLimited => "rate_limited",
             Self::Unreachable => "unreachable",
         }
     }
@@ -63,12 +67,9 @@ impl Why {
             Heard::NoApi => Some(Self::NoApi),
             Heard::Nothing(Trouble::Tls) => Some(Self::TlsInvalid),
             Heard::Nothing(Trouble::AddressRefused) => Some(Self::Unreachable),
+            Heard::Limited | Heard::Busy(_) => Some(Self::RateLimited),
             heard if heard.is_silence() => Some(Self::Unreachable),
-            Heard::Nothing(_)
-            | Heard::Accepted
-            | Heard::Limited
-            | Heard::Busy(_)
-            | Heard::Other => None,
+            Heard::Nothing(_) | Heard::Accepted | Heard::Other => None,
         }
     }
 
@@ -134,6 +135,16 @@ impl UnaskedServers {
         if known.tenants.is_empty() {
             met.remove(server);
         }
+    }
+
+    /// A tenant is stored: of other servers than its own, and of any if it has no credential, it is
+    /// nobody's trouble any more.
+    pub(in crate::engine) fn keep(&self, tenant: &str, server: Option<&str>) {
+        let mut met = self.lock();
+        met.retain(|name, known| {
+            let left = Some(name.as_str()) != server && known.tenants.remove(tenant);
+            !(left && known.tenants.is_empty())
+        });
     }
 
     /// A tenant's server could not be asked.
@@ -225,6 +236,19 @@ mod tests {
         assert!(servers.of_tenant("https://a:443", "acme").is_none());
         servers.answered("https://a:443", "beta");
         servers.answered("https://b:443", "gamma");
+        assert_eq!(servers.all(), []);
+    }
+
+    #[test]
+    fn whose_tenant_went_elsewhere_is_nobodys_trouble() {
+        let servers = UnaskedServers::default();
+        servers.met(("https://a:443", "acme"), Why::Unreachable, at(1), None);
+        servers.met(("https://a:443", "beta"), Why::Unreachable, at(1), None);
+        servers.keep("acme", Some("https://a:443"));
+        assert_eq!(servers.all()[0].tenants, 2);
+        servers.keep("acme", Some("https://b:443"));
+        assert_eq!(servers.all()[0].tenants, 1);
+        servers.keep("beta", None);
         assert_eq!(servers.all(), []);
     }
 

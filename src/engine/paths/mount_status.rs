@@ -154,6 +154,7 @@ const ANSWERS: &[Field] = &[
                 "unrecognised_refusal",
                 "no_api",
                 "tls_invalid",
+                "rate_limited",
                 "unreachable",
             ]),
             Field::instant("since", "Since when."),

@@ -18,8 +18,10 @@ use crate::engine::mail::Purpose;
 use crate::engine::storage::record::{HELD_BACK, Intent};
 use crate::provider::Refusal;
 
-/// How long a worker waits for the delivery before it leaves the rest to a tick.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a worker waits for the delivery before it leaves the rest to a tick: so often, for so
+/// long, as long as no emergency waits for the server.
+const SLICES: u32 = 20;
+const SLICE: Duration = Duration::from_millis(250);
 
 /// Stores an automatic change as announced and waits until a device has its beginning, if the
 /// mount's settings ask for that.
@@ -41,8 +43,16 @@ pub(super) async fn await_audit(mut announced: Announced) -> Result<Announced, E
     if emission.is_resting(engine.clock()) {
         return Err(hold(announced.into_tenant()).await);
     }
-    if emission.wait_for((name, started), PATIENCE, stopping).await {
-        return Ok(announced);
+    for _ in 0..SLICES {
+        if emission
+            .wait_for((name, started), SLICE, stopping.clone())
+            .await
+        {
+            return Ok(announced);
+        }
+        if announced.tenant().gives_way() || engine.tasks.is_stopping() {
+            break;
+        }
     }
     if announced.tenant().engine.tasks.is_stopping() {
         // The next process finds what was announced.

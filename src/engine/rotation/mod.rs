@@ -310,6 +310,9 @@ async fn next_value(
     change: &mut Change,
 ) -> Result<Sensitive<String>, Error> {
     let credential = tenant.record.credential.as_ref();
+    // After a look at the password only a value that nobody can have seen is a new one.
+    let seen = change.rotation_type == Some(RotationType::Reveal);
+    let credential = credential.filter(|_credential| !seen);
     if let Some(version) = credential.and_then(retention::youngest_in_vain) {
         change.again = Some(version.number);
         return tenant.open_password(version.number, &version.password);

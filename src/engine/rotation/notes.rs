@@ -220,8 +220,12 @@ pub(in crate::engine) fn note_drift(
     live_version: Option<u64>,
 ) -> Result<(), Error> {
     let now = tenant.engine.clock().now();
-    // The look came after every send so far, even if the clock went back in between.
-    let last_sent = tenant.record.intent.as_ref().and_then(|it| it.last_sent_at);
+    // The look came after every send so far, even if the clock went back in between, and after the
+    // announcement of an emergency, which is in force from there on.
+    let intent = tenant.record.intent.as_ref();
+    let announced = intent.filter(|it| it.is_emergency() && it.sends == 0);
+    let announced = announced.map(|it| it.announced_at);
+    let last_sent = intent.and_then(|it| it.last_sent_at).or(announced);
     let looked_at = last_sent.map_or(now, |sent| sent.max(now));
     let Some(credential) = tenant.record.credential.as_mut() else {
         return Ok(());

@@ -127,17 +127,16 @@ pub(in crate::engine) async fn reset(
     let settled = settle_at_server(&engine, &mount, &name, &order).await;
     match settled {
         Ok(Settled::Committed(committed)) => finish(*committed, &order, joins).await,
-        Ok(Settled::Free(tenant)) => match made_before(&tenant, &order) {
-            // A tick was faster.
+        // A tick was faster, or a reset for another incident, which goes on with this one's password.
+        Ok(Settled::Free(tenant)) => match made_meanwhile(&tenant, &order) {
             Some(number) => repeat(*tenant, &order, number).await,
-            None => Err(Error::Defect("a reset ended without its password")),
+            None => queued(&tenant, Error::Unsettled),
         },
         Err(cause) => {
             let tenant = engine.lock_tenant(&mount, &name).await?;
-            match made_before(&tenant, &order) {
-                // A tick was faster.
+            match made_meanwhile(&tenant, &order) {
                 Some(number) => repeat(tenant, &order, number).await,
-                None => queued(&tenant, &order, cause),
+                None => queued(&tenant, cause),
             }
         }
     }
@@ -182,6 +181,19 @@ fn made_before(tenant: &LockedTenant, order: &Reset) -> Option<u64> {
     let same_caller = version.created_by == change.actor && recent;
     let joined = order.arrived <= credential.last_rotated && recent;
     (resent || same_caller || joined).then_some(current.number)
+}
+
+/// [`made_before`] for a reset that was stored: one for another incident that was done since then has
+/// taken its password over.
+fn made_meanwhile(tenant: &LockedTenant, order: &Reset) -> Option<u64> {
+    made_before(tenant, order).or_else(|| {
+        let credential = tenant.record.credential.as_ref()?;
+        let current = credential.current_version()?;
+        let made = credential.made_as(current).rotation_type == Some(RotationType::Emergency);
+        let settled = tenant.record.intent.is_none() && credential.drift.is_none();
+        let after = order.arrived <= credential.last_rotated && current.compromised.is_none();
+        (made && settled && after).then_some(current.number)
+    })
 }
 
 /// Hands out a version once more: that is a reading by a human, and recorded as one.
@@ -390,11 +402,9 @@ fn done(
 }
 
 /// Tells a reset that waits for Mailu from one that failed.
-fn queued(tenant: &LockedTenant, order: &Reset, cause: Error) -> Result<Outcome, Error> {
-    let open =
-        tenant.record.intent.as_ref().filter(|intent| {
-            intent.is_emergency() && intent.incident_id == order.change.incident_id
-        });
+fn queued(tenant: &LockedTenant, cause: Error) -> Result<Outcome, Error> {
+    let open = tenant.record.intent.as_ref();
+    let open = open.filter(|intent| intent.is_emergency());
     let Some(open) = open else {
         return Err(cause);
     };

@@ -62,8 +62,8 @@ pub(super) fn prune(credential: &mut Credential, config: &MountConfig, now: Opti
 }
 
 /// Returns the value to send again instead of a new one: the youngest that was sent in vain, is not
-/// compromised and was made for that (a rollback's was in use before), once there are four that were
-/// sent in vain. `None`: a new one is made.
+/// compromised, was made for that (a rollback's was in use before) and is not what Mailu holds by now,
+/// once there are four that were sent in vain. `None`: a new one is made.
 pub(super) fn youngest_in_vain(credential: &Credential) -> Option<&Version> {
     let in_vain = || credential.versions.iter().filter(|it| it.abandoned);
     if in_vain().count() < MOST_IN_VAIN {
@@ -72,6 +72,7 @@ pub(super) fn youngest_in_vain(credential: &Credential) -> Option<&Version> {
     in_vain()
         .rev()
         .find(|it| it.compromised.is_none() && it.source.is_none())
+        .filter(|it| live_in_drift(credential) != Some(it.number))
 }
 
 /// Drops the oldest version that is neither current nor doubtful, whatever its age; returns

@@ -11,8 +11,12 @@ use crate::logical::SystemView;
 /// Characters of a value. SMTP AUTH PLAIN breaks on longer lines.
 const LENGTHS: std::ops::RangeInclusive<usize> = 16..=500;
 
-/// How often a policy is tried.
+/// How often a policy is tried before it is stored.
 const DRAWS: usize = 64;
+
+/// How many more are drawn beside each password that is used: whoever changes the policy later tries
+/// it nowhere.
+const WITNESSES: usize = 3;
 
 /// What a policy has to give, in bits: the logarithms of the different characters at each position,
 /// summed up.
@@ -84,7 +88,7 @@ fn unusable(why: &str) -> Error {
 /// A 400 `password_policy_unusable`.
 pub(super) async fn ordinary(tenant: &LockedTenant) -> Result<Sensitive<String>, Error> {
     match &tenant.config.password_policy {
-        Some(policy) => by_policy(&*tenant.mount.system, policy).await,
+        Some(policy) => witnessed(&*tenant.mount.system, policy).await,
         None => generate(tenant.config.password_shape()?),
     }
 }
@@ -99,6 +103,20 @@ fn generate(shape: PasswordShape) -> Result<Sensitive<String>, Error> {
     shape
         .generate()
         .map_err(|_rng| Error::Defect("the random number generator failed"))
+}
+
+async fn witnessed(system: &dyn SystemView, policy: &str) -> Result<Sensitive<String>, Error> {
+    let password = by_policy(system, policy).await?;
+    let mut seen = Draws::default();
+    seen.add(password.clone());
+    for _ in 0..WITNESSES {
+        if !seen.add(by_policy(system, policy).await?) {
+            return Err(unusable(
+                "the policy generated the same password twice within a few tries",
+            ));
+        }
+    }
+    Ok(password)
 }
 
 async fn by_policy(system: &dyn SystemView, policy: &str) -> Result<Sensitive<String>, Error> {

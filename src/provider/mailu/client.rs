@@ -233,16 +233,20 @@ impl MailProvider for MailuClient {
     }
 
     async fn server_version(&self) -> ServerVersion {
-        // Mailu tells this to anybody, so the token stays here.
+        // Mailu tells this to anybody, so the token stays here. A cache may have kept it from before an
+        // upgrade, and who believes that would leave app tokens alive.
+        let Ok(nonce) = random_u128() else {
+            return ServerVersion::Unknown;
+        };
         let call = Call {
             method: Method::GET,
-            path: "/swagger.json",
+            path: &format!("/swagger.json?_={nonce:032x}"),
             body: None,
             authorized: false,
             limit: MAX_DESCRIPTION,
         };
         match self.transport.call(call).await {
-            Ok(answer) if answer.status == 200 => api::version(&answer.body),
+            Ok(answer) if answer.status == 200 && !answer.cached => api::version(&answer.body),
             Ok(_) | Err(_) => ServerVersion::Unknown,
         }
     }

@@ -338,6 +338,135 @@ fn an_emergency_for_many_queues_what_cannot_be_done_now() {
     });
 }
 
+/// An emergency for many does not wait until everybody had an ordinary turn.
+#[test]
+fn a_batch_of_resets_goes_before_one_of_rotations_that_is_under_way() {
+    simulate(async {
+        let fleet = Fleet::of(8, 1).await;
+        let rotate = json!({ "action": "rotate", "all": true });
+        let first = fleet.create(rotate.clone()).await;
+        fleet.world.later(1).await;
+        let second = fleet.create(rotate).await;
+        fleet.plan.hold("cas tenant/t0003");
+        let ordering = async {
+            fleet.plan.holds().await;
+            let reset = json!({ "action": "reset", "tenants": "t0001,t0006", "incident_id": "INC-7",
+                "reason": "leak" });
+            let created = fleet.host.write("batches", reset).await.ok();
+            assert_eq!(created.get("ahead"), 0);
+            fleet.plan.release();
+            created.text_of("id").to_owned()
+        };
+        let ((), reset) = tokio::join!(fleet.host.tick(), ordering);
+        for _ in 0..3 {
+            fleet.host.tick().await;
+            fleet.world.later(60).await;
+        }
+        let mut ends = Vec::new();
+        for id in [&reset, &first, &second] {
+            let read = fleet.read(id).await;
+            assert_eq!(read.get("state"), "done", "{:?}", read.data);
+            ends.push(read.text_of("ended_at").to_owned());
+        }
+        assert!(ends[0] <= ends[1] && ends[1] <= ends[2], "{ends:?}");
+        // t0006 had its reset before its rotation.
+        let story = fleet.host.story("t0006").await;
+        let at = |name: &str| story.iter().position(|it| it == name);
+        assert!(at("emergency_reset") < at("rotated"), "{story:?}");
+        fleet.all_settled("afterwards").await;
+    });
+}
+
+/// What a clock that is ahead calls old is kept: a batch is the record of what it did.
+#[test]
+fn a_clock_that_is_ahead_deletes_no_batch() {
+    simulate(async {
+        let fleet = Fleet::of(1, 1).await;
+        let id = fleet
+            .create(json!({ "action": "rotate", "tenants": "t0000" }))
+            .await;
+        fleet.host.tick().await;
+        fleet.world.later(60).await;
+        fleet.host.tick().await;
+        fleet.world.clock.jump(chrono::TimeDelta::days(400));
+        for _ in 0..3 {
+            fleet.host.tick().await;
+            fleet.world.later(60).await;
+        }
+        fleet
+            .create(json!({ "action": "rotate", "tenants": "nobody" }))
+            .await;
+        assert_eq!(fleet.read(&id).await.get("state"), "done");
+    });
+}
+
+/// While a mail client's way is tried with the new password, others may call the server.
+#[test]
+fn a_login_that_hangs_keeps_nobody_from_the_server() {
+    simulate(async {
+        let fleet = Fleet::of(2, 1).await;
+        let config = json!({ "verify_smtp": true, "smtp_address": "mail-0.example.test:465",
+            "api_token": "token-of-the-mail-server" });
+        fleet.host.patch("t0000/config", config).await.ok();
+        fleet.plan.hold("mail login");
+        let other = async {
+            fleet.plan.holds().await;
+            fleet.host.write("t0001/rotate", json!({})).await.ok();
+            fleet.plan.release();
+        };
+        let (one, ()) = tokio::join!(fleet.host.write("t0000/rotate", json!({})), other);
+        one.ok();
+        fleet.all_settled("both").await;
+    });
+}
+
+/// Two incidents of one tenant while its server is somebody else's: the second takes the first one's
+/// password over, and neither is told of a defect.
+#[test]
+fn two_incidents_at_once_both_end_with_a_password_or_in_the_queue() {
+    simulate(async {
+        let fleet = Fleet::of(2, 1).await;
+        fleet.plan.hold("mail set_password");
+        let started = async |count: usize| {
+            let story = fleet.host.story("t0000").await;
+            let starts = story.iter().filter(|it| *it == "emergency_reset_started");
+            starts.count() == count
+        };
+        let others = async {
+            fleet.plan.holds().await;
+            let order = |incident: &str| json!({ "incident_id": incident, "reason": "leak" });
+            let (one, two) = (order("INC-1"), order("INC-2"));
+            let release = async {
+                while !started(2).await {
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+                fleet.plan.release();
+            };
+            let second = async {
+                while !started(1).await {
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+                fleet.host.write("t0000/reset", two).await
+            };
+            tokio::join!(fleet.host.write("t0000/reset", one), second, release)
+        };
+        let rotate = fleet.host.write("t0001/rotate", json!({}));
+        let (rotated, (one, two, ())) = tokio::join!(rotate, others);
+        rotated.ok();
+        let two = two.ok();
+        let one = one.ok();
+        assert_ne!(two.get("state"), "queued", "{two:?}");
+        if one.get("state") != "queued" {
+            assert_eq!(one.text_of("password"), two.text_of("password"));
+        }
+        fleet.world.later(60).await;
+        fleet.host.tick().await;
+        fleet.all_settled("both incidents").await;
+        let version = fleet.host.read("t0000/versions/1").await.ok();
+        assert_eq!(version.get("incident_id"), "INC-1");
+    });
+}
+
 /// The note that the end was told gets lost, so that it is told again: counted once all the same.
 #[test]
 fn an_end_that_is_told_again_is_counted_once() {

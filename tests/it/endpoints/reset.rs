@@ -317,6 +317,21 @@ async fn a_missing_account_is_told_at_once_and_looked_for() {
     rig.check_pointers("acme").await;
 }
 
+/// That the account is gone was known before the reset was ordered: reads go on saying so.
+#[tokio::test]
+async fn a_missing_account_that_was_known_is_told_as_well() {
+    let rig = Rig::created().await;
+    rig.mailu.delete(EMAIL);
+    rig.write("acme/verify", json!({})).await;
+    assert_eq!(rig.read("acme/admin").await.get("state"), "drift");
+    rig.later(60);
+    let answer = reset(&rig, "INC-1").await.ok();
+    assert_eq!(answer.get("state"), "queued");
+    assert_eq!(rig.read("acme/admin").await.get("state"), "drift");
+    let status = rig.read("acme/status").await;
+    assert_eq!(status.get("drift")["code"], "account_missing");
+}
+
 #[tokio::test]
 async fn on_hold_the_password_is_for_a_reveal_until_it_is_released() {
     let rig = Rig::created().await;

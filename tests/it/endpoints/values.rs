@@ -117,8 +117,27 @@ async fn a_policy_is_tried_when_it_is_written() {
         .ok();
     let asked = policies.asked.load(Ordering::Relaxed);
     rig.write("acme/rotate", json!({})).await.ok();
-    assert_eq!(policies.asked.load(Ordering::Relaxed), asked + 1);
+    // One to use, and three that must differ from it.
+    assert_eq!(policies.asked.load(Ordering::Relaxed), asked + 4);
     assert_eq!(rig.settled().await, good(asked));
+}
+
+/// The policy itself is changed later, where nobody tries it: the very first of its passwords that is
+/// used is looked at beside others.
+#[tokio::test]
+async fn a_policy_that_gives_one_password_by_now_sets_none() {
+    let (rig, policies) = rig().await;
+    rig.write("config", json!({ "password_policy": "turns" }))
+        .await
+        .ok();
+    let before = rig.settled().await;
+    let writes = rig.password_writes();
+    policies.asked.store(70, Ordering::Relaxed);
+    rig.write("acme/rotate", json!({}))
+        .await
+        .fails(400, "password_policy_unusable");
+    assert_eq!(rig.password_writes(), writes, "nothing was sent");
+    assert_eq!(rig.settled().await, before);
 }
 
 /// A policy that gave good passwords once: what it gives is looked at each time, so no change sets a
@@ -126,7 +145,7 @@ async fn a_policy_is_tried_when_it_is_written() {
 #[tokio::test]
 async fn no_change_sets_a_password_that_is_kept_and_an_emergency_asks_no_policy() {
     let (rig, policies) = rig().await;
-    rig.write("config", json!({ "password_policy": "turns" }))
+    rig.write("config", json!({ "password_policy": "good" }))
         .await
         .ok();
     policies.asked.store(70, Ordering::Relaxed);
@@ -134,6 +153,7 @@ async fn no_change_sets_a_password_that_is_kept_and_an_emergency_asks_no_policy(
     let first = rig.settled().await;
     assert_eq!(first, good(70));
     let writes = rig.password_writes();
+    policies.asked.store(70, Ordering::Relaxed);
     rig.write("acme/rotate", json!({}))
         .await
         .fails(400, "password_policy_unusable");

@@ -421,3 +421,44 @@ fn two_requests_behind_an_emergency_do_not_wait_for_each_other() {
         ),
     ]);
 }
+
+/// Four values were sent in vain: what is sent next is none of them where somebody may have seen it, or
+/// where it logs in already.
+#[test]
+fn a_value_that_is_no_news_is_not_sent_again() {
+    for case in ["a look", "drift"] {
+        simulate(async {
+            let world = created().await;
+            let plan = Plan::simulated();
+            let host = world.process(&plan);
+            let settings = json!({ "min_rotation_interval": 0, "rotate_after_reveal": true, "reveal_ttl": "1m" });
+            host.write("config", settings).await.ok();
+            for _ in 0..4 {
+                plan.arm_sends([worded(false)]);
+                host.write("acme/rotate", json!({}))
+                    .await
+                    .fails(400, "mailu_rejected");
+            }
+            let kept = world.stored("acme").await;
+            let (_, youngest) = kept.last_key_value().unwrap();
+            if case == "drift" {
+                world
+                    .mail
+                    .edit(SERVER, ACCOUNT, |it| *it = Mailbox::new(youngest));
+                host.write("acme/verify", json!({})).await.ok();
+                assert_eq!(Said::of(&host, "acme", case).await, Said::Drift);
+                host.write("acme/rotate", json!({})).await.ok();
+            } else {
+                let look = json!({ "reason": "on call" });
+                host.write("acme/reveal", look).await.ok();
+                for _ in 0..10 {
+                    world.later(60).await;
+                    host.tick().await;
+                }
+            }
+            let live = world.live().unwrap();
+            assert!(!kept.values().any(|old| *old == live), "{case}");
+            assert_eq!(Said::of(&host, "acme", case).await, Said::Settled(live));
+        });
+    }
+}

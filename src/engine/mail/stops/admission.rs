@@ -153,17 +153,14 @@ impl Stops {
     }
 
     /// Reports whether, after somebody else's refusal, the same turn may ask once more: what was
-    /// refused may have been done, and a look would end the doubt.
+    /// refused may have been done, and a look would end the doubt. The engine's own work leaves that
+    /// place to persons and new tokens: its change stays open, and a later look settles it.
     pub(in crate::engine::mail) fn risks_a_look(
         &self,
         purpose: Purpose,
         now: DateTime<Utc>,
     ) -> bool {
-        let most = match purpose {
-            Purpose::Reset => MOST_REFUSED,
-            _ => MOST_REFUSED - usize::from(!self.reset_had_its_call(now)),
-        };
-        self.refused_within(COUNTED, now).count() < most
+        self.refused_within(COUNTED, now).count() < self.most_of_accepted(purpose, now)
     }
 
     /// Refusals that all tokens together may have but the accepted one: what that may need is

@@ -323,7 +323,18 @@ impl Stops {
         now: DateTime<Utc>,
     ) {
         self.prune(now);
+        self.take_up(heard, caller, announced, silent, now);
         self.note_unasked(heard, silent, now);
+    }
+
+    fn take_up(
+        &mut self,
+        heard: Heard,
+        caller: &Caller,
+        announced: Option<DateTime<Utc>>,
+        silent: u32,
+        now: DateTime<Utc>,
+    ) {
         let token = caller.token.as_str();
         match heard {
             Heard::Accepted => {
@@ -370,8 +381,9 @@ impl Stops {
                 self.breaker = None;
             }
             Heard::Nothing(trouble) => {
-                // Anything else may have been refused with the answer lost.
-                if trouble.before_sending() {
+                // An answer that is no 401 or 403 was not counted. Without one it may have been refused
+                // and the answer lost.
+                if trouble.is_answered() || trouble.before_sending() {
                     self.take_back(announced);
                 }
                 if heard.is_silence() {
@@ -400,13 +412,20 @@ impl Stops {
     }
 
     /// Remembers since when the server cannot be asked, and why. Silence counts when the breaker
-    /// trips: once is no news.
+    /// trips, and a wish to be called later the third time in a row: once is no news. Why calls are
+    /// refused stays known while they are limited because of that.
     fn note_unasked(&mut self, heard: Heard, silent: u32, now: DateTime<Utc>) {
         if heard == Heard::Accepted {
             self.unasked = None;
             return;
         }
-        let once = heard.is_silence() && silent < TRIPS_AT && self.breaker.is_none();
+        let limited = self.limited.as_ref().map(|it| it.times);
+        let breaker = self.breaker.as_ref().map(|it| it.times);
+        let once = match heard {
+            Heard::Limited => self.unasked.is_some() || limited.is_none_or(|it| it < TRIPS_AT),
+            Heard::Busy(_) => breaker.is_none_or(|it| it < TRIPS_AT),
+            heard => heard.is_silence() && silent < TRIPS_AT && self.breaker.is_none(),
+        };
         let Some(why) = Why::of_heard(heard).filter(|_| !once) else {
             return;
         };
@@ -721,6 +740,60 @@ mod tests {
                 assert!(within.count() <= 3, "{tokens} {refused:?}");
             }
             assert!(refused.len() >= 23, "probes go on: {refused:?}");
+        }
+    }
+
+    /// A front's refusal, and then a server that answers nothing that Mailu counts: the emergency goes
+    /// on being tried.
+    #[test]
+    fn an_answer_that_is_no_refusal_takes_no_place() {
+        let mut bench = Bench::in_order();
+        assert!(bench.call("good", Purpose::Automatic, 1, Heard::Denied(403)));
+        for (minute, trouble) in [
+            (2, Trouble::ServerError),
+            (3, Trouble::Unintelligible),
+            (4, Trouble::ServerError),
+        ] {
+            assert!(bench.call("good", Purpose::Reset, minute, Heard::Nothing(trouble)));
+        }
+        assert_eq!(
+            bench.admission("good", Purpose::Reset, 5),
+            Admission::Announced
+        );
+    }
+
+    /// The look after its own refused send is not the engine's: a person with a new token comes first.
+    #[test]
+    fn the_engine_itself_risks_no_second_refusal() {
+        for (purpose, looks) in [
+            (Purpose::Automatic, false),
+            (Purpose::Bulk, false),
+            (Purpose::Request, true),
+            (Purpose::Reset, true),
+        ] {
+            let mut bench = Bench::in_order();
+            assert!(bench.call("good", purpose, 1, Heard::Denied(403)));
+            assert_eq!(
+                bench.stops.risks_a_look(purpose, at(1)),
+                looks,
+                "{purpose:?}"
+            );
+        }
+    }
+
+    /// Whoever puts every call off keeps a tenant from being asked as well: the third time it is told.
+    #[test]
+    fn calls_that_are_put_off_again_and_again_are_told() {
+        for (heard, later) in [(Heard::Limited, 61), (Heard::Busy(Some(60)), 2)] {
+            let mut bench = Bench::in_order();
+            for time in 1..=3 {
+                assert_eq!(bench.stops.unasked(), None, "{time}");
+                assert!(bench.call("good", Purpose::Automatic, time * later, heard));
+            }
+            let found = bench.stops.unasked();
+            assert_eq!(found, Some((Why::RateLimited, at(3 * later))), "{heard:?}");
+            assert!(bench.call("good", Purpose::Automatic, 4 * later, Heard::Accepted));
+            assert_eq!(bench.stops.unasked(), None);
         }
     }
 

@@ -162,12 +162,6 @@ pub(in crate::engine::rotation) fn put_intent(
     let version = tenant.record.last_version + 1;
     let candidate = tenant.seal_password(version, password)?;
     let create_account = is_first(tenant);
-    if let Some(credential) = &mut tenant.record.credential {
-        // Its value goes on as the candidate.
-        credential
-            .versions
-            .retain(|it| Some(it.number) != change.again);
-    }
     tenant.record.last_version = version;
     tenant.record.last_attempt = Some(now);
     let attempt = tenant.engine.identifiers().hex()?;
@@ -182,6 +176,7 @@ pub(in crate::engine::rotation) fn put_intent(
         incident_id: change.incident_id.clone(),
         request_id: change.request_id.clone(),
         source: change.source,
+        again: change.again,
         create_account,
         target: None,
         hold: false,

@@ -18,18 +18,30 @@ const USUAL_ROUNDS: u32 = 13;
 /// Rounds beyond which nothing is checked: the pause grows no further.
 const MOST_ROUNDS: u32 = 18;
 
+/// What the look after the send has shown.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen<'a> {
+    /// The hash that proved the candidate.
+    pub(super) proof: Option<&'a StoredHash>,
+    /// Nobody was reached: nothing was seen since the acknowledgement.
+    pub(super) failed: bool,
+}
+
 /// Returns the look that a change needs before reads call it settled. `credential` is as it was
-/// before the commit, `earlier` the look that the change was made again for.
+/// before the commit, `earlier` a look that waits already: the change may have been made again for
+/// it, and what it was to find out is open in any case.
 pub(super) fn first_look(
     intent: &Intent,
     credential: &Credential,
-    proof: Option<&StoredHash>,
+    seen: Seen<'_>,
     earlier: Option<FirstLook>,
     now: DateTime<Utc>,
 ) -> Option<FirstLook> {
-    let proof = proof.map(SeenHash::from);
-    if !intent.is_emergency() && !may_be_undone(intent, credential, proof.as_ref()) {
-        return None;
+    let proof = seen.proof.map(SeenHash::from);
+    let may_be_undone =
+        intent.is_emergency() || may_be_undone(intent, credential, proof.as_ref(), seen.failed);
+    if !may_be_undone {
+        return earlier;
     }
     let earlier =
         earlier.filter(|_| intent.source.is_some() && intent.source == credential.current);
@@ -45,15 +57,20 @@ pub(super) fn first_look(
     })
 }
 
-fn may_be_undone(intent: &Intent, credential: &Credential, proof: Option<&SeenHash>) -> bool {
+fn may_be_undone(
+    intent: &Intent,
+    credential: &Credential,
+    proof: Option<&SeenHash>,
+    failed: bool,
+) -> bool {
     // Where no hash is shown a second look would tell no more than the first.
     let Some(before) = &intent.before else {
         return false;
     };
     // It was acknowledged, and nobody has seen it since: where a hash can be read at all, the look is
-    // the proof.
+    // the proof. Of another scheme nothing can be compared, which a look has shown, or will.
     let Some(proof) = proof else {
-        return before.rounds.is_some();
+        return failed || before.rounds.is_some();
     };
     let known = credential.current_version();
     let known = known.and_then(|version| version.hash_fingerprint.as_ref());
@@ -70,4 +87,37 @@ fn pause(intent: &Intent, proof: Option<&SeenHash>) -> TimeDelta {
         .min(MOST_ROUNDS)
         .saturating_sub(USUAL_ROUNDS);
     FIRST_LOOK * (1 << above)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::storage::{decode_tenant, fixture};
+
+    /// What the look after an acknowledgement has shown decides, and one that failed has shown nothing.
+    #[test]
+    fn a_change_that_nobody_saw_is_looked_at_and_a_look_that_waits_is_kept() {
+        let record = decode_tenant("tenant/acme", fixture::TENANT_V4).unwrap();
+        let (mut intent, credential) = (record.intent.unwrap(), record.credential.unwrap());
+        intent.rotation_type = Some(crate::audit::RotationType::Manual);
+        intent.before = Some(SeenHash {
+            fingerprint: String::from("of another scheme"),
+            rounds: None,
+        });
+        let waiting = FirstLook {
+            at: fixture::now(),
+            before: Some(1),
+            times: 0,
+        };
+        let look = |failed, earlier| {
+            let seen = Seen {
+                proof: None,
+                failed,
+            };
+            first_look(&intent, &credential, seen, earlier, fixture::now())
+        };
+        assert_eq!(look(false, None), None, "nothing can be compared");
+        assert!(look(true, None).is_some());
+        assert_eq!(look(false, Some(waiting.clone())), Some(waiting));
+    }
 }

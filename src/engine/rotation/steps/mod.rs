@@ -66,6 +66,8 @@ pub(super) struct Proven {
     proof: Proof,
     /// The hash that proved it.
     hash: Option<StoredHash>,
+    /// It was acknowledged, and the look after it failed.
+    unseen: bool,
     /// Whether the account may log in at all: a disabled one only costs the limiter a try.
     enabled: bool,
 }
@@ -157,10 +159,15 @@ impl Announced {
             .as_mut()
             .ok_or(Error::Defect("no intent to send"))?;
         intent.sends += 1;
+        let again = intent.again;
         let hash = self.seen.as_ref().and_then(|account| account.hash.as_ref());
         intent.before = hash.map(SeenHash::from);
         intent.first_sent_at.get_or_insert(now);
         intent.last_sent_at = Some(now);
+        if let (Some(again), Some(credential)) = (again, &mut record.credential) {
+            // From this Put on its value is the candidate's.
+            credential.versions.retain(|it| it.number != again);
+        }
         self.tenant.store().await?;
         let stored_at = self.tenant.engine.clock().monotonic();
         Ok(Sending {
@@ -260,7 +267,9 @@ impl Proven {
         // Whoever answers an emergency does not wait for a login that proves no more.
         let login = mail.verify_smtp && committed.event.incident_id.is_none();
         if login && enabled {
+            // What follows is a login, not a call of the server's API: others may call it.
             mail.release_server();
+            committed.tenant.place = None;
             committed.try_login(&mail, &account).await;
         } else if login {
             committed.warnings.push(String::from(
@@ -298,13 +307,20 @@ impl Proven {
             ..OpenWork::default()
         };
         record.open.confirm_later(now);
+        let seen = late_writes::Seen {
+            proof: self.hash.as_ref(),
+            failed: self.unseen,
+        };
         record.open.confirm_first =
-            late_writes::first_look(&intent, credential, self.hash.as_ref(), earlier_look, now);
+            late_writes::first_look(&intent, credential, seen, earlier_look, now);
         record.last_error = None;
         if intent.is_emergency() {
             reset::conclude(credential, &intent, now);
         }
-        let (source, announced_at) = (intent.source, intent.announced_at);
+        let (is_new, announced_at) = (
+            intent.source.is_none() && intent.again.is_none(),
+            intent.announced_at,
+        );
         credential.current = Some(intent.version);
         credential.previous = previous_version;
         credential.versions.push(Version {
@@ -321,7 +337,7 @@ impl Proven {
         // What was seen may be this very password.
         let ttl = i64::try_from(self.tenant.config.reveal_ttl).unwrap_or(i64::MAX);
         let ttl = TimeDelta::try_seconds(ttl).unwrap_or_default();
-        let seen = |at: &DateTime<Utc>| source.is_some() || announced_at <= *at - ttl;
+        let seen = |at: &DateTime<Utc>| !is_new || announced_at <= *at - ttl;
         credential.rotate_at = credential.rotate_at.filter(seen);
         credential.preflight = None;
         credential.next_rotation = schedule::next_rotation(

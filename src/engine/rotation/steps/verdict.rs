@@ -53,7 +53,9 @@ impl Announced {
                 return Ok(self.none_live());
             }
             Err(_unasked) if acknowledged => {
-                return Ok(Verdict::Live(self.proven(Proof::Acknowledged, None)));
+                let mut proven = self.proven(Proof::Acknowledged, None);
+                proven.unseen = true;
+                return Ok(Verdict::Live(proven));
             }
             Err(error) => return Ok(Verdict::CannotTell(self, Some(error))),
         };
@@ -96,6 +98,7 @@ impl Announced {
             account: self.account,
             proof,
             hash,
+            unseen: false,
         }
     }
 }

@@ -34,6 +34,10 @@ pub struct Intent {
     /// The version whose password the candidate has again; since schema 2.
     #[serde(default)]
     pub source: Option<u64>,
+    /// The version that was sent in vain and whose value is sent again: it stays a version until the
+    /// candidate is sent, so that a change that is given up before loses nothing.
+    #[serde(default)]
+    pub again: Option<u64>,
     /// The account may have to be created first.
     pub create_account: bool,
     /// A move to another server: where the candidate is to be sent instead of the record's server.
