@@ -179,11 +179,12 @@ pub(crate) async fn load(
     guard: &Guard,
     clock: &dyn Clock,
 ) -> Result<Option<Found>, Error> {
+    let before = guard.before_read();
     let found = read(storage).await?;
     let foreign = found
         .as_ref()
         .and_then(|it| it.foreign_to(guard.mount_uuid()));
-    guard.judge(foreign, clock.now())?;
+    guard.judge(before, foreign, clock.now())?;
     Ok(found)
 }
 

@@ -22,6 +22,7 @@ mod keys;
 mod lifecycle;
 mod locked;
 mod mail;
+mod mount_change;
 mod mount_log;
 mod outbox;
 mod paths;
@@ -31,6 +32,7 @@ mod schedule;
 mod state;
 pub mod storage;
 mod tenant;
+mod tries;
 mod trusted;
 mod watch;
 
@@ -118,7 +120,9 @@ pub struct Engine {
     servers: mail::Servers,
     unasked: mail::UnaskedServers,
     joined: joined::Joined,
+    open_changes: mount_change::OpenChanges,
     failures: failures::Failures,
+    unstored_tries: tries::UnstoredTries,
     trusted_time: trusted::TrustedTime,
     runner: runner::Runner,
     batches: batch::Batches,
@@ -152,7 +156,9 @@ impl Engine {
             servers: mail::Servers::default(),
             unasked: mail::UnaskedServers::default(),
             joined: joined::Joined::default(),
+            open_changes: mount_change::OpenChanges::default(),
             failures: failures::Failures::default(),
+            unstored_tries: tries::UnstoredTries::default(),
             trusted_time: trusted::TrustedTime::default(),
             runner: runner::Runner::default(),
             batches: batch::Batches::default(),
@@ -260,6 +266,7 @@ impl Engine {
             self.emission.forget();
             self.rewrap.want();
             self.batches.want();
+            self.open_changes.want();
             self.reindex.want();
             self.counters.forget_tenants();
         }

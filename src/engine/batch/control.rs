@@ -6,9 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::record::{Action, Batch, NewBatch, State, Targets};
 use crate::audit::{EventName, NewEvent, Outcome, Severity};
-use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::storage::{self, BATCHES};
+use crate::engine::{Engine, joined};
 use crate::logical::{Mount, StorageEntry, StorageError};
 
 /// Batches that may wait for their turn.
@@ -99,6 +99,7 @@ impl Engine {
             self.announce_mount_event(mount, &keyring, &event).await?;
             return Err(error);
         }
+        joined::note_stored();
         self.batches.want();
         Ok(Created {
             batch,
@@ -158,6 +159,7 @@ impl Engine {
         let Some(batch) = self.update_batch(mount, id, cancel).await? else {
             return Ok(None);
         };
+        joined::note_stored();
         self.batches.cancel(id);
         // If this cannot be told now, the next tick does.
         self.batches.want();
