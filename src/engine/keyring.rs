@@ -241,6 +241,12 @@ impl Engine {
         if let Err(error) = stored {
             // Done by half, perhaps: the next request looks.
             self.keyring.forget();
+            self.open_changes.want();
+            let halfway = |found: Option<Found>| found.is_none_or(|it| it.is_halfway());
+            if keys::read(&*mount.storage).await.map_or(true, halfway) {
+                // How it ends is told when it has.
+                return Err(error.clone());
+            }
             event.outcome = Outcome::Failure;
             event.error_code = Some(error.code().to_owned());
         } else {

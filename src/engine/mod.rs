@@ -32,7 +32,6 @@ mod schedule;
 mod state;
 pub mod storage;
 mod tenant;
-mod tries;
 mod trusted;
 mod watch;
 
@@ -122,7 +121,6 @@ pub struct Engine {
     joined: joined::Joined,
     open_changes: mount_change::OpenChanges,
     failures: failures::Failures,
-    unstored_tries: tries::UnstoredTries,
     trusted_time: trusted::TrustedTime,
     runner: runner::Runner,
     batches: batch::Batches,
@@ -158,7 +156,6 @@ impl Engine {
             joined: joined::Joined::default(),
             open_changes: mount_change::OpenChanges::default(),
             failures: failures::Failures::default(),
-            unstored_tries: tries::UnstoredTries::default(),
             trusted_time: trusted::TrustedTime::default(),
             runner: runner::Runner::default(),
             batches: batch::Batches::default(),

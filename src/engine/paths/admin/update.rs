@@ -136,9 +136,7 @@ async fn without_cas(
     change: &Change,
 ) -> Result<String, Error> {
     let now = locked.engine.clock().now();
-    let engine = std::sync::Arc::clone(&locked.engine);
-    let unstored = engine.unstored_tries.count(&locked.name, now);
-    if locked.record.tally.tries(now).saturating_add(unstored) >= MOST_TRIES {
+    if locked.record.tally.tries(now) >= MOST_TRIES {
         let code = "too_many_tries";
         let recorded = rotation::record_refusal(locked, change, code, false).await;
         must_record(recorded)?;
@@ -160,11 +158,9 @@ async fn without_cas(
         }));
     }
     locked.record.tally.note_try(now);
+    // It counts even if it cannot be stored, and is answered alike: nobody learns more by that.
+    locked.put_failures_off();
     let recorded = rotation::record_refusal(locked, change, watch::PASSWORD_NEEDS_CAS, true).await;
-    if recorded.is_err() {
-        // It counts all the same, and is answered like any other: nobody learns more by this.
-        engine.unstored_tries.note(&locked.name, now);
-    }
     must_record(recorded)?;
     Err(Error::invalid(
         watch::PASSWORD_NEEDS_CAS,
