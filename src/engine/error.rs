@@ -384,7 +384,8 @@ const BUSY: &str = "too many requests wait already. Nothing was begun. Repeat th
 const SHOWN_TO_ANOTHER: &str = "several requests waited for this answer, and another one of them \
                                 was shown the password. Write <tenant>/reveal to look at it.";
 const NOT_STORED: &str = "nothing is stored and nothing is promised yet: what is asked for waits for \
-                          somebody else's work on this tenant. Repeat the request.";
+                          somebody else's work, for an answer of the server, or for storage. \
+                          Repeat the request.";
 const HELD_BACK_TEXT: &str = "the change waits until an audit device has taken its beginning. Read \
                               status for what the audit devices lack.";
 const TAINTED: &str = "the mount is being removed; nothing is changed any more.";

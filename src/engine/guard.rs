@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::error::Error;
-use super::{joined, keys, storage};
+use super::keys;
 use crate::clock::Clock;
 use crate::logical::{Mount, Storage, StorageEntry, StorageError};
 
@@ -40,6 +40,8 @@ pub(super) struct Guard {
 struct State {
     refused_since: Option<DateTime<Utc>>,
     owner: Owner,
+    /// How often the storage was adopted: what was read before says nothing of whose it is now.
+    adoptions: u64,
     /// Somebody adopts the storage, which is a write itself.
     adopting: bool,
 }
@@ -108,15 +110,29 @@ impl Guard {
         }
     }
 
-    /// Judges a keyring that was just read: `maker` is who made it, if it is another mount.
+    /// Is asked before a keyring is read that is to be judged.
+    pub(super) fn before_read(&self) -> BeforeRead {
+        BeforeRead(self.state().adoptions)
+    }
+
+    /// Judges a keyring that was just read: `maker` is who made it, if it is another mount. One that
+    /// was read before an adoption ended is not remembered.
     ///
     /// # Errors
     ///
     /// A 400 `foreign_storage`.
-    pub(super) fn judge(&self, maker: Option<&str>, now: DateTime<Utc>) -> Result<(), Error> {
+    pub(super) fn judge(
+        &self,
+        before: BeforeRead,
+        maker: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> Result<(), Error> {
         let mut state = self.state();
+        let is_old = before.0 != state.adoptions;
         let Some(maker) = maker else {
-            state.owner = Owner::Ours;
+            if !is_old {
+                state.owner = Owner::Ours;
+            }
             return Ok(());
         };
         let since = match &state.owner {
@@ -128,7 +144,9 @@ impl Guard {
             since,
         };
         let error = foreign.error();
-        state.owner = Owner::Foreign(foreign);
+        if !is_old {
+            state.owner = Owner::Foreign(foreign);
+        }
         Err(error)
     }
 
@@ -147,7 +165,11 @@ impl Guard {
 
     /// Another role, another knowledge.
     pub(super) fn forget(&self) {
-        *self.state() = State::default();
+        let mut state = self.state();
+        *state = State {
+            adoptions: state.adoptions,
+            ..State::default()
+        };
     }
 
     /// Lets writes pass as long as what is returned lives.
@@ -174,6 +196,10 @@ impl Guard {
     }
 }
 
+/// What was known when a read began.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BeforeRead(u64);
+
 /// An adoption under way; however it ends, the keyring is judged anew.
 #[derive(Debug)]
 pub(super) struct Adopting(Arc<Guard>);
@@ -182,6 +208,7 @@ impl Drop for Adopting {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.adopting = false;
+        state.adoptions += 1;
         state.owner = Owner::Unread;
     }
 }
@@ -222,13 +249,10 @@ impl Guarded {
 
     /// Remembers a refusal until the next stored write. What a node that is no longer the active
     /// one is refused says nothing about the mount; a lost answer is none.
-    async fn note(&self, key: &str, written: Result<(), StorageError>) -> Result<(), StorageError> {
+    async fn note(&self, written: Result<(), StorageError>) -> Result<(), StorageError> {
         match &written {
             Ok(()) => {
                 self.guard.state().refused_since = None;
-                if storage::is_persons_word(key) {
-                    joined::note_stored_of_mount();
-                }
             }
             Err(StorageError::Refused(_)) if self.host.active_node().await.is_ok() => {
                 let mut state = self.guard.state();
@@ -256,9 +280,8 @@ impl Storage for Guarded {
 
     async fn put(&self, entry: StorageEntry) -> Result<(), StorageError> {
         self.may_write().await?;
-        let key = entry.key.clone();
         let written = self.host.storage.put(entry).await;
-        self.note(&key, written).await
+        self.note(written).await
     }
 
     async fn compare_and_put(
@@ -267,15 +290,14 @@ impl Storage for Guarded {
         expected: Option<&[u8]>,
     ) -> Result<(), StorageError> {
         self.may_write().await?;
-        let key = entry.key.clone();
         let written = self.host.storage.compare_and_put(entry, expected).await;
-        self.note(&key, written).await
+        self.note(written).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
         self.may_write().await?;
         let written = self.host.storage.delete(key).await;
-        self.note(key, written).await
+        self.note(written).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
@@ -408,5 +430,31 @@ mod tests {
         assert_eq!(guard.refuses_writes_since(), first);
         write(Ok(())).await;
         assert_eq!(guard.refuses_writes_since(), None);
+    }
+
+    #[test]
+    fn what_was_read_before_an_adoption_says_nothing_after_it() {
+        let guard = Arc::new(Guard::new(String::from("mine")));
+        let before = guard.before_read();
+        assert!(guard.judge(before, Some("other"), now()).is_err());
+        assert!(guard.foreign().is_some());
+        // A slow read of the old copy ends after the adoption, and after a read of the new one.
+        let slow = guard.before_read();
+        drop(guard.adopting());
+        assert!(guard.is_unread());
+        guard.judge(guard.before_read(), None, now()).unwrap();
+        assert!(guard.judge(slow, Some("other"), now()).is_err());
+        assert_eq!(guard.foreign(), None);
+        // What is read now counts.
+        assert!(
+            guard
+                .judge(guard.before_read(), Some("other"), now())
+                .is_err()
+        );
+        assert!(guard.foreign().is_some());
+    }
+
+    fn now() -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH
     }
 }

@@ -8,12 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::Engine;
 use super::error::Error;
-use super::keys;
-use super::storage::{self, TENANTS};
+use super::keys::{self, Found};
+use super::mount_change::keyring_state;
+use super::storage::{self, KEYRING, TENANTS};
 use super::tenant::TenantName;
-use crate::audit::{Event, NewEvent, Outcome};
+use super::{Engine, joined};
+use crate::audit::{Event, EventName, NewEvent, Outcome};
 use crate::crypto::{Keyring, KeyringVersion};
 use crate::logical::Mount;
 
@@ -63,10 +64,13 @@ impl Engine {
         let next = found.rotated(self.clock().now())?;
         event.version = Some(next.latest().into());
         event.previous_version = Some(found.keyring.latest().into());
-        self.announce_mount_event(mount, &next, &event).await?;
+        self.finish_keyring_changes(mount, &found).await?;
+        let begun = self.begin_keyring_change(mount, &found, &event).await?;
         let stored = keys::store_rotated(&*mount.storage, &found, &next).await;
         let next = Arc::new(next);
-        let told = self.tell_change(mount, &next, event, &stored).await;
+        let told = self
+            .tell_change(mount, &next, (event, &begun), &stored)
+            .await;
         stored?;
         Ok((next, told?))
     }
@@ -89,12 +93,16 @@ impl Engine {
         let _guard = self.mount_lock.lock("keyring").await;
         self.require_active_anywhere(mount).await?;
         let storage = &*mount.storage;
+        let before = self.guard.before_read();
         let Some(found) = keys::read(storage).await? else {
             return Ok(None);
         };
         let mine = self.guard.mount_uuid();
         let Some(other) = found.foreign_to(mine) else {
-            return Ok(None);
+            self.guard.judge(before, None, self.clock().now())?;
+            // It may have been adopted by a request that could not tell it.
+            let told = self.finish_keyring_changes(mount, &found).await?;
+            return Ok(told.filter(|it| it.event == EventName::StorageAdopted));
         };
         if other != confirm {
             return Err(Error::invalid(
@@ -105,10 +113,12 @@ impl Engine {
         found.require_undamaged()?;
         let next = found.adopted(mine, self.clock().now());
         let adopting = self.guard.adopting();
-        self.announce_mount_event(mount, &next, &event).await?;
+        let begun = self.begin_keyring_change(mount, &found, &event).await?;
         let stored = keys::store_adopted(storage, &found, &next).await;
         let next = Arc::new(next);
-        let told = self.tell_change(mount, &next, event, &stored).await;
+        let told = self
+            .tell_change(mount, &next, (event, &begun), &stored)
+            .await;
         drop(adopting);
         stored?;
         told.map(Some)
@@ -151,10 +161,11 @@ impl Engine {
         let before = found.keyring.versions().map(|it| it.version);
         let removed = before.filter(|version| !stays(*version)).collect();
         event.version = Some(latest.into());
-        self.announce_mount_event(mount, &next, &event).await?;
+        self.finish_keyring_changes(mount, &found).await?;
+        let begun = self.begin_keyring_change(mount, &found, &event).await?;
         let stored = keys::store_trimmed(&*mount.storage, &found, &next).await;
         let told = self
-            .tell_change(mount, &Arc::new(next), event, &stored)
+            .tell_change(mount, &Arc::new(next), (event, &begun), &stored)
             .await;
         stored?;
         Ok(Trimmed {
@@ -206,24 +217,48 @@ impl Engine {
         Ok(usage)
     }
 
-    /// Puts the changed keyring into memory and stores the event of its end.
+    /// Stores the event of a change of the keyring before it is made.
+    async fn begin_keyring_change(
+        &self,
+        mount: &Mount,
+        found: &Found,
+        event: &NewEvent,
+    ) -> Result<String, Error> {
+        let before = (KEYRING, keyring_state(found));
+        self.begin_change(mount, &found.keyring, event, before)
+            .await
+    }
+
+    /// Puts the changed keyring into memory and stores the event of its end. What is done by half
+    /// is completed by the next write, and told then.
     async fn tell_change(
         &self,
         mount: &Mount,
         next: &Arc<Keyring>,
-        mut event: NewEvent,
+        (mut event, begun): (NewEvent, &str),
         stored: &Result<(), Error>,
     ) -> Result<Event, Error> {
         if let Err(error) = stored {
             // Done by half, perhaps: the next request looks.
             self.keyring.forget();
+            self.open_changes.want();
+            let halfway = |found: Option<Found>| found.is_none_or(|it| it.is_halfway());
+            if keys::read(&*mount.storage).await.map_or(true, halfway) {
+                // How it ends is told when it has.
+                return Err(error.clone());
+            }
             event.outcome = Outcome::Failure;
             event.error_code = Some(error.code().to_owned());
         } else {
+            joined::note_stored();
             self.replace_keyring(next);
             event.outcome = Outcome::Success;
         }
-        self.announce_mount_event(mount, next, &event).await
+        let told = self.end_change(mount, next, &event, begun).await;
+        if told.is_err() {
+            self.open_changes.want();
+        }
+        told
     }
 
     /// Refuses while the rewrap is under way.

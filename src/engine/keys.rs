@@ -127,6 +127,15 @@ impl Found {
         })
     }
 
+    /// Reports whether a change was made in one copy only: the next write completes it, or takes it
+    /// back.
+    pub(crate) fn is_halfway(&self) -> bool {
+        match (&self.first, &self.second) {
+            (Copy::Good(first), Copy::Good(second)) => first.to_bytes() != second.to_bytes(),
+            (Copy::Absent | Copy::Damaged, _) | (_, Copy::Absent | Copy::Damaged) => false,
+        }
+    }
+
     /// Says, for the next write, which mount the keyring is for, if nothing does yet.
     fn make_for(&mut self, guard: &Guard) {
         if self.whole.maker().is_none() {
@@ -179,11 +188,12 @@ pub(crate) async fn load(
     guard: &Guard,
     clock: &dyn Clock,
 ) -> Result<Option<Found>, Error> {
+    let before = guard.before_read();
     let found = read(storage).await?;
     let foreign = found
         .as_ref()
         .and_then(|it| it.foreign_to(guard.mount_uuid()));
-    guard.judge(foreign, clock.now())?;
+    guard.judge(before, foreign, clock.now())?;
     Ok(found)
 }
 

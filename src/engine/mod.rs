@@ -22,6 +22,7 @@ mod keys;
 mod lifecycle;
 mod locked;
 mod mail;
+mod mount_change;
 mod mount_log;
 mod outbox;
 mod paths;
@@ -118,6 +119,7 @@ pub struct Engine {
     servers: mail::Servers,
     unasked: mail::UnaskedServers,
     joined: joined::Joined,
+    open_changes: mount_change::OpenChanges,
     failures: failures::Failures,
     trusted_time: trusted::TrustedTime,
     runner: runner::Runner,
@@ -152,6 +154,7 @@ impl Engine {
             servers: mail::Servers::default(),
             unasked: mail::UnaskedServers::default(),
             joined: joined::Joined::default(),
+            open_changes: mount_change::OpenChanges::default(),
             failures: failures::Failures::default(),
             trusted_time: trusted::TrustedTime::default(),
             runner: runner::Runner::default(),
@@ -260,6 +263,7 @@ impl Engine {
             self.emission.forget();
             self.rewrap.want();
             self.batches.want();
+            self.open_changes.want();
             self.reindex.want();
             self.counters.forget_tenants();
         }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::error::Error;
+use super::mount_change::State;
 use super::outbox::Announced;
 use super::storage::{self, MOUNT_LOG};
 use crate::audit::{Actor, Event, EventLog, EventName, NewEvent, Outcome};
@@ -23,6 +24,21 @@ pub(super) struct MountLog {
     schema: u32,
     lineage: String,
     log: EventLog,
+    /// Changes that were begun and whose end is not told yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    open: Vec<OpenChange>,
+}
+
+/// A change that was begun.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OpenChange {
+    /// The key of what is changed.
+    pub(super) entry: String,
+    /// What it held before: as long as it does, the change is not made.
+    pub(super) before: State,
+    /// How it was announced.
+    pub(super) started: Event,
 }
 
 impl MountLog {
@@ -34,6 +50,11 @@ impl MountLog {
     /// Returns the numbered events and their chain.
     pub(super) const fn log(&self) -> &EventLog {
         &self.log
+    }
+
+    /// Returns the changes whose end is not told yet, oldest first.
+    pub(super) fn open(&self) -> &[OpenChange] {
+        &self.open
     }
 
     /// Reads the stored log.
@@ -69,7 +90,49 @@ impl Engine {
     ) -> Result<Event, Error> {
         let _guard = self.mount_lock.lock(LOCK).await;
         let log = self.mount_log(mount).await?;
-        self.append_to(mount, log, keyring, event).await
+        self.append_to(mount, log, keyring, event, |_, _| {}).await
+    }
+
+    /// Stores the event of a change before it is made, and with it what the entry holds. Returns
+    /// the event's identifier, by which [`Engine::end_change`] finds it.
+    pub(super) async fn begin_change(
+        &self,
+        mount: &Mount,
+        keyring: &Keyring,
+        event: &NewEvent,
+        (entry, before): (&str, State),
+    ) -> Result<String, Error> {
+        let _guard = self.mount_lock.lock(LOCK).await;
+        let log = self.mount_log(mount).await?;
+        let open = |log: &mut MountLog, started: &Event| {
+            log.open.push(OpenChange {
+                entry: entry.to_owned(),
+                before,
+                started: started.clone(),
+            });
+        };
+        let begun = self.append_to(mount, log, keyring, event, open).await;
+        if begun.is_err() {
+            // It may be stored all the same, and nothing is changed.
+            self.open_changes.want();
+        }
+        Ok(begun?.event_id)
+    }
+
+    /// Stores the event of the change's end; the change is open until then.
+    pub(super) async fn end_change(
+        &self,
+        mount: &Mount,
+        keyring: &Keyring,
+        event: &NewEvent,
+        begun: &str,
+    ) -> Result<Event, Error> {
+        let _guard = self.mount_lock.lock(LOCK).await;
+        let log = self.mount_log(mount).await?;
+        let close = |log: &mut MountLog, _: &Event| {
+            log.open.retain(|it| it.started.event_id != begun);
+        };
+        self.append_to(mount, log, keyring, event, close).await
     }
 
     /// Like [`Engine::announce_mount_event`], but an event of the same name and request that is
@@ -86,7 +149,7 @@ impl Engine {
         if let Some(told) = log.log.events().iter().rev().find(same) {
             return Ok(told.clone());
         }
-        self.append_to(mount, log, keyring, event).await
+        self.append_to(mount, log, keyring, event, |_, _| {}).await
     }
 
     /// Appends to the log and stores it; under its lock.
@@ -96,6 +159,7 @@ impl Engine {
         mut log: MountLog,
         keyring: &Keyring,
         event: &NewEvent,
+        note: impl FnOnce(&mut MountLog, &Event) + Send,
     ) -> Result<Event, Error> {
         let known = log.log.seq();
         if let Some(through) = self.emission.delivered_through(MOUNT, known) {
@@ -105,6 +169,7 @@ impl Engine {
         let told = log
             .log
             .append(MOUNT, (&log.lineage, id), keyring, event.clone());
+        note(&mut log, &told);
         self.move_overflow(mount, MOUNT, &mut log.log).await?;
         let mut announced = Announced::default();
         let stored = self
@@ -150,6 +215,7 @@ impl Engine {
                 schema: SCHEMA,
                 lineage: self.identifiers().hex()?,
                 log: EventLog::default(),
+                open: Vec::new(),
             }),
         }
     }

@@ -401,6 +401,44 @@ fn a_line_is_cut_alike_wherever_its_pieces_end() {
     );
 }
 
+/// A body gets too long in the piece in which something too deep begins: it is left out in the
+/// middle of what is skipped.
+const LEFT_OUT: &str = r#"
+import io, json, sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+sys.dont_write_bytecode = True
+loader = SourceFileLoader("audit_lines", sys.argv[1])
+module = sys.modules[loader.name] = module_from_spec(spec_from_loader(loader.name, loader))
+loader.exec_module(module)
+module.LONGEST_BODY = 100
+deep = "[" * 12 + "1" + "]" * 12
+body = '{"a":"' + "x" * 120 + '","b":' + deep + ',"c":[' + deep + ',"' + "y" * 120 + '"]}'
+whole = '{"type":"request","request":{"path":"smtp/acme/reset","data":' + body + \
+    ',"remote_address":"203.0.113.9"},"time":"now"}'
+left_out = 0
+for length in range(1, len(whole)):
+    line = module.Cut({(b"request", b"data"): None})
+    for at in range(0, len(whole), length):
+        line.take(whole[at : at + length].encode())
+    read = json.loads(line.end())
+    assert read["request"]["remote_address"] == line.address == "203.0.113.9", (length, read)
+    assert read["time"] == "now", (length, read)
+    left_out += read["request"]["data"] is None
+print(left_out > 0)
+"#;
+
+#[test]
+fn what_is_left_out_in_the_middle_of_a_skip_ends_where_it_ends() {
+    let mut python = Command::new("python3");
+    python.args(["-W", "error", "-c", LEFT_OUT]);
+    python.arg(root().join("scripts/audit-lines"));
+    let output = python.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(output.stdout, b"True\n");
+}
+
 /// Lines of which two are whole, and what is no audit line between them.
 fn damaged() -> String {
     let from = |address: &str| {

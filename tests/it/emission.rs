@@ -1065,3 +1065,33 @@ fn status_knows_since_when_events_wait_after_a_restart() {
         );
     });
 }
+
+/// A collector's receipts say nothing where the settings name no way for it.
+#[test]
+fn where_no_way_is_set_nothing_proves_one() {
+    simulate(async {
+        let world = World::new();
+        let host = world.sound_process();
+        host.write("config", json!({ "max_versions": 7 }))
+            .await
+            .ok();
+        let collect = async || {
+            let flushed = host.write("events/flush", json!({})).await.ok();
+            let receipt = json!({ "receipt": flushed.text_of("receipt") });
+            host.write("events/ack", receipt).await.ok();
+        };
+        collect().await;
+        let required = json!({ "audit_mode": "required" });
+        host.write("config", required.clone())
+            .await
+            .fails(400, "audit_unproven");
+        tick(&world, &host).await;
+        host.write("config", required.clone())
+            .await
+            .fails(400, "audit_unproven");
+        host.write(WAY, json!({ "mode": "external" })).await.ok();
+        tick(&world, &host).await;
+        collect().await;
+        host.write("config", required).await.ok();
+    });
+}

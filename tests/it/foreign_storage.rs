@@ -10,6 +10,7 @@ use vault_plugin_secrets_smtp::logical::{
 use vault_plugin_secrets_smtp::provider::connector;
 
 use crate::support::engine::{EMAIL, FIRST, Host, Rig, parts};
+use crate::support::faults::{Kind, Plan};
 
 const A: &str = "6f3b1c52-74a1-4c9e-8d0f-0b7c2a9e51d3";
 const B: &str = "0e8d7c11-1c1f-4b53-9a55-2f6d4c0e9b77";
@@ -312,4 +313,30 @@ async fn changes_of_the_keyring_keep_its_mount() {
         .read("acme/admin")
         .await
         .fails(400, "foreign_storage");
+}
+
+/// The adoption is in force and its end could not be told: the repeat tells it and says so.
+#[tokio::test]
+async fn an_adoption_whose_end_was_not_told_is_told_by_its_repeat() {
+    let (rig, _) = made_by_a().await;
+    let plan = Plan::default();
+    let parts = parts(&rig.clock, connector());
+    let system = StaticSystemView::default();
+    let mut other = Host::new(parts.clone(), plan.over(&rig.storage), system);
+    let info = BackendInfo {
+        uuid: B.to_owned(),
+    };
+    other.backend = Arc::new(SmtpBackend::new(parts, info));
+    plan.arm_named("put mountlog", 1, Kind::Refused, false);
+    adopt(&other, A).await.fails(500, "storage_error");
+    let adopted = adopt(&other, A).await.ok();
+    assert_eq!(adopted.get("adopted"), true);
+    assert_eq!(adopted.get("event"), "smtp_storage_adopted");
+    let only = json!({ "tenant": "-", "event": "smtp_storage_adopted" });
+    let read = vault_plugin_secrets_smtp::logical::Operation::Read;
+    let told = other.send(read, "events", only).await.ok();
+    let told = told.get("events").as_array().unwrap().iter();
+    let outcomes: Vec<_> = told.map(|event| event["outcome"].clone()).collect();
+    assert_eq!(outcomes, ["success", "started"]);
+    assert_eq!(adopt(&other, A).await.ok().get("adopted"), false);
 }

@@ -34,6 +34,7 @@ mod lifecycle;
 mod limiter;
 mod manual;
 mod monitoring;
+mod mount_changes;
 mod never_lost;
 mod notices;
 #[path = "../simulation/mod.rs"]

@@ -171,3 +171,26 @@ async fn it_is_the_gravest_of_all() {
     assert_eq!(codes, ["storage_refuses_writes", "foreign_password"]);
     assert_eq!(status.get("attention_total"), 2);
 }
+
+/// The count of tries cannot be stored: nobody learns more by that, nor gets more of them.
+#[tokio::test]
+async fn a_password_that_is_tried_while_nothing_is_stored_is_counted_all_the_same() {
+    let (rig, storage, host) = rig().await;
+    let current = rig.password().await;
+    storage.refuses.store(true, Ordering::SeqCst);
+    let given = |password: &str| {
+        let body = json!({ "username": crate::support::engine::EMAIL, "password": password });
+        let host = host.clone();
+        async move { host.write("acme/admin", body).await }
+    };
+    for password in [current.as_str(), "a", "b", "c", "d"] {
+        given(password).await.fails(400, "password_needs_cas");
+    }
+    for password in ["e", current.as_str()] {
+        given(password).await.fails(409, "too_many_tries");
+    }
+    storage.refuses.store(false, Ordering::SeqCst);
+    given("f").await.fails(409, "too_many_tries");
+    rig.later(24 * 3600);
+    given("f").await.fails(400, "password_needs_cas");
+}

@@ -107,6 +107,11 @@ impl AuditAccessMode {
 }
 
 impl AuditAccess {
+    /// Returns what is stored.
+    pub(super) fn entry(&self) -> Result<StorageEntry, Error> {
+        Ok(StorageEntry::new(AUDIT_ACCESS, storage::encode(self)?))
+    }
+
     /// Makes an entry that is not stored yet.
     pub(super) const fn new(id: String, written_at: DateTime<Utc>, way: Way) -> Self {
         Self {
@@ -187,8 +192,7 @@ impl Engine {
         mount: &Mount,
         access: &AuditAccess,
     ) -> Result<(), Error> {
-        let entry = StorageEntry::new(AUDIT_ACCESS, storage::encode(access)?);
-        let put = mount.storage.put(entry).await;
+        let put = mount.storage.put(access.entry()?).await;
         // Whatever became of the Put, the copy in memory may be wrong now.
         self.audit_access.forget();
         Ok(put?)

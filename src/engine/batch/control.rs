@@ -7,9 +7,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::record::{Action, Batch, NewBatch, State, Targets};
 use crate::audit::{EventName, NewEvent, Outcome, Severity};
-use crate::engine::Engine;
 use crate::engine::error::Error;
 use crate::engine::storage::{self, BATCHES};
+use crate::engine::{Engine, joined};
 use crate::logical::{Mount, StorageEntry, StorageError};
 
 /// Batches that may wait for their turn.
@@ -103,6 +103,7 @@ impl Engine {
         if batch.action == Action::Reset {
             self.batches.emergency.store(true, Ordering::SeqCst);
         }
+        joined::note_stored();
         self.batches.want();
         let before = |other: &&Batch| !other.is_over() && batch.waits_for(other);
         let ahead = kept.iter().filter(before).count() as u64;
@@ -161,6 +162,7 @@ impl Engine {
         let Some(batch) = self.update_batch(mount, id, cancel).await? else {
             return Ok(None);
         };
+        joined::note_stored();
         self.batches.cancel(id);
         // If this cannot be told now, the next tick does.
         self.batches.want();

@@ -163,6 +163,12 @@ impl Channels {
 }
 
 impl Channel {
+    /// Returns what is stored.
+    pub(super) fn entry(&self) -> Result<StorageEntry, Error> {
+        let key = storage::channel_key(&self.name);
+        Ok(StorageEntry::new(key, storage::encode(self)?))
+    }
+
     /// Makes a channel that is not stored yet.
     pub(super) const fn new(
         name: String,
@@ -244,9 +250,7 @@ impl Engine {
 
     /// Stores a channel. The caller holds the channels' lock.
     pub(super) async fn put_channel(&self, mount: &Mount, channel: &Channel) -> Result<(), Error> {
-        let key = storage::channel_key(&channel.name);
-        let entry = StorageEntry::new(key, storage::encode(channel)?);
-        let put = mount.storage.put(entry).await;
+        let put = mount.storage.put(channel.entry()?).await;
         // Whatever became of the Put, the copy in memory may be wrong now.
         self.channels.forget();
         Ok(put?)

@@ -395,11 +395,12 @@ impl Emission {
 
     /// A collector acknowledged an event: that proves nothing of a way of the engine's own.
     pub(super) fn note_collected(&self, now: DateTime<Utc>) {
-        let by_itself = matches!(self.state().way, Way::Loopback(_));
-        if by_itself {
-            self.state().successes += 1;
-        } else {
+        // Where nothing is set, or it is not known yet what is, it proves nothing at all.
+        let is_the_way = matches!(self.state().way, Way::External);
+        if is_the_way {
             self.note_works(now);
+        } else {
+            self.state().successes += 1;
         }
     }
 

@@ -23,7 +23,7 @@ pub(in crate::engine) struct WorkKey {
     pub(super) kept: Kept,
     /// The incident of an emergency.
     pub(super) emergency: Option<String>,
-    /// What is asked for needs no mail server to be stored: until it is, nothing is promised.
+    /// Until it has stored what is asked for, nothing is promised.
     pub(super) promises: bool,
 }
 
@@ -43,13 +43,12 @@ impl WorkKey {
     /// Makes it an emergency for this incident, with the places of its own.
     pub(in crate::engine) fn for_emergency(mut self, incident: &str) -> Self {
         self.emergency = Some(incident.to_owned());
-        self.promised()
+        self
     }
 
-    /// Makes it work that is stored before a mail server is asked: a request that stops waiting
-    /// before that is told that nothing is promised.
-    pub(in crate::engine) const fn promised(mut self) -> Self {
-        self.promises = true;
+    /// Makes it a question, of which nothing is stored: whoever stops waiting may join it again.
+    pub(in crate::engine) const fn question(mut self) -> Self {
+        self.promises = false;
         self
     }
 

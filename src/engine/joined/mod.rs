@@ -1,7 +1,7 @@
 //! Writes that outlive their requests, and requests that join work already under way.
 //!
 //! A request waits at most the mount's `wait`; then it answers 503 `in_progress` and the work goes
-//! on. The client's repeat (Go clients repeat a 503 by themselves) must find that work, not start
+//! on, or `not_stored` if what it is about is not stored by then. The client's repeat (Go clients repeat a 503 by themselves) must find that work, not start
 //! it again: it joins it while it runs, and is handed its outcome if it ended meanwhile. This is
 //! the only way in which a handler changes anything. What must stay true:
 //!
@@ -31,8 +31,8 @@ use super::tenant::TenantName;
 use crate::crypto::ProcessKey;
 use crate::logical::{Call, Mount, Operation, Response};
 pub(super) use key::{Kept, WorkKey, token_of};
-use work::{Answer, STORED, Stored, Waiting, Work};
-pub(super) use work::{Waiters, note_stored, note_stored_of_mount};
+use work::{Answer, STORED, Secret, Stored, Waiting, Work};
+pub(super) use work::{Waiters, note_stored};
 
 /// What a write answers.
 pub(super) type Outcome = Result<Option<Response>, Error>;
@@ -172,7 +172,7 @@ impl Engine {
             digest,
             kept,
             emergency: None,
-            promises: false,
+            promises: true,
         })
     }
 
@@ -181,7 +181,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Error::InProgress`] if it goes on, [`Error::Busy`] if too many wait already, the work's
+    /// [`Error::InProgress`] if it goes on, [`Error::NotStored`] if it has not stored yet what it
+    /// promises, [`Error::Busy`] if too many wait already, the work's
     /// own.
     ///
     /// # Cancel safety
@@ -257,10 +258,8 @@ impl Engine {
                     };
                     // From here on nothing waits: who takes it is there to see it.
                     self.joined.taken(key, &waiting);
-                    let render = render.lock().unwrap_or_else(PoisonError::into_inner).take();
-                    let render = render.ok_or(Error::ShownToAnother)?;
-                    if let Rendered::Shown(response) = render(record.as_deref())? {
-                        return Ok(Some(*response));
+                    if let Some(response) = render.show(record.as_deref())? {
+                        return Ok(Some(response));
                     }
                 }
             }
@@ -274,7 +273,10 @@ impl Engine {
         let sharing = running.iter().filter(|(other, _)| key.shares_places(other));
         let is_full = sharing.map(|(_, work)| work.places()).sum::<usize>() >= key.places();
         match running.get(key) {
-            Some(work) if !(is_full && work.is_running()) => return Ok(Part::Own(work.wait())),
+            // Work that everybody left has its place: the first who joins it takes no other one.
+            Some(work) if !is_full || !work.is_running() || !work.waiters.is_any_left() => {
+                return Ok(Part::Own(work.wait()));
+            }
             None if !is_full => {}
             _ => {
                 let incident = |other: &WorkKey| {
@@ -298,7 +300,7 @@ impl Engine {
         let work = Work {
             answer,
             waiters: Waiters::default(),
-            stored: Stored::by(key),
+            stored: Stored::default(),
         };
         let stored = work.stored.clone();
         let waiting = work.wait();
@@ -309,7 +311,7 @@ impl Engine {
         self.tasks.spawn(async move {
             let answer = match STORED.scope(stored, work).await {
                 Ok(Ended::ForAll(response)) => Answer::ForAll(Box::new(Ok(*response))),
-                Ok(Ended::ForOne(render)) => Answer::ForOne(Arc::new(Mutex::new(Some(render)))),
+                Ok(Ended::ForOne(render)) => Answer::ForOne(Arc::new(Secret::new(render))),
                 Ok(Ended::Nobody) => Answer::Nobody,
                 Err(error) => Answer::ForAll(Box::new(Err(error))),
             };

@@ -1,13 +1,15 @@
 //! [`Work`]: a piece of work that goes on, and who waits for it.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Kept, Outcome, Render, WorkKey};
+use super::{Kept, Outcome, Render, Rendered};
 use crate::engine::error::Error;
+use crate::engine::storage::record::TenantRecord;
+use crate::logical::Response;
 
 /// How long the outcome of work whose requests all left is kept for a repeat. Clients that repeat
 /// a 503 by themselves do so within seconds; a person who asks again later means it.
@@ -31,8 +33,50 @@ impl Waiters {
 #[derive(Clone)]
 pub(super) enum Answer {
     ForAll(Box<Outcome>),
-    ForOne(Arc<Mutex<Option<Render>>>),
+    ForOne(Arc<Secret>),
     Nobody,
+}
+
+/// An answer with a secret, for one of those who wait.
+pub(super) struct Secret(Mutex<Shown>);
+
+enum Shown {
+    /// Nobody came yet.
+    Ready(Render),
+    /// One of them has it.
+    ToOne,
+    /// It was not true any more when the first one came: nobody has it, and all begin anew.
+    ToNobody,
+}
+
+impl Secret {
+    pub(super) fn new(render: Render) -> Self {
+        Self(Mutex::new(Shown::Ready(render)))
+    }
+
+    /// Makes the answer; `None` if the work has to begin anew.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShownToAnother`]; that it cannot be made.
+    pub(super) fn show(&self, record: Option<&TenantRecord>) -> Result<Option<Response>, Error> {
+        // Held while it is made: whoever comes meanwhile must know what became of it.
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *shown, Shown::ToNobody) {
+            Shown::Ready(render) => match render(record)? {
+                Rendered::Shown(response) => {
+                    *shown = Shown::ToOne;
+                    Ok(Some(*response))
+                }
+                Rendered::Stale => Ok(None),
+            },
+            Shown::ToOne => {
+                *shown = Shown::ToOne;
+                Err(Error::ShownToAnother)
+            }
+            Shown::ToNobody => Ok(None),
+        }
+    }
 }
 
 pub(super) struct Work {
@@ -44,22 +88,11 @@ pub(super) struct Work {
 
 /// Where work notes that it has stored what it is about.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Stored {
-    flag: Arc<AtomicBool>,
-    /// It is about the mount, and no tenant's record will be stored.
-    of_mount: bool,
-}
+pub(super) struct Stored(Arc<AtomicBool>);
 
 impl Stored {
-    pub(super) fn by(key: &WorkKey) -> Self {
-        Self {
-            flag: Arc::default(),
-            of_mount: key.tenant.is_empty(),
-        }
-    }
-
     pub(super) fn is_set(&self) -> bool {
-        self.flag.load(Ordering::SeqCst)
+        self.0.load(Ordering::SeqCst)
     }
 }
 
@@ -67,18 +100,11 @@ tokio::task_local! {
     pub(super) static STORED: Stored;
 }
 
-/// Notes that the work which runs here has stored a tenant's record.
+/// Notes that the work which runs here has stored what it promises: a tenant's record, a setting, a
+/// batch. Called where that Put is made and nowhere else: what is tidied up beside it is no promise.
 pub(in crate::engine) fn note_stored() {
     // Outside of joined work nobody waits.
-    let _nobody = STORED.try_with(|stored| stored.flag.store(true, Ordering::SeqCst));
-}
-
-/// Notes that the work which runs here has stored something of the mount.
-pub(in crate::engine) fn note_stored_of_mount() {
-    let of_mount = STORED.try_with(|stored| stored.of_mount);
-    if of_mount.unwrap_or_default() {
-        note_stored();
-    }
+    let _nobody = STORED.try_with(|stored| stored.0.store(true, Ordering::SeqCst));
 }
 
 impl Work {
@@ -144,5 +170,28 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.waiters.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_not_true_any_more_was_shown_to_nobody() {
+        let stale = Secret::new(Box::new(|_record| Ok(Rendered::Stale)));
+        for _ in 0..3 {
+            assert!(matches!(stale.show(None), Ok(None)));
+        }
+        let failed = Secret::new(Box::new(|_record| Err(Error::NoCredential)));
+        assert!(matches!(failed.show(None), Err(Error::NoCredential)));
+        assert!(matches!(failed.show(None), Ok(None)));
+        let shown =
+            |_record: Option<&TenantRecord>| Ok(Rendered::Shown(Box::new(Response::default())));
+        let shown = Secret::new(Box::new(shown));
+        assert!(matches!(shown.show(None), Ok(Some(_))));
+        for _ in 0..2 {
+            assert!(matches!(shown.show(None), Err(Error::ShownToAnother)));
+        }
     }
 }

@@ -81,7 +81,7 @@ async fn adopt(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let mut event = engine.mount_event(EventName::StorageAdopted, caller, &call.request);
     event.severity = Severity::Critical;
     event.reason = super::optional_text(&call, "reason");
-    let key = engine.work_key(&call, Kept::ForRepeats)?.promised();
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let told: Option<Event> = worker.adopt_storage(&mount, &confirm, event).await?;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::audit::{EventName, Outcome};
+use crate::audit::EventName;
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
+use crate::engine::mount_change::Write;
 use crate::engine::watch::{AlertSettings, LONGEST_PATTERN, MOST_REFUSALS, MOST_REVEALS, Rules};
 use crate::engine::{Engine, storage};
 use crate::logical::{
@@ -102,7 +103,7 @@ async fn read(engine: Arc<Engine>, mount: Mount) -> Reply {
 async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::UntilWritten)?.promised();
+    let key = engine.work_key(&call, Kept::UntilWritten)?;
     let worker = Arc::clone(&engine);
     let work = async move { store(&worker, &mount, &call).await.map(|()| None) };
     Ok(engine.join(&config, key, work).await?)
@@ -110,6 +111,7 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
 
 async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error> {
     let _guard = engine.mount_lock.lock("alerts").await;
+    engine.finish_changes(mount, storage::ALERTS).await?;
     let before = match engine.stored_rules(mount).await {
         Ok(rules) => Some(rules.settings),
         // Nothing can be kept of it: whoever writes mends it.
@@ -131,21 +133,10 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
         .iter()
         .map(|name| format!("alerts.{name}"))
         .collect();
-    engine.announce_mount_event(mount, &keyring, &event).await?;
-    let bytes = storage::encode(&rules.settings)?;
-    let put = mount
-        .storage
-        .put(StorageEntry::new(storage::ALERTS, bytes))
-        .await;
-    // Whatever became of the Put, the copy in memory may be wrong now.
-    engine.alerts.forget();
-    event.outcome = if put.is_ok() {
-        Outcome::Success
-    } else {
-        Outcome::Failure
-    };
-    let told = engine.announce_mount_event(mount, &keyring, &event).await;
-    put?;
+    let stored = StorageEntry::new(storage::ALERTS, storage::encode(&rules.settings)?);
+    // Whatever became of the Put, the copy in memory may be wrong then.
+    let change = (Write::Put(stored), || engine.alerts.forget());
+    let told = engine.change_mount(mount, &keyring, event, change).await;
     told.map(drop)
 }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::audit::{EventName, Outcome};
+use crate::audit::EventName;
 use crate::crypto::PasswordEncoding;
 use crate::engine::config::{AuditMode, MountConfig};
 use crate::engine::emission::ExemptKeys;
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
+use crate::engine::mount_change::Write;
 use crate::engine::{Engine, rotation, storage};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Patch, Reply, Response, Route, StorageEntry,
@@ -161,7 +162,7 @@ async fn read(engine: Arc<Engine>, mount: Mount) -> Reply {
 async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::UntilWritten)?.promised();
+    let key = engine.work_key(&call, Kept::UntilWritten)?;
     let worker = Arc::clone(&engine);
     let work = async move { store(&worker, &mount, &call).await.map(|()| None) };
     Ok(engine.join(&config, key, work).await?)
@@ -173,6 +174,7 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
         rotation::try_policy(&*mount.system, policy).await?;
     }
     let _guard = engine.mount_lock.lock("config").await;
+    engine.finish_changes(mount, storage::CONFIG).await?;
     engine.config.forget();
     let before = engine.config(mount).await?;
     let mut config = MountConfig::clone(&before);
@@ -186,32 +188,28 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
     }
     let requires = config.audit_mode == AuditMode::Required;
     if requires && before.audit_mode != AuditMode::Required {
-        require_proof(engine)?;
+        require_proof(engine, mount).await?;
     }
     let keyring = engine.keyring_for_writing(mount).await?;
     let actor = super::actor(&call.request);
     let mut entry = engine.mount_event(EventName::ConfigChanged, actor, &call.request);
     entry.changed = Data::from_serialize(&config)?.differing(&Data::from_serialize(&*before)?);
-    engine.announce_mount_event(mount, &keyring, &entry).await?;
-    let bytes = storage::encode(&config)?;
-    let put = mount
-        .storage
-        .put(StorageEntry::new(storage::CONFIG, bytes))
-        .await;
-    // Whatever became of the Put, the copy in memory may be wrong now.
-    engine.config.forget();
-    entry.outcome = if put.is_ok() {
-        Outcome::Success
-    } else {
-        Outcome::Failure
-    };
-    let told = engine.announce_mount_event(mount, &keyring, &entry).await;
-    put?;
+    let stored = StorageEntry::new(storage::CONFIG, storage::encode(&config)?);
+    // Whatever became of the Put, the copy in memory may be wrong then.
+    let change = (Write::Put(stored), || engine.config.forget());
+    let told = engine.change_mount(mount, &keyring, entry, change).await;
     told.map(drop)
 }
 
 /// Refuses to make changes wait for devices that nothing is known to reach.
-fn require_proof(engine: &Engine) -> Result<(), Error> {
+async fn require_proof(engine: &Engine, mount: &Mount) -> Result<(), Error> {
+    if engine.audit_access(mount).await?.is_none() {
+        return Err(Error::invalid(
+            "audit_unproven",
+            "nothing says how events reach an audit device: every automatic change would wait for \
+             ever. Write config/audit first, which sends a probe, and read `audit` in status.",
+        ));
+    }
     if let ExemptKeys::Missing(keys) = engine.emission.delivery().exempt_keys {
         return Err(Error::invalid(
             "audit_unproven",

@@ -285,7 +285,7 @@ async fn rotate(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
     let event = event_of(&engine, &call, EventName::KeyringRotated);
-    let key = engine.work_key(&call, Kept::ForRepeats)?.promised();
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let (keyring, event) = worker.rotate_keyring(&mount, event).await?;
@@ -308,7 +308,7 @@ async fn trim(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
     let event = event_of(&engine, &call, EventName::KeyringTrimmed);
-    let key = engine.work_key(&call, Kept::ForRepeats)?.promised();
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let trimmed = worker.trim_keyring(&mount, event).await?;

@@ -131,7 +131,7 @@ where
     let name = tenant(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::ForRepeats)?.promised();
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let mut locked = worker.lock_tenant(&mount, &name).await?;

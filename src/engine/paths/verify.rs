@@ -83,7 +83,7 @@ async fn verify(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::No)?;
+    let key = engine.work_key(&call, Kept::No)?.question();
     let worker = Arc::clone(&engine);
     let work = async move {
         let verified = worker

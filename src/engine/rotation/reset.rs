@@ -18,7 +18,7 @@ use super::settle::{InDrift, Settled, settle};
 use super::steps::{Committed, put_intent, record_started};
 use super::unfinished::abandon;
 use super::{retention, values};
-use crate::audit::{Event, EventName, RotationType};
+use crate::audit::{Actor, Event, EventName, RotationType};
 use crate::crypto::Sensitive;
 use crate::engine::Engine;
 use crate::engine::error::Error;
@@ -30,6 +30,9 @@ use crate::logical::Mount;
 
 /// For so long the same entity gets the same version again.
 const REPEATABLE: TimeDelta = TimeDelta::minutes(15);
+
+/// How many who join an open reset have an event each.
+const MOST_JOINED: usize = 16;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -108,7 +111,7 @@ pub(in crate::engine) async fn reset(
         intent.is_emergency() && intent.incident_id == order.change.incident_id
     });
     if joins {
-        if open.is_some_and(|intent| intent.actor != order.change.actor) {
+        if joins_first(&mut tenant, &order.change.actor) {
             // Somebody else wants it as well: that is told even if it stays queued.
             record_started(&mut tenant, &order.change)?;
         }
@@ -219,6 +222,20 @@ async fn repeat(mut tenant: LockedTenant, order: &Reset, number: u64) -> Result<
     done(&tenant, number, event, true, Vec::new())
 }
 
+/// Remembers who joins an open reset, in memory; reports whether it is the first time. Whoever asks
+/// again and again, or always with another token, is told no more than so often.
+fn joins_first(tenant: &mut LockedTenant, actor: &Actor) -> bool {
+    let Some(intent) = &mut tenant.record.intent else {
+        return false;
+    };
+    let is_known = intent.actor == *actor || intent.joined_by.contains(actor);
+    if is_known || intent.joined_by.len() >= MOST_JOINED {
+        return false;
+    }
+    intent.joined_by.push(actor.clone());
+    true
+}
+
 /// A second request for the same incident may ask for more care, never for less.
 fn tighten(tenant: &mut LockedTenant, order: &Reset) {
     let now = tenant.engine.clock().now();
@@ -242,6 +259,7 @@ fn announce(tenant: &mut LockedTenant, order: &Reset) -> Result<(), Error> {
     match &mut tenant.record.intent {
         Some(open) if open.is_emergency() => {
             open.actor = order.change.actor.clone();
+            open.joined_by.clear();
             open.reason.clone_from(&order.change.reason);
             open.incident_id.clone_from(&order.change.incident_id);
             open.request_id.clone_from(&order.change.request_id);

@@ -161,6 +161,7 @@ impl Engine {
 
     async fn run(self: &Arc<Self>, mount: &Mount) -> Result<(), Error> {
         self.begin_storing_failures(mount);
+        self.begin_finishing_changes(mount);
         self.begin_rewrap(mount);
         self.begin_reindex(mount);
         let config = self.config(mount).await?;

@@ -123,14 +123,6 @@ pub(crate) fn account_key(server: &str, folded_username: &str) -> String {
 /// The folder of all servers' stops.
 pub(crate) const SERVERS: &str = "server/";
 
-/// Reports whether an entry of the mount is what a person wrote: settings, batches, the keyring.
-pub(in crate::engine) fn is_persons_word(key: &str) -> bool {
-    let of_settings = key.strip_prefix(CONFIG);
-    of_settings.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        || key.starts_with(BATCHES)
-        || key == KEYRING
-}
-
 /// The key of a mail server's stops; `server` is its scheme, host and port.
 pub(crate) fn server_key(server: &str) -> String {
     format!("{SERVERS}{}", crypto::sha256_hex(server.as_bytes()))

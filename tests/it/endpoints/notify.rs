@@ -352,7 +352,7 @@ fn a_test_that_takes_long_is_one_message_however_often_it_is_repeated() {
         world.notices.let_it("hook", Does::Hangs);
         for _ in 0..3 {
             let answer = host.write("config/notify/hook/test", json!({})).await;
-            answer.fails(503, "in_progress");
+            answer.fails(503, "not_stored");
         }
         assert_eq!(world.notices.attempts("hook"), 1);
         // Once somebody mended the channel it is another test.

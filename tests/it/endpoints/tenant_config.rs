@@ -1,7 +1,7 @@
 //! `<tenant>/config`.
 
 use serde_json::{Value, json};
-use vault_plugin_secrets_smtp::logical::{StaticSystemView, Storage as _};
+use vault_plugin_secrets_smtp::logical::StaticSystemView;
 use vault_plugin_secrets_smtp::provider::connector;
 
 use crate::support::engine::{EMAIL, Host, Rig, parts};
@@ -196,7 +196,7 @@ async fn names_that_lead_to_loopback_are_refused_when_connecting() {
 async fn another_server_is_for_rehome() {
     let rig = Rig::created().await;
     let other = Rig::start().await;
-    let before = rig.storage.get("tenant/acme").await.unwrap();
+    let before = rig.read("acme/config").await.ok().data;
     let server = json!({
         "mailu_url": other.mailu.url(),
         "ca_cert": other.mailu.ca_pem(),
@@ -224,8 +224,18 @@ async fn another_server_is_for_rehome() {
     other.mailu.set_admin_down(false);
     other.mailu.set_hash_shown(HashShown::Real);
     // What is known of that server, its token, is no part of the tenant.
-    let after = rig.storage.get("tenant/acme").await.unwrap();
+    let after = rig.read("acme/config").await.ok().data;
     assert_eq!(after, before);
+    // That somebody tried is told, and counted from then on.
+    let story = rig.story("acme").await;
+    let told = story
+        .iter()
+        .filter(|it| *it == "rotation_failed(use_rehome)");
+    assert_eq!(told.count(), 1, "{story:?}");
+    let status = rig.read("acme/status").await.ok();
+    let kinds = status.get("failures").as_array().unwrap();
+    let kind = kinds.iter().find(|kind| kind["code"] == "use_rehome");
+    assert_eq!(kind.map(|kind| kind["count"].clone()), Some(json!(3)));
     for entry in other.mailu.journal() {
         assert_eq!(entry.password_sha256, None, "no password left the house");
     }

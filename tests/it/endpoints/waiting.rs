@@ -33,6 +33,37 @@ async fn a_request_that_waited_too_long_is_joined_by_its_repeat() {
     );
 }
 
+/// Whoever waits for somebody else's change has stored nothing, whatever it is about.
+#[tokio::test]
+async fn who_waits_behind_a_change_is_promised_nothing() {
+    let rig = Rig::created().await;
+    rig.write("config", json!({ "wait": 2 })).await.ok();
+    rig.mailu
+        .fault(Rule::new(Fault::Hold { ms: None }).method("PATCH"));
+    rotate(&rig).await.fails(503, "in_progress");
+    rig.mailu.wait_held(1).await;
+    let mut bob = rig.host.clone();
+    bob.caller = String::from("userpass-bob");
+    let why = json!({ "reason": "why" });
+    let (rotated, rolled, written, seen) = tokio::join!(
+        bob.write("acme/rotate", why.clone()),
+        bob.write("acme/rollback", json!({ "version": 1, "reason": "why" })),
+        bob.write("acme/admin", json!({ "webmail_url": "https://w.example" })),
+        bob.write("acme/reveal", why.clone()),
+    );
+    for answer in [rotated, rolled, written, seen] {
+        let answer = answer.fails(503, "not_stored");
+        assert!(answer.text.contains("nothing is promised"), "{answer:?}");
+    }
+    // A question promises nothing, and goes on.
+    bob.write("acme/verify", json!({}))
+        .await
+        .fails(503, "in_progress");
+    rig.mailu.release().await;
+    rig.host.backend.idle().await;
+    rig.settled().await;
+}
+
 #[tokio::test]
 async fn an_outcome_nobody_took_does_not_answer_another_request() {
     let rig = Rig::created().await;

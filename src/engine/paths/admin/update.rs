@@ -12,6 +12,10 @@ use crate::engine::locked::LockedTenant;
 use crate::engine::rotation::{self, Change, InDrift, Settled};
 use crate::engine::storage::record::{MOST_TRIES, RotationPolicy};
 use crate::engine::{mail, schedule, watch};
+use crate::logical::StorageError;
+
+/// A given password was the current one: nothing was changed.
+const PASSWORD_IS_CURRENT: &str = "password_is_current";
 
 pub(super) async fn update(
     locked: LockedTenant,
@@ -134,7 +138,8 @@ async fn without_cas(
     let now = locked.engine.clock().now();
     if locked.record.tally.tries(now) >= MOST_TRIES {
         let code = "too_many_tries";
-        rotation::record_refusal(locked, change, code, false).await?;
+        let recorded = rotation::record_refusal(locked, change, code, false).await;
+        must_record(recorded)?;
         return Err(Error::conflict(
             code,
             "too many passwords were given without `cas` for this credential within a day. Nothing \
@@ -153,13 +158,28 @@ async fn without_cas(
         }));
     }
     locked.record.tally.note_try(now);
-    rotation::record_refusal(locked, change, watch::PASSWORD_NEEDS_CAS, true).await?;
+    // It counts even if it cannot be stored, and is answered alike: nobody learns more by that.
+    locked.put_failures_off();
+    let recorded = rotation::record_refusal(locked, change, watch::PASSWORD_NEEDS_CAS, true).await;
+    must_record(recorded)?;
     Err(Error::invalid(
         watch::PASSWORD_NEEDS_CAS,
         "the credential has a password, and without `cas` only the imported one may be given again. \
          To take over one that was set elsewhere, name the current version in `cas`; to have a new \
          one set, write <tenant>/rotate.",
     ))
+}
+
+/// That storage refused to keep the count of a try is no answer to it. What has to be asked of
+/// another node is.
+fn must_record(recorded: Result<(), Error>) -> Result<(), Error> {
+    match recorded {
+        Err(Error::Storage(error @ (StorageError::Refused(_) | StorageError::Unknown(_)))) => {
+            tracing::warn!(%error, "a password that was tried is counted in memory only");
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Takes a given password over as a new version, in memory.
@@ -180,6 +200,8 @@ async fn adopt(
             ));
         }
         Some(Stored::Current) => {
+            // Whoever hits it by guessing must leave a trace.
+            rotation::record_refusal(locked, change, PASSWORD_IS_CURRENT, false).await?;
             warnings.push(String::from(
                 "`password` is the current one; it was ignored.",
             ));

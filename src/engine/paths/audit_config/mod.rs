@@ -11,12 +11,13 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::actor;
-use crate::audit::{EventName, Outcome};
+use crate::audit::EventName;
 use crate::engine::Engine;
 use crate::engine::audit_access::{self, AuditAccess, AuditAccessMode, LoginAs, Loopback, Way};
 use crate::engine::config::AuditMode;
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
+use crate::engine::mount_change::Write;
 use crate::engine::storage::AUDIT_ACCESS;
 use crate::host_api::HostApiConfig;
 use crate::logical::{
@@ -174,7 +175,7 @@ async fn read(engine: Arc<Engine>, mount: Mount) -> Reply {
 async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::UntilWritten)?.promised();
+    let key = engine.work_key(&call, Kept::UntilWritten)?;
     let worker = Arc::clone(&engine);
     let work = async move { store(&worker, &mount, &call).await.map(|()| None) };
     Ok(engine.join(&config, key, work).await?)
@@ -182,6 +183,7 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
 
 async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error> {
     let _guard = engine.mount_lock.lock("audit").await;
+    finish_changes(engine, mount).await?;
     let stored = audit_access::read(mount).await?;
     let wanted = wanted::wanted(call, stored.as_ref())?;
     if let Wanted::Loopback {
@@ -213,8 +215,8 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
         // Also what was stored before: the environment may have changed since.
         require_usable(engine, &access.open(&keyring)?)?;
     }
-    let change = engine.put_audit_access(mount, &access);
-    announced(engine, mount, call, change).await
+    let write = Write::Put(access.entry()?);
+    announced(engine, mount, call, write).await
 }
 
 /// Refuses what cannot be used now and not with the first event. Nobody is called.
@@ -228,7 +230,7 @@ fn require_usable(engine: &Engine, config: &HostApiConfig) -> Result<(), Error> 
 async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::UntilWritten)?.promised();
+    let key = engine.work_key(&call, Kept::UntilWritten)?;
     let worker = Arc::clone(&engine);
     let work = async move { remove(&worker, &mount, &call).await.map(|()| None) };
     Ok(engine.join(&config, key, work).await?)
@@ -238,6 +240,7 @@ async fn remove(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error
     // The settings' lock, too: nobody may begin to require what goes.
     let _settings = engine.mount_lock.lock("config").await;
     let _guard = engine.mount_lock.lock("audit").await;
+    finish_changes(engine, mount).await?;
     engine.config.forget();
     if engine.config(mount).await?.audit_mode == AuditMode::Required {
         return Err(Error::conflict(
@@ -249,36 +252,28 @@ async fn remove(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error
     if mount.storage.get(AUDIT_ACCESS).await?.is_none() {
         return Ok(());
     }
-    let change = async {
-        let deleted = mount.storage.delete(AUDIT_ACCESS).await;
-        // Whatever became of it, the copy in memory may be wrong now.
-        engine.audit_access.forget();
-        Ok(deleted?)
-    };
-    announced(engine, mount, call, change).await
+    let write = Write::Delete(AUDIT_ACCESS.to_owned());
+    announced(engine, mount, call, write).await
+}
+
+/// Tells the end of a change that was begun before. It may be the probe, too.
+async fn finish_changes(engine: &Engine, mount: &Mount) -> Result<(), Error> {
+    if engine.finish_changes(mount, AUDIT_ACCESS).await?.is_some() {
+        engine.audit_access_written(mount);
+    }
+    Ok(())
 }
 
 /// Makes a change with the mount's event before and after it. That event is the probe: it has to
 /// reach the devices by what was written.
-async fn announced(
-    engine: &Engine,
-    mount: &Mount,
-    call: &Call,
-    change: impl Future<Output = Result<(), Error>>,
-) -> Result<(), Error> {
+async fn announced(engine: &Engine, mount: &Mount, call: &Call, write: Write) -> Result<(), Error> {
     let keyring = engine.keyring_for_writing(mount).await?;
     let caller = actor(&call.request);
     let mut event = engine.mount_event(EventName::ConfigChanged, caller, &call.request);
     event.changed = super::named(call, "audit");
-    engine.announce_mount_event(mount, &keyring, &event).await?;
-    let changed = change.await;
-    event.outcome = if changed.is_ok() {
-        Outcome::Success
-    } else {
-        Outcome::Failure
-    };
-    let told = engine.announce_mount_event(mount, &keyring, &event).await;
+    // Whatever became of the Put, the copy in memory may be wrong then.
+    let change = (write, || engine.audit_access.forget());
+    let told = engine.change_mount(mount, &keyring, event, change).await;
     engine.audit_access_written(mount);
-    changed?;
     told.map(drop)
 }

@@ -157,7 +157,7 @@ async fn create(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let dry_run = call.fields.boolean("dry_run").set().unwrap_or(false);
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::ForRepeats)?.promised();
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         if dry_run {
@@ -254,7 +254,7 @@ async fn cancel(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let config = engine.config(&mount).await?;
     let mut event = engine.mount_event(EventName::BatchEnded, actor(&call.request), &call.request);
     event.reason = optional_text(&call, "reason");
-    let key = engine.work_key(&call, Kept::ForRepeats)?.promised();
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let batch = worker.cancel_batch(&mount, &id, event).await?;

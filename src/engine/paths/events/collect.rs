@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::EVENT;
 use crate::audit::Event;
-use crate::engine::Engine;
 use crate::engine::emission::{MOST_RECEIPT_BYTES, Receipt};
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
+use crate::engine::{Engine, joined};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields,
 };
@@ -97,7 +97,7 @@ async fn flush(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     }
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::No)?;
+    let key = engine.work_key(&call, Kept::No)?.question();
     let worker = Arc::clone(&engine);
     let work = async move {
         let events = worker.undelivered_events(&mount).await?;
@@ -148,5 +148,6 @@ async fn store(engine: &Arc<Engine>, mount: &Mount, receipt: &Receipt) -> Result
     for (log, seq) in receipt.events() {
         acknowledged += u64::from(engine.take_receipt(mount, receipt, (log, seq)).await?);
     }
+    joined::note_stored();
     Ok(acknowledged)
 }

@@ -10,10 +10,11 @@ mod wanted;
 use std::sync::Arc;
 
 use super::actor;
-use crate::audit::{EventName, Outcome};
+use crate::audit::EventName;
 use crate::engine::channels::{self, Channel, Target};
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
+use crate::engine::mount_change::Write;
 use crate::engine::{Engine, storage};
 use crate::logical::{
     Call, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields,
@@ -247,7 +248,7 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = name(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::UntilWritten)?.promised();
+    let key = engine.work_key(&call, Kept::UntilWritten)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         store(&worker, &mount, name, &call).await?;
@@ -258,10 +259,12 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
 
 async fn store(engine: &Engine, mount: &Mount, name: String, call: &Call) -> Result<(), Error> {
     let _guard = engine.mount_lock.lock("notify").await;
+    let key = storage::channel_key(&name);
+    engine.finish_changes(mount, &key).await?;
     let kept = channels::read_all(mount).await?;
     let stored = kept.find(&name);
     if stored.is_none() && kept.unreadable.contains(&name) {
-        return Err(storage::damaged(&storage::channel_key(&name)));
+        return Err(storage::damaged(&key));
     }
     if stored.is_none() && call.request.operation == Operation::Patch {
         return Err(Error::UnknownChannel);
@@ -302,8 +305,8 @@ async fn store(engine: &Engine, mount: &Mount, name: String, call: &Call) -> Res
         .map_err(|error| Error::invalid("invalid_channel", format!("{error}.")))?;
     let mut channel = Channel::new(name, id, now, target);
     channel.events = events;
-    let change = engine.put_channel(mount, &channel);
-    announced(engine, mount, call, change).await?;
+    let write = Write::Put(channel.entry()?);
+    announced(engine, mount, call, write).await?;
     engine.outbox.channel_written(&channel.name);
     Ok(())
 }
@@ -312,7 +315,7 @@ async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = name(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::UntilWritten)?.promised();
+    let key = engine.work_key(&call, Kept::UntilWritten)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         remove(&worker, &mount, &name, &call).await?;
@@ -324,41 +327,24 @@ async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
 async fn remove(engine: &Engine, mount: &Mount, name: &str, call: &Call) -> Result<(), Error> {
     let _guard = engine.mount_lock.lock("notify").await;
     let key = storage::channel_key(name);
-    if mount.storage.get(&key).await?.is_none() {
-        return Ok(());
+    engine.finish_changes(mount, &key).await?;
+    if mount.storage.get(&key).await?.is_some() {
+        announced(engine, mount, call, Write::Delete(key)).await?;
     }
-    let change = async {
-        let deleted = mount.storage.delete(&key).await;
-        // Whatever became of it, the copy in memory may be wrong now.
-        engine.channels.forget();
-        Ok(deleted?)
-    };
-    announced(engine, mount, call, change).await?;
     engine.outbox.channel_written(name);
     // What waits for it goes with the next tick.
     engine.forget_channel_state(mount, name).await
 }
 
 /// Makes a change with the mount's event before and after it.
-async fn announced(
-    engine: &Engine,
-    mount: &Mount,
-    call: &Call,
-    change: impl Future<Output = Result<(), Error>>,
-) -> Result<(), Error> {
+async fn announced(engine: &Engine, mount: &Mount, call: &Call, write: Write) -> Result<(), Error> {
     let keyring = engine.keyring_for_writing(mount).await?;
     let caller = actor(&call.request);
     let mut event = engine.mount_event(EventName::ConfigChanged, caller, &call.request);
     event.changed = super::named(call, &format!("notify.{}", name(call)?));
-    engine.announce_mount_event(mount, &keyring, &event).await?;
-    let changed = change.await;
-    event.outcome = if changed.is_ok() {
-        Outcome::Success
-    } else {
-        Outcome::Failure
-    };
-    let told = engine.announce_mount_event(mount, &keyring, &event).await;
-    changed?;
+    // Whatever became of the Put, the copy in memory may be wrong then.
+    let change = (write, || engine.channels.forget());
+    let told = engine.change_mount(mount, &keyring, event, change).await;
     told.map(drop)
 }
 

@@ -12,12 +12,13 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{event_of, tenant};
+use super::{actor, event_of, tenant};
 use crate::crypto::Sensitive;
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{Purpose, ServerPlace};
+use crate::engine::rotation::Change;
 use crate::engine::storage::record::Server;
 use crate::engine::tenant::TenantName;
 use crate::engine::{Engine, mail, rotation};
@@ -167,7 +168,7 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::ForRepeats)?.promised();
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         let mut place = None;
@@ -251,7 +252,11 @@ async fn store(
         return Ok(None);
     }
     if wanted.endpoint_changed && locked.record.credential.is_some() {
-        let fingerprint = require_same_server(&locked, &wanted.server, token.clone()).await?;
+        let proven = require_same_server(&locked, &wanted.server, token.clone()).await;
+        let fingerprint = match proven {
+            Ok(fingerprint) => fingerprint,
+            Err(error) => return Err(refused(locked, call, error).await),
+        };
         if locked.record.intent.is_none() {
             // The comparison has proven the current password as well.
             rotation::note_live(&mut locked, Some(fingerprint));
@@ -271,13 +276,42 @@ async fn store(
     }
     // What waited for the server to be mended is tried with the next tick.
     locked.record.go_on_at(now);
-    locked.claim_account().await?;
+    if let Err(error) = locked.claim_account().await {
+        return Err(refused(locked, call, error).await);
+    }
     locked.check_room()?;
     for event in events {
         locked.record_event(event.of(call, now))?;
     }
     locked.store().await?;
     locked.held_until().await
+}
+
+/// Records that somebody tried to move where passwords are sent, and that nothing was changed.
+async fn refused(mut locked: LockedTenant, call: &Call, error: Error) -> Error {
+    if !matches!(error, Error::Conflict { .. } | Error::Refused(_)) {
+        // Nobody refused it: it could not be tried.
+        return error;
+    }
+    let change = Change {
+        rotation_type: None,
+        actor: actor(&call.request),
+        reason: None,
+        incident_id: None,
+        source: None,
+        again: None,
+        take_over: false,
+        request_id: call.request.id.as_str().to_owned(),
+    };
+    let recorded = match locked.forget_changes() {
+        Ok(()) => rotation::record_refusal(&mut locked, &change, error.code(), false).await,
+        Err(error) => Err(error),
+    };
+    if let Err(unrecorded) = recorded {
+        // Nothing was changed either way; the caller gets the first error.
+        tracing::warn!(tenant = %locked.name, error = %unrecorded, "a refusal was not recorded");
+    }
+    error
 }
 
 /// The same token was written again while it is stopped: nothing changes but that it is tried.
@@ -356,7 +390,7 @@ async fn delete(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let name = tenant(&call)?;
     engine.require_active(&mount).await?;
     let config = engine.config(&mount).await?;
-    let key = engine.work_key(&call, Kept::ForRepeats)?.promised();
+    let key = engine.work_key(&call, Kept::ForRepeats)?;
     let worker = Arc::clone(&engine);
     let work = async move {
         remove(&worker, &mount, &name, &call).await?;

@@ -172,6 +172,7 @@ pub(in crate::engine::rotation) fn put_intent(
         candidate,
         rotation_type: change.rotation_type,
         actor: change.actor.clone(),
+        joined_by: Vec::new(),
         reason: change.reason.clone(),
         incident_id: change.incident_id.clone(),
         request_id: change.request_id.clone(),

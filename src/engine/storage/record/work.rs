@@ -25,6 +25,9 @@ pub struct Intent {
     pub rotation_type: Option<RotationType>,
     /// Who asked.
     pub actor: Actor,
+    /// Others who asked for the same, each of whom has an event; the first 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joined_by: Vec<Actor>,
     /// What they gave as reason.
     pub reason: Option<String>,
     /// The incident of an emergency reset.

@@ -212,6 +212,29 @@ async fn a_resent_adoption_is_answered_again() {
     }
 }
 
+/// Whoever names the version and hits its password has learned it: that is never silent.
+#[tokio::test]
+async fn a_password_that_turns_out_to_be_the_current_one_leaves_a_trace() {
+    let rig = Rig::created().await;
+    let mut body = import(&rig.password().await);
+    body["cas"] = json!(1);
+    for _ in 0..3 {
+        let answer = rig.write("acme/admin", body.clone()).await.ok();
+        assert_eq!(answer.get("version"), 1);
+    }
+    let story = rig.story("acme").await;
+    let told = story
+        .iter()
+        .filter(|it| *it == "rotation_failed(password_is_current)");
+    assert_eq!(told.count(), 1, "{story:?}");
+    let status = rig.read("acme/status").await.ok();
+    let kinds = status.get("failures").as_array().unwrap();
+    let kind = kinds
+        .iter()
+        .find(|kind| kind["code"] == "password_is_current");
+    assert_eq!(kind.map(|kind| kind["count"].clone()), Some(json!(3)));
+}
+
 #[tokio::test]
 async fn without_cas_nobody_learns_whose_a_password_is() {
     let rig = Rig::configured().await;
