@@ -28,48 +28,50 @@ def token:
   | first;
 
 ($ARGS.named.now // now) as $now
-| reduce (audit_lines | select(.rule or (.type == "response" and .error == null))) as $line (
-    {wrapped: {}, known: {}, opened: {}, revoked: {}, not_parsed: []};
-    if $line.rule then .not_parsed += [$line]
-    elif $line.response.wrap_info.token? then
-      $line.response.wrap_info as $wrap
-      | .known[$wrap.token] = true
-      | if $line | full($wrap.creation_path) | emergency then
-          .wrapped[$wrap.token] = {
-            path: ($line | full($wrap.creation_path)),
-            time: $wrap.creation_time,
-            ttl: $wrap.ttl,
-            for: $line.auth.display_name,
-            accessor: $wrap.accessor,
-            rewrapped: ($line.request.path == "sys/wrapping/rewrap"),
-            request_id: $line.request.id
-          }
-        else . end
-    else . end
-    | if ($line | opening) and ($line | token) then
-        .opened[$line | token] = {time: $line.time, by: $line.auth.display_name, request_id: $line.request.id}
-      elif $line.request.path == "auth/token/revoke-accessor"
-        and ($line.request.data.accessor? | type == "string") then
-        .revoked[$line.request.data.accessor] = {time: $line.time, by: $line.auth.display_name}
+| findings(
+  reduce (audit_lines | select(.rule or (.type == "response" and .error == null))) as $line (
+      {wrapped: {}, known: {}, opened: {}, revoked: {}, not_parsed: []};
+      if $line.rule then .not_parsed += [$line]
+      elif $line.response.wrap_info.token? then
+        $line.response.wrap_info as $wrap
+        | .known[$wrap.token] = true
+        | if $line | full($wrap.creation_path) | emergency then
+            .wrapped[$wrap.token] = {
+              path: ($line | full($wrap.creation_path)),
+              time: $wrap.creation_time,
+              ttl: $wrap.ttl,
+              for: $line.auth.display_name,
+              accessor: $wrap.accessor,
+              rewrapped: ($line.request.path == "sys/wrapping/rewrap"),
+              request_id: $line.request.id
+            }
+          else . end
       else . end
-  )
-| .not_parsed[], (
-    .known as $known
-    | .opened as $opened
-    | .revoked as $revoked
-    | [$opened | to_entries[] | select($known[.key] | not) | .value] as $strangers
-    | .wrapped
-    | to_entries[]
-    | select($opened[.key] | not)
-    | .value
-    | (.time | seconds) as $begin
-    | select($begin + .ttl < $now)
-    | {rule: "never-unwrapped"} + del(.accessor) + {
-        revoked_by: $revoked[.accessor],
-        perhaps_opened_by: [
-          .ttl as $ttl
-          | $strangers[]
-          | select((.time | seconds) as $at | $at >= $begin and $at <= $begin + $ttl)
-        ]
-      }
-  )
+      | if ($line | opening) and ($line | token) then
+          .opened[$line | token] = {time: $line.time, by: $line.auth.display_name, request_id: $line.request.id}
+        elif $line.request.path == "auth/token/revoke-accessor"
+          and ($line.request.data.accessor? | type == "string") then
+          .revoked[$line.request.data.accessor] = {time: $line.time, by: $line.auth.display_name}
+        else . end
+    )
+  | .not_parsed[], (
+      .known as $known
+      | .opened as $opened
+      | .revoked as $revoked
+      | [$opened | to_entries[] | select($known[.key] | not) | .value] as $strangers
+      | .wrapped
+      | to_entries[]
+      | select($opened[.key] | not)
+      | .value
+      | (.time | seconds) as $begin
+      | select($begin + .ttl < $now)
+      | {rule: "never-unwrapped"} + del(.accessor) + {
+          revoked_by: $revoked[.accessor],
+          perhaps_opened_by: [
+            .ttl as $ttl
+            | $strangers[]
+            | select((.time | seconds) as $at | $at >= $begin and $at <= $begin + $ttl)
+          ]
+        }
+    )
+)

@@ -30,39 +30,41 @@ def token:
 def wrap: .type == "response" and .response.wrap_info.token?;
 def refused: .type == "request" and .error and opening;
 
-# Collected as a list, not line by line into an object: anybody can be refused a million times, and
-# jq copies what is in an object with each.
-[audit_lines | select(.rule or wrap or refused)] as $lines
-| (
-    reduce ($lines[] | select(wrap)) as $line (
-      {};
-      $line.response.wrap_info as $wrap
-      | .[$wrap.token] = {
-          path: ($line | full($wrap.creation_path)),
-          time: $wrap.creation_time,
-          ttl: $wrap.ttl,
-          for: $line.auth.display_name
+findings(
+  # Collected as a list, not line by line into an object: anybody can be refused a million times, and
+  # jq copies what is in an object with each.
+  [audit_lines | select(.rule or wrap or refused)] as $lines
+  | (
+      reduce ($lines[] | select(wrap)) as $line (
+        {};
+        $line.response.wrap_info as $wrap
+        | .[$wrap.token] = {
+            path: ($line | full($wrap.creation_path)),
+            time: $wrap.creation_time,
+            ttl: $wrap.ttl,
+            for: $line.auth.display_name
+          }
+      )
+    ) as $wrapped
+  | $lines[]
+  | if .rule then . else
+      select(refused)
+      | token as $token
+      | (if $token then $wrapped[$token] else null end) as $of
+      # Anybody's own cubbyhole: only the one of a wrapping token is meant.
+      | select($of or .request.path != "cubbyhole/response")
+      | select($of == null or ($of.path | emergency))
+      | {
+          rule: "unwrap-refused",
+          time,
+          error,
+          of: $of,
+          expired: (if $of then (.time | seconds) > ($of.time | seconds) + $of.ttl else null end),
+          path: .request.path,
+          remote_address: .request.remote_address,
+          accessor: .auth.accessor,
+          token: $token,
+          request_id: .request.id
         }
-    )
-  ) as $wrapped
-| $lines[]
-| if .rule then . else
-    select(refused)
-    | token as $token
-    | (if $token then $wrapped[$token] else null end) as $of
-    # Anybody's own cubbyhole: only the one of a wrapping token is meant.
-    | select($of or .request.path != "cubbyhole/response")
-    | select($of == null or ($of.path | emergency))
-    | {
-        rule: "unwrap-refused",
-        time,
-        error,
-        of: $of,
-        expired: (if $of then (.time | seconds) > ($of.time | seconds) + $of.ttl else null end),
-        path: .request.path,
-        remote_address: .request.remote_address,
-        accessor: .auth.accessor,
-        token: $token,
-        request_id: .request.id
-      }
-  end
+    end
+)
