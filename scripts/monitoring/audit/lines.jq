@@ -12,12 +12,16 @@ def is_audit: type == "object" and (.request? | type == "object")
   and (.type == "request" or .type == "response");
 
 # What a line holds: an audit line, a finding of audit-lines, anything else, or nothing.
-def object: [fromjson?, (sub("^[^{]*"; "") | fromjson?)] | first;
-def content: .log // .MESSAGE // .message // .msg // .line | strings;
+def begin: capture("(?<at>\\{\\s*\"(?:time|type|auth|request|response|error)\"\\s*:.*)"; "m").at;
+def parsed: [fromjson?] | first;
+def object: parsed // (sub("^[^{]*"; "") | parsed) // ([begin | parsed] | first);
+def content:
+  .log, .MESSAGE, .message, .msg, .line, .textPayload, .jsonPayload, .event, ._raw, .short_message
+  | if type == "string" then object else . end;
 def value:
   object
   | if type == "object" and (is_audit | not) and .rule != "not-parsed" then
-      . as $envelope | ([content | object | select(is_audit)] | first) // $envelope
+      ([content | ., (objects | content) | select(is_audit)] | first) // .
     else . end;
 
 # Every audit line and, at the end, one finding "not-parsed" for each log with lines that are none.
