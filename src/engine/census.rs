@@ -43,6 +43,8 @@ pub(super) struct Census {
     /// Whether the mount can use its storage.
     pub(super) storage: StorageUse,
     pub(super) now: DateTime<Utc>,
+    /// When this process began to serve the mount.
+    pub(super) started_at: DateTime<Utc>,
     pub(super) tenants: u64,
     pub(super) counts: Counts,
     /// Those who need a person, gravest and oldest first.
@@ -244,6 +246,11 @@ impl Engine {
         let tenants = self.tenants(mount).await?;
         let servers = self.unasked.all();
         attention.extend(of_servers(&servers, tenants));
+        attention.extend(self.emission.delivery().slow.map(|since| Attention {
+            tenant: MOUNT.to_owned(),
+            code: String::from("audit_slow"),
+            since,
+        }));
         for (log, code, since) in self.emission.stuck() {
             attention.push(Attention {
                 tenant: log,
@@ -263,6 +270,7 @@ impl Engine {
         Ok(Census {
             storage,
             now,
+            started_at: self.started_at,
             tenants,
             counts,
             attention,

@@ -512,13 +512,16 @@ fn lines_are_taken_out_of_what_is_around_them() {
         assert_eq!(found, expected, "{who}");
     }
     // The last part of a line did not come: that line is lost, the next is not.
-    for (who, log) in kept_by(&lines[..1]).into_iter().zip(kept_by(&lines)).map(
-        |((who, mut first), (_, log))| {
-            let end = first.iter().position(|it| *it == b'\n').unwrap();
-            first.truncate(end + 1);
-            (who, [first, log].concat())
-        },
-    ) {
+    for (who, log) in
+        kept_by(&lines[..1])
+            .into_iter()
+            .zip(kept_by(&lines))
+            .map(|((who, mut first), (_, log))| {
+                let end = first.iter().position(|it| *it == b'\n').unwrap();
+                first.truncate(end + 1);
+                (who, [first, log].concat())
+            })
+    {
         if !who.contains("split") && !who.contains("parts") {
             continue;
         }
@@ -544,8 +547,16 @@ fn what_is_no_audit_log_is_never_well() {
         ("half a line", b"{\"time\":\"20".to_vec(), "empty"),
         ("UTF-16", utf16, "UTF-16"),
         ("zstd", b"\x28\xb5\x2f\xfd\0\0".to_vec(), "unpack"),
-        ("a server's log", b"[INFO] core: {}\n".repeat(3), "no audit line"),
-        ("an unknown envelope", (unknown + "\n").into_bytes(), "no audit line"),
+        (
+            "a server's log",
+            b"[INFO] core: {}\n".repeat(3),
+            "no audit line",
+        ),
+        (
+            "an unknown envelope",
+            (unknown + "\n").into_bytes(),
+            "no audit line",
+        ),
     ] {
         let output = piped(audit_lines(), &log);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -571,7 +582,10 @@ fn in_python(change: &str, name: &str, arguments: &[&str]) -> Output {
     let run = "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')";
     let mut python = Command::new("python3");
     python
-        .args(["-c", &format!("import hashlib, json, runpy, sys\n{change}\n{run}")])
+        .args([
+            "-c",
+            &format!("import hashlib, json, runpy, sys\n{change}\n{run}"),
+        ])
         .arg(root().join("scripts").join(name))
         .args(arguments);
     python.output().unwrap()
@@ -591,7 +605,10 @@ fn a_tool_that_fails_says_neither_well_nor_broken() {
         for (change, said) in [
             // A Python that is too old for it, and a mistake in the program.
             ("sys.version_info = (3, 9, 2, 'final', 0)", "Python 3.11"),
-            ("json.JSONDecoder.decode = lambda *_: 1 / 0", "ZeroDivisionError"),
+            (
+                "json.JSONDecoder.decode = lambda *_: 1 / 0",
+                "ZeroDivisionError",
+            ),
         ] {
             let output = in_python(change, name, &arguments);
             let told = String::from_utf8_lossy(&output.stderr);
@@ -744,7 +761,11 @@ fn jq_knows_an_opened_token_wherever_the_host_wrote_it() {
     let never = found("never-unwrapped.jq", &OPTIONS, &log);
     assert_eq!(never.len(), 1);
     let perhaps = never[0]["perhaps_opened_by"].as_array().unwrap();
-    assert_eq!(perhaps.len(), 1, "once, however many tokens it may be about");
+    assert_eq!(
+        perhaps.len(),
+        1,
+        "once, however many tokens it may be about"
+    );
 }
 
 /// rsyslogd, ended with the test.

@@ -705,7 +705,11 @@ fn foreign_lines_are_a_note_and_a_cut_last_line_is_a_warning() {
     assert!(report.json["warnings"].to_string().contains("cut off"));
     let log = story.write_bytes("audit.log", format!("{cut}\n\n{}\n", all[1]).as_bytes());
     let report = story.against(&[&log], &[]).proven();
-    assert!(report.json["notes"].to_string().contains("audit.log:4 is no"));
+    assert!(
+        report.json["notes"]
+            .to_string()
+            .contains("audit.log:4 is no")
+    );
     assert_eq!(report.figure("foreign"), 1);
     for garbage in [
         b"\0\0\0\0".as_slice(),
@@ -718,7 +722,11 @@ fn foreign_lines_are_a_note_and_a_cut_last_line_is_a_warning() {
         let log = story.write_bytes("audit.log", &content);
         for report in [story.against(&[&log], &[]), story.alone(&[&log], &[])] {
             let report = report.proven();
-            assert!(report.json["notes"].to_string().contains("audit.log:1 is no"));
+            assert!(
+                report.json["notes"]
+                    .to_string()
+                    .contains("audit.log:1 is no")
+            );
         }
     }
     // One that should have been an event is missed, and it is said where it may be.
@@ -877,7 +885,11 @@ fn what_is_no_audit_line_is_told_once_a_log() {
     let other = story.write("other.log", &[String::from("[1]")]);
     let report = story.against(&[&log, &other], &[]);
     assert_eq!(report.code, UNREADABLE, "{}", report.json);
-    assert!(report.said.contains("other.log: has no audit line"), "{}", report.said);
+    assert!(
+        report.said.contains("other.log: has no audit line"),
+        "{}",
+        report.said
+    );
 }
 
 #[test]
@@ -925,7 +937,11 @@ fn an_event_in_a_body_is_none() {
         let body = format!("{{\"a\":{}}}", all[1]);
         let mut log = format!("{prefix}{}\n", all[0]).into_bytes();
         log.extend(prefix.as_bytes());
-        log.extend(with_bodies(&answer("acme/x", &json!({})), body.as_bytes(), None));
+        log.extend(with_bodies(
+            &answer("acme/x", &json!({})),
+            body.as_bytes(),
+            None,
+        ));
         // Cut off right after it by something on the way.
         log.extend(prefix.as_bytes());
         let line = with_bodies(&answer("acme/x", &json!({})), body.as_bytes(), None);
@@ -949,7 +965,12 @@ fn what_is_no_audit_log_gets_no_verdict() {
         .flat_map(u16::to_be_bytes)
         .collect();
     let unknown = format!("{}\n", json!({"x": all}));
-    for log in [utf16, unknown.into_bytes(), b"BZh91AY&SY".to_vec(), b"{}x{}\n".to_vec()] {
+    for log in [
+        utf16,
+        unknown.into_bytes(),
+        b"BZh91AY&SY".to_vec(),
+        b"{}x{}\n".to_vec(),
+    ] {
         let log = story.write_bytes("audit.log", &log);
         for report in [story.against(&[&log], &[]), story.alone(&[&log], &[])] {
             assert_eq!(report.code, UNREADABLE, "{}{}", report.json, report.said);
@@ -969,8 +990,14 @@ fn a_proof_of_nothing_is_none() {
     for (report, said) in [
         (none.against(&[&empty], &[]), "is stored"),
         (none.against(&[], &["--all"]), "name the audit logs"),
-        (story.against(&[&log], &["--tenant", "nobody"]), "of tenant nobody"),
-        (story.alone(&[&log], &["--tenant", "nobody"]), "of tenant nobody"),
+        (
+            story.against(&[&log], &["--tenant", "nobody"]),
+            "of tenant nobody",
+        ),
+        (
+            story.alone(&[&log], &["--tenant", "nobody"]),
+            "of tenant nobody",
+        ),
         (story.alone(&[&empty], &[]), "the logs have no event"),
         // Nothing that is stored is of the time for which there is a log.
         (story.against(&[&empty], &long_after), "of the logs' time"),
@@ -1205,7 +1232,7 @@ async fn the_trail_is_read_from_a_server_in_pages_and_kept() {
 }
 
 /// A host that has this mount, and what is stored in it.
-async fn host(mount: &str, story: &Story) -> (String, impl Drop) {
+async fn host(mount: &str, story: &Story) -> (String, impl Drop + use<>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let served = Arc::new(Served {
@@ -1231,7 +1258,8 @@ async fn the_namespace_is_part_of_what_is_asked_and_shown() {
     let acme = chain("acme", 4);
     let story = Story::of(&[&acme]);
     let (address, _running) = host("team1/smtp/", &story).await;
-    let inside = |it: &String| it.replace("{\"id\":\"root\"}", "{\"id\":\"W\",\"path\":\"team1/\"}");
+    let inside =
+        |it: &String| it.replace("{\"id\":\"root\"}", "{\"id\":\"W\",\"path\":\"team1/\"}");
     let log = story.write(
         "audit.log",
         &lines(&[&acme]).iter().map(inside).collect::<Vec<_>>(),
@@ -1253,7 +1281,11 @@ async fn the_namespace_is_part_of_what_is_asked_and_shown() {
         ("root", &["--mount", "team1/smtp"]),
     ] {
         let report = asked(namespace, mount).await;
-        assert_eq!(report.code, PROVEN, "{namespace} {mount:?}: {}{}", report.json, report.said);
+        assert_eq!(
+            report.code, PROVEN,
+            "{namespace} {mount:?}: {}{}",
+            report.json, report.said
+        );
         assert_eq!(report.json["mounts"], json!(["team1/smtp/"]));
         assert_eq!(report.figure("stored"), 4);
     }
@@ -1278,13 +1310,20 @@ async fn a_host_that_has_nothing_stored_proves_nothing() {
     let (address, _running) = host("smtp/", &Story::of(&[])).await;
     let empty = story.write_bytes("empty.log", b"");
     let dump = story.dir.path().join("dump.json");
-    for arguments in [vec![empty.as_os_str()], vec!["--dump-trail".as_ref(), dump.as_os_str()]] {
+    for arguments in [
+        vec![empty.as_os_str()],
+        vec!["--dump-trail".as_ref(), dump.as_os_str()],
+    ] {
         let mut asked = command(&[]);
         asked.env("BAO_ADDR", &address).args(arguments);
         asked.env("BAO_TOKEN", "s.of-the-auditor");
         let report = in_background(asked).await;
         assert_eq!(report.code, UNREADABLE, "{}", report.json);
-        assert!(report.said.contains("is stored at smtp/"), "{}", report.said);
+        assert!(
+            report.said.contains("is stored at smtp/"),
+            "{}",
+            report.said
+        );
     }
 }
 
@@ -1301,7 +1340,9 @@ async fn no_message_has_a_secret_in_it() {
     };
     // As a file has it.
     for end in ["\n", "\r\n", " \n"] {
-        asked(&address, &format!("s.of-the-auditor{end}")).await.proven();
+        asked(&address, &format!("s.of-the-auditor{end}"))
+            .await
+            .proven();
     }
     let with_password = address.replace("http://", "http://alice:s.of-alice@");
     let no_port = address.replace("http://", "http://s.of-alice:");

@@ -117,9 +117,9 @@ impl Engine {
         let now = self.clock().now();
         let moves = |record: &TenantRecord| {
             let mut placed = record.clone();
-            let next = next_of(record, config, before, now);
-            if let (Some(credential), Some(next)) = (placed.credential.as_mut(), next) {
-                move_to(credential, next);
+            let moved = Moved::of(record, config, before, now);
+            if let (Some(credential), Some(moved)) = (placed.credential.as_mut(), moved) {
+                moved.apply(credential);
             }
             let day = schedule::due_day(&placed, config, now);
             let stored = record.live_credential().and_then(|kept| kept.due_day);
@@ -152,35 +152,57 @@ impl Placing {
     }
 }
 
-/// The next change by the new settings; `None` if it stays. It is planned from the last one: the
-/// slot of the old settings may be as wrong as they were. Without `before`, it may be anything.
-fn next_of(
-    record: &TenantRecord,
-    config: &MountConfig,
-    before: Option<&Placement>,
-    now: DateTime<Utc>,
-) -> Option<DateTime<Utc>> {
-    let credential = record.live_credential()?;
-    let by_mount = credential.rotation_policy == RotationPolicy::Mount;
-    let moved = before.is_none_or(|before| {
-        (by_mount && before.rotation_period != config.rotation_period)
-            || before.check_schedule != config.check_schedule
-            || before.spread != config.spread
-    });
-    if moved || schedule::is_absurd(credential, config, now) {
-        return schedule::replanned(credential, config, &record.tenant, now);
-    }
-    None
+/// Where the next change goes.
+struct Moved {
+    next: DateTime<Utc>,
+    /// Its period changed, or its plan was none: it is another change than the one that was told.
+    is_another: bool,
 }
 
-/// Moves the next change. Who was told of a day that is put off is told again.
-fn move_to(credential: &mut Credential, next: DateTime<Utc>) {
-    let put_off = credential
-        .next_rotation
-        .is_some_and(|before| next - before > TimeDelta::days(1));
-    if put_off {
-        credential.notice_sent_at = None;
-        credential.preflight = None;
+impl Moved {
+    /// Plans the next change by the new settings; `None` if it stays. It is planned from the last one:
+    /// the slot of the old settings may be as wrong as they were. Without `before`, it may be anything.
+    fn of(
+        record: &TenantRecord,
+        config: &MountConfig,
+        before: Option<&Placement>,
+        now: DateTime<Utc>,
+    ) -> Option<Self> {
+        let credential = record.live_credential()?;
+        let by_mount = credential.rotation_policy == RotationPolicy::Mount;
+        let period = before
+            .is_none_or(|before| by_mount && before.rotation_period != config.rotation_period);
+        let checks = before.is_some_and(|before| {
+            before.check_schedule != config.check_schedule || before.spread != config.spread
+        });
+        let tenant = &record.tenant;
+        if period || schedule::is_absurd(credential, config, now) {
+            let next = schedule::replanned(credential, config, tenant, now)?;
+            return Some(Self {
+                next,
+                is_another: true,
+            });
+        }
+        if !checks {
+            return None;
+        }
+        let next = schedule::rescheduled(credential, config, tenant, now)?;
+        Some(Self {
+            next,
+            is_another: false,
+        })
     }
-    credential.next_rotation = Some(next);
+
+    /// Moves the next change. Who was told of a day that is put off with its period is told again;
+    /// of one that only other checks moved, nobody is told twice.
+    fn apply(self, credential: &mut Credential) {
+        let put_off = credential
+            .next_rotation
+            .is_some_and(|before| self.next - before > TimeDelta::days(1));
+        if put_off && self.is_another {
+            credential.notice_sent_at = None;
+            credential.preflight = None;
+        }
+        credential.next_rotation = Some(self.next);
+    }
 }

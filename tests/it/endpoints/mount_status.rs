@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::Days;
+use chrono::{DateTime, Days, Utc};
 use serde_json::{Value, json};
 use vault_plugin_secrets_smtp::clock::Clock as _;
 use vault_plugin_secrets_smtp::logical::{
@@ -122,6 +122,16 @@ fn the_counts_are_those_of_the_tenants() {
             assert_eq!(status.get(name), count, "{name}: {:?}", status.data);
         }
         assert_eq!(status.get("audit"), "unproven");
+        assert_eq!(status.get("version"), env!("CARGO_PKG_VERSION"));
+        let started: DateTime<Utc> = status.text_of("started_at").parse().unwrap();
+        assert!(started < fleet.world.clock.now(), "{started}");
+        let again = fleet.world.sound_process();
+        let at = fleet.world.clock.now();
+        let status_of_next = again.read("status").await.ok();
+        assert_eq!(
+            status_of_next.text_of("started_at"),
+            at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+        );
         assert!(status.get("batch").is_null(), "it is done");
         let attention = status.get("attention").as_array().unwrap();
         let listed: Vec<(&Value, &Value)> = attention

@@ -116,10 +116,7 @@ pub(crate) fn split(lines: &[String]) -> Vec<Kept> {
                 part.to_string()
             }),
         ),
-        (
-            "something that splits",
-            parts(&|it, _| it.to_owned()),
-        ),
+        ("something that splits", parts(&|it, _| it.to_owned())),
         (
             "a syslog that splits",
             parts(&|it, more| format!("Nov 21 20:0{}:58 bao-1 bao[77]: {it}", u8::from(more))),
