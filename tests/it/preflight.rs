@@ -205,7 +205,7 @@ async fn a_comment_without_room_for_the_mark_is_found_and_never_cut() {
         let told = told.iter().filter(|it| it.contains("no room")).count();
         assert_eq!(told, found.len(), "{length}");
         rig.write("acme/rotate", json!({})).await.ok();
-        let kept = rig.mailu.user(EMAIL).unwrap().comment;
+        let kept = rig.mailu.user(EMAIL).unwrap().comment().to_owned();
         assert!(kept.starts_with(&comment), "{length}: {kept}");
         assert_eq!(kept.contains("[smtp "), found.is_empty(), "{length}");
         rig.later(600);
