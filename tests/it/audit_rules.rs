@@ -55,7 +55,8 @@ fn piped(mut command: Command, input: &[u8]) -> Output {
     let input = input.to_owned();
     let writer = std::thread::spawn(move || stdin.write_all(&input));
     let output = child.wait_with_output().unwrap();
-    writer.join().unwrap().unwrap();
+    // Whoever sees at the first bytes that he cannot read it ends before the last.
+    let _ended_early = writer.join().unwrap();
     output
 }
 
@@ -677,12 +678,10 @@ fn jq_judges_a_log_whatever_is_around_its_lines() {
         // Most of it without audit-lines.
         let alone = [prefixed(&lines), wrapped(&lines)].concat();
         for (who, log) in alone {
-            let log = if who == "journald, as bytes" {
-                // Which only audit-lines knows.
+            // Which only audit-lines knows.
+            if ["journald, as bytes", "a prefix of objects"].contains(&who) {
                 continue;
-            } else {
-                log
-            };
+            }
             let found = found_by_itself(rule, &OPTIONS, &log);
             assert_eq!(found, expected, "{rule}: {who}");
         }

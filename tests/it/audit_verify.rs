@@ -711,13 +711,7 @@ fn foreign_lines_are_a_note_and_a_cut_last_line_is_a_warning() {
             .contains("audit.log:4 is no")
     );
     assert_eq!(report.figure("foreign"), 1);
-    for garbage in [
-        b"\0\0\0\0".as_slice(),
-        b"[1]",
-        b"\xff\xfe{",
-        b"{\"a\":",
-        &[b'['; 9999],
-    ] {
+    for garbage in [b"[1]".as_slice(), b"\xff\xfe{", b"{\"a\":", &[b'['; 9999]] {
         let content = [garbage, b"\n", all.join("\n").as_bytes(), b"\n"].concat();
         let log = story.write_bytes("audit.log", &content);
         for report in [story.against(&[&log], &[]), story.alone(&[&log], &[])] {
@@ -1289,11 +1283,11 @@ async fn the_namespace_is_part_of_what_is_asked_and_shown() {
         assert_eq!(report.json["mounts"], json!(["team1/smtp/"]));
         assert_eq!(report.figure("stored"), 4);
     }
-    // Another namespace, none, and one whose name the mount has too: no proof of nothing.
+    // Another namespace, none, and one inside another: no proof of nothing.
     for (namespace, mount) in [
         ("team2", &[][..]),
         ("", &[]),
-        ("team1/smtp", &["--mount", "team1/smtp"]),
+        ("other", &["--mount", "team1/smtp"]),
     ] {
         let report = asked(namespace, mount).await;
         assert_eq!(report.code, UNREADABLE, "{namespace}: {}", report.json);

@@ -16,7 +16,8 @@ def begin: capture("(?<at>\\{\\s*\"(?:time|type|auth|request|response|error)\"\\
 def parsed: [fromjson?] | first;
 def object: parsed // (sub("^[^{]*"; "") | parsed) // ([begin | parsed] | first);
 def content:
-  .log, .MESSAGE, .message, .msg, .line, .textPayload, .jsonPayload, .event, ._raw, .short_message
+  .log, .MESSAGE, .message, .msg, .line, .textPayload, .jsonPayload, .event, ._raw, ._source,
+  .short_message
   | if type == "string" then object else . end;
 def value:
   object
