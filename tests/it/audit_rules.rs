@@ -617,6 +617,10 @@ fn a_tool_that_fails_says_neither_well_nor_broken() {
             assert!(told.contains(said), "{name}: {told}");
             assert_eq!(told.lines().count(), 1, "{name}: {told}");
             assert!(!told.contains("of-a-secret"), "{name}: {told}");
+            // A rule behind it does not take this for the end of the log.
+            let passed_on = String::from_utf8_lossy(&output.stdout);
+            let finds = name == "audit-lines" && said == "ZeroDivisionError";
+            assert_eq!(passed_on.contains("\"why\""), finds, "{name}: {passed_on}");
         }
     }
 }
