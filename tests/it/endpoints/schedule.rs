@@ -543,6 +543,30 @@ async fn other_checks_put_no_due_change_off_and_tell_nobody_twice() {
     }
 }
 
+/// Settings that are written again before the first ones reached everybody put nothing off either.
+#[tokio::test]
+async fn checks_that_change_twice_within_a_pass_put_no_due_change_off() {
+    let rig = imported("2026-04-01T02:00:00Z").await;
+    ticks_until(&rig, "2026-09-28T02:00:20Z").await;
+    rig.later(10);
+    for schedule in ["0 5 * * *", "0 6 * * *"] {
+        rig.write("config", json!({ "check_schedule": schedule }))
+            .await
+            .ok();
+        // The pass has begun.
+        rig.later(20);
+        rig.tick().await;
+    }
+    for _ in 0..3 {
+        rig.later(20);
+        rig.tick().await;
+    }
+    assert_eq!(next_rotation(&rig).await, "2026-09-28T06:00:25Z");
+    ticks_until(&rig, "2026-09-28T06:00:25Z").await;
+    assert_ne!(rig.settled().await, FIRST);
+    assert_eq!(count(&rig, "rotation_notice").await, 1);
+}
+
 /// Nor is a change told again that other checks move before it is due.
 #[tokio::test]
 async fn a_notice_is_not_given_again_because_the_checks_changed() {
@@ -610,8 +634,11 @@ async fn a_change_that_stays_in_doubt_is_told_once() {
         .filter(|call| call.method == "GET");
 
     let rig = imported("2026-01-01T00:00:00Z").await;
-    rig.mailu
-        .fault(Rule::new(standin::Fault::CutBefore).method("PATCH").path("/user/"));
+    rig.mailu.fault(
+        Rule::new(standin::Fault::CutBefore)
+            .method("PATCH")
+            .path("/user/"),
+    );
     let down = Rule::new(standin::Fault::CutBefore).method("GET");
     rig.mailu.fault(down.after(looks.count()).times(1_000));
     ticks_until(&rig, "2026-09-22T02:01:00Z").await;
