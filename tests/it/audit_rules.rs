@@ -673,20 +673,24 @@ fn jq_says_that_there_are_lines_which_no_rule_judged() {
 #[ignore = "needs jq: scripts/test fetches it, sets SMTP_TEST_JQ and runs this"]
 fn jq_judges_a_log_whatever_is_around_its_lines() {
     let lines = recorded_lines();
+    let read_logs = kept_by(&lines)
+        .into_iter()
+        .map(|(who, log)| (who, read(&log)));
+    let read_logs: Vec<_> = read_logs.collect();
+    // Most of it without audit-lines.
+    let alone = [prefixed(&lines), wrapped(&lines)].concat();
     for rule in RULES {
         let expected = found(rule, &OPTIONS, RECORDED);
-        for (who, log) in kept_by(&lines) {
-            let found = found_by_itself(rule, &OPTIONS, &read(&log));
+        for (who, log) in &read_logs {
+            let found = found_by_itself(rule, &OPTIONS, log);
             assert_eq!(found, expected, "{rule}: {who}");
         }
-        // Most of it without audit-lines.
-        let alone = [prefixed(&lines), wrapped(&lines)].concat();
-        for (who, log) in alone {
+        for (who, log) in &alone {
             // Which only audit-lines knows.
-            if ["journald, as bytes", "a prefix of objects"].contains(&who) {
+            if ["journald, as bytes", "a prefix of objects"].contains(who) {
                 continue;
             }
-            let found = found_by_itself(rule, &OPTIONS, &log);
+            let found = found_by_itself(rule, &OPTIONS, log);
             assert_eq!(found, expected, "{rule}: {who}");
         }
     }

@@ -37,7 +37,7 @@ def audit_lines:
       elif $value | is_audit then .line = $value | .audit = true
       elif ($value | type == "object") and $value.rule == "not-parsed" then
         .line = $value | .why = (.why or $value.why != null)
-      elif $value == {} or ($raw[0:64] | test("^\\s*$")) then .
+      elif ($value == {} and ($raw | test("^\\s*\\{"))) or ($raw[0:64] | test("^\\s*$")) then .
       else
         .lost[$log] |= {
           lines: (.lines + 1),
