@@ -246,18 +246,7 @@ impl Engine {
         let tenants = self.tenants(mount).await?;
         let servers = self.unasked.all();
         attention.extend(of_servers(&servers, tenants));
-        attention.extend(self.emission.delivery().slow.map(|since| Attention {
-            tenant: MOUNT.to_owned(),
-            code: String::from("audit_slow"),
-            since,
-        }));
-        for (log, code, since) in self.emission.stuck() {
-            attention.push(Attention {
-                tenant: log,
-                code: code.to_owned(),
-                since: since.unwrap_or(now),
-            });
-        }
+        attention.extend(self.of_delivery(now));
         attention.sort_by(Attention::by_gravity);
         let attention_total = attention.len() as u64;
         attention.truncate(MOST_LISTED);
@@ -289,6 +278,19 @@ impl Engine {
                 held_back: self.held_back().0,
             },
         })
+    }
+
+    /// What a person has to look at of events on their way to the devices.
+    fn of_delivery(&self, now: DateTime<Utc>) -> Vec<Attention> {
+        let slow = self.emission.delivery().slow;
+        let slow = slow.map(|since| (MOUNT.to_owned(), "audit_slow", Some(since)));
+        let stuck = self.emission.stuck().into_iter().chain(slow);
+        let attention = stuck.map(|(tenant, code, since)| Attention {
+            tenant,
+            code: code.to_owned(),
+            since: since.unwrap_or(now),
+        });
+        attention.collect()
     }
 
     /// Tells whether the mount can use its storage.

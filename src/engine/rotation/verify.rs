@@ -76,22 +76,7 @@ pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, 
     tenant.store().await?;
     let facts = server_facts(&mail, &address).await;
     let mut warnings = warnings(account.as_ref(), &live, &facts);
-    if let Some(account) = &account
-        && tenant.config.mailu_marker
-        && !strangers::mark_fits(&tenant.record, account)
-    {
-        warnings.push(String::from(
-            "the account's comment in Mailu leaves no room for the engine's mark, so another mount or \
-             cluster that sets its password is not recognised by it. The comment is never cut: shorten \
-             it to 170 characters.",
-        ));
-    }
-    if let Some(Stranger::Other(_)) = stranger {
-        warnings.push(String::from(
-            "the account carried the mark of another mount or cluster, which may go on changing its \
-             password. The mark is accepted now; another one will be told again.",
-        ));
-    }
+    warnings.extend(of_marks(&tenant, account.as_ref(), stranger.as_ref()));
     Ok(Verified {
         live_version: live.version(),
         enabled: account.map(|account| account.enabled),
@@ -220,6 +205,30 @@ fn warnings(account: Option<&Account>, live: &Live, facts: &ServerFacts) -> Vec<
         "not every stored version was compared with Mailu's hash yet, because one is costly: it goes \
          on within a minute. Read <tenant>/status, or repeat this.",
     );
+    warnings
+}
+
+/// What is to be known of the marks in the account's comment.
+fn of_marks(
+    tenant: &LockedTenant,
+    account: Option<&Account>,
+    stranger: Option<&Stranger>,
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let fits = account.is_none_or(|account| strangers::mark_fits(&tenant.record, account));
+    if tenant.config.mailu_marker && !fits {
+        warnings.push(String::from(
+            "the account's comment in Mailu leaves no room for the engine's mark, so another mount or \
+             cluster that sets its password is not recognised by it. The comment is never cut: shorten \
+             it to 170 characters.",
+        ));
+    }
+    if let Some(Stranger::Other(_)) = stranger {
+        warnings.push(String::from(
+            "the account carried the mark of another mount or cluster, which may go on changing its \
+             password. The mark is accepted now; another one will be told again.",
+        ));
+    }
     warnings
 }
 
