@@ -803,15 +803,8 @@ fn rsyslog_conf(dir: &Path, alerts: &Path) -> String {
     })
 }
 
-#[tokio::test]
-#[ignore = "needs rsyslogd: scripts/test fetches it, sets SMTP_TEST_RSYSLOGD and runs this"]
-async fn rsyslog_alerts_for_the_same_lines() {
-    let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name);
-    let alerts = at("alerts");
-    fs::write(at("rsyslog.conf"), rsyslog_conf(dir.path(), &alerts)).unwrap();
-    // The last line is the sign that all were seen.
-    let last = "smtp/the-last/reset";
+/// The recorded lines six times, whatever their bodies are and whoever kept them, and foreign ones.
+fn lines_for_rsyslog() -> Vec<u8> {
     let mut lines = b"not a line of the host\n".repeat(5);
     lines.extend(b"{\"@level\":\"info\",\"@message\":\"of the server itself\"}\n");
     lines.extend(RECORDED.as_bytes());
@@ -828,6 +821,19 @@ async fn rsyslog_alerts_for_the_same_lines() {
             lines.extend(asked_with(line, body.as_bytes()));
         }
     }
+    lines
+}
+
+#[tokio::test]
+#[ignore = "needs rsyslogd: scripts/test fetches it, sets SMTP_TEST_RSYSLOGD and runs this"]
+async fn rsyslog_alerts_for_the_same_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let alerts = at("alerts");
+    fs::write(at("rsyslog.conf"), rsyslog_conf(dir.path(), &alerts)).unwrap();
+    // The last line is the sign that all were seen.
+    let last = "smtp/the-last/reset";
+    let mut lines = lines_for_rsyslog();
     let end = recorded(DENIED).replace("smtp/acme/reset", last) + "\n";
     lines.extend(end.as_bytes());
     fs::write(at("audit.log"), lines).unwrap();

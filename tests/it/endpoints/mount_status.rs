@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Days, Utc};
+use chrono::{DateTime, Days, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use vault_plugin_secrets_smtp::clock::Clock as _;
 use vault_plugin_secrets_smtp::logical::{
@@ -100,6 +100,24 @@ fn the_metrics_are_those_of_the_tenants() {
     });
 }
 
+/// After a failed upgrade a server may name another version than the one that answers.
+#[test]
+fn what_runs_is_said_by_itself() {
+    simulate(async {
+        let fleet = Fleet::of(1, 1).await;
+        let text = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
+        let first = fleet.host.read("status").await.ok();
+        assert_eq!(first.get("version"), env!("CARGO_PKG_VERSION"));
+        fleet.world.later(60).await;
+        let again = fleet.host.read("status").await.ok();
+        assert_eq!(again.get("started_at"), first.get("started_at"));
+        let next = fleet.world.sound_process();
+        let status = next.read("status").await.ok();
+        assert_eq!(status.text_of("started_at"), text(fleet.world.clock.now()));
+        assert_ne!(status.get("started_at"), first.get("started_at"));
+    });
+}
+
 #[test]
 fn the_counts_are_those_of_the_tenants() {
     simulate(async {
@@ -122,16 +140,6 @@ fn the_counts_are_those_of_the_tenants() {
             assert_eq!(status.get(name), count, "{name}: {:?}", status.data);
         }
         assert_eq!(status.get("audit"), "unproven");
-        assert_eq!(status.get("version"), env!("CARGO_PKG_VERSION"));
-        let started: DateTime<Utc> = status.text_of("started_at").parse().unwrap();
-        assert!(started < fleet.world.clock.now(), "{started}");
-        let again = fleet.world.sound_process();
-        let at = fleet.world.clock.now();
-        let status_of_next = again.read("status").await.ok();
-        assert_eq!(
-            status_of_next.text_of("started_at"),
-            at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
-        );
         assert!(status.get("batch").is_null(), "it is done");
         let attention = status.get("attention").as_array().unwrap();
         let listed: Vec<(&Value, &Value)> = attention
