@@ -43,6 +43,8 @@ pub(super) struct Census {
     /// Whether the mount can use its storage.
     pub(super) storage: StorageUse,
     pub(super) now: DateTime<Utc>,
+    /// When this process began to serve the mount.
+    pub(super) started_at: DateTime<Utc>,
     pub(super) tenants: u64,
     pub(super) counts: Counts,
     /// Those who need a person, gravest and oldest first.
@@ -244,13 +246,7 @@ impl Engine {
         let tenants = self.tenants(mount).await?;
         let servers = self.unasked.all();
         attention.extend(of_servers(&servers, tenants));
-        for (log, code, since) in self.emission.stuck() {
-            attention.push(Attention {
-                tenant: log,
-                code: code.to_owned(),
-                since: since.unwrap_or(now),
-            });
-        }
+        attention.extend(self.of_delivery(now));
         attention.sort_by(Attention::by_gravity);
         let attention_total = attention.len() as u64;
         attention.truncate(MOST_LISTED);
@@ -263,6 +259,7 @@ impl Engine {
         Ok(Census {
             storage,
             now,
+            started_at: self.started_at,
             tenants,
             counts,
             attention,
@@ -281,6 +278,19 @@ impl Engine {
                 held_back: self.held_back().0,
             },
         })
+    }
+
+    /// What a person has to look at of events on their way to the devices.
+    fn of_delivery(&self, now: DateTime<Utc>) -> Vec<Attention> {
+        let slow = self.emission.delivery().slow;
+        let slow = slow.map(|since| (MOUNT.to_owned(), "audit_slow", Some(since)));
+        let stuck = self.emission.stuck().into_iter().chain(slow);
+        let attention = stuck.map(|(tenant, code, since)| Attention {
+            tenant,
+            code: code.to_owned(),
+            since: since.unwrap_or(now),
+        });
+        attention.collect()
     }
 
     /// Tells whether the mount can use its storage.

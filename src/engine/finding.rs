@@ -25,6 +25,9 @@ pub(super) const fn explain(finding: Finding) -> Explained {
         Finding::LiveUnknown => LIVE_UNKNOWN,
         Finding::AccountDisabled => ACCOUNT_DISABLED,
         Finding::ChangeAtLogin => CHANGE_AT_LOGIN,
+        Finding::OtherOwner => OTHER_OWNER,
+        Finding::MarkDoesNotFit => MARK_DOES_NOT_FIT,
+        Finding::AppTokensOpen => APP_TOKENS_OPEN,
         Finding::TlsExpiresSoon => TLS_EXPIRES_SOON,
         Finding::MailuOld => MAILU_OLD,
         Finding::MailuUnknown => MAILU_UNKNOWN,
@@ -82,6 +85,19 @@ const CHANGE_AT_LOGIN: Explained = told(
     "the next login on the web has to change the password, which would be a foreign change",
     "ask nobody to log in on the web before the change, which ends that; or write <tenant>/rotate now",
 );
+const OTHER_OWNER: Explained = told(
+    "the account carries the mark of another mount or cluster, which may change its password too",
+    "find out who else owns the account; write <tenant>/verify to accept the mark, or <tenant>/rotate",
+);
+const MARK_DOES_NOT_FIT: Explained = told(
+    "the account's comment in Mailu leaves no room for the engine's mark, so other writers are not \
+     noticed by it",
+    "shorten the comment to 170 characters; the engine never cuts it, and the change itself works",
+);
+const APP_TOKENS_OPEN: Explained = told(
+    "anybody can edit the server's app tokens without logging in (CVE-2026-49217)",
+    "upgrade the server to Mailu 2024.06.52 or later now; the change itself works",
+);
 const TLS_EXPIRES_SOON: Explained = told(
     "the server's certificate ends before the change or within two weeks after it",
     "renew the certificate of the Mailu server",
@@ -115,6 +131,9 @@ mod tests {
             LiveUnknown,
             AccountDisabled,
             ChangeAtLogin,
+            OtherOwner,
+            MarkDoesNotFit,
+            AppTokensOpen,
             TlsExpiresSoon,
             MailuOld,
             MailuUnknown,

@@ -28,10 +28,16 @@ pub(crate) fn explain(code: &str) -> (String, &'static str) {
         .into_iter()
         .find(|refusal| refusal_code(*refusal) == code)
     {
-        return (refusal.to_string(), refusal_hint(refusal));
+        return (refusal.to_string(), advice(refusal_hint(refusal)));
     }
     let (message, hint) = explain_other(code);
     (message.to_owned(), hint)
+}
+
+/// Leaves the first sentence of a hint out, which says what is wrong: beside a message that would be
+/// said twice.
+fn advice(hint: &'static str) -> &'static str {
+    hint.split_once(". ").map_or(hint, |(_, advice)| advice)
 }
 
 /// [`explain`] for what no server refused.
@@ -39,23 +45,23 @@ fn explain_other(code: &str) -> (&'static str, &'static str) {
     match code {
         "address_refused" => (
             "the server's address is not allowed",
-            trouble_hint(Trouble::AddressRefused),
+            advice(trouble_hint(Trouble::AddressRefused)),
         ),
         "mailu_tls" => (
             "TLS with the Mailu server failed",
-            trouble_hint(Trouble::Tls),
+            advice(trouble_hint(Trouble::Tls)),
         ),
         "mailu_redirect" => (
             "the server answered with a redirect",
-            trouble_hint(Trouble::Redirect),
+            advice(trouble_hint(Trouble::Redirect)),
         ),
         "mailu_no_api" => (
             "there is no Mailu API at this URL",
-            trouble_hint(Trouble::NoApi),
+            advice(trouble_hint(Trouble::NoApi)),
         ),
         "unrecognised_refusal" => (
             "something before Mailu refused the call",
-            trouble_hint(Trouble::Denied { status: 403 }),
+            advice(trouble_hint(Trouble::Denied { status: 403 })),
         ),
         "mailu_unreachable" => (
             "the Mailu server gave no usable answer",
@@ -155,6 +161,12 @@ fn explain_audit(code: &str) -> (&'static str, &'static str) {
         "audit_unreachable" => (
             "the server's own API was not reached",
             "check address in config/audit: it must be this server's own listener on every node",
+        ),
+        "audit_slow" => (
+            "the server's own API was reached and answers late or not at all: one of its audit devices \
+             hangs",
+            "look at every audit device of the server, sockets first, and disable the one that hangs: \
+             all requests to the server wait for it, not only events",
         ),
         "audit_tls" => (
             "the certificate of the server's own API was not accepted",
@@ -269,5 +281,38 @@ fn explain_alert(code: &str) -> (&'static str, &'static str) {
             "the last change failed",
             "read <tenant>/events for what happened",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Message and hint stand side by side, in `status` and in warnings.
+    #[test]
+    fn a_hint_does_not_say_again_what_is_wrong() {
+        let refusals = REFUSALS.map(refusal_code);
+        let others = [
+            "address_refused",
+            "mailu_tls",
+            "mailu_redirect",
+            "mailu_no_api",
+            "unrecognised_refusal",
+            "mailu_unreachable",
+            "drift",
+            "audit_unreachable",
+            "audit_slow",
+        ];
+        for code in refusals.into_iter().chain(others) {
+            let (message, hint) = explain(code);
+            let words = |text: &str| -> Vec<String> {
+                let words = text.split_whitespace().take(5);
+                words.map(str::to_lowercase).collect()
+            };
+            assert!(!hint.is_empty(), "{code}");
+            assert_ne!(words(&message), words(hint), "{code}");
+            let begin = words(&message).join(" ");
+            assert!(!hint.to_lowercase().contains(&begin), "{code}: {hint}");
+        }
     }
 }

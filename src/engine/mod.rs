@@ -38,6 +38,8 @@ mod watch;
 use std::fmt;
 use std::sync::{Arc, Weak};
 
+use chrono::{DateTime, Utc};
+
 use crate::clock::Clock;
 use crate::crypto::Keyring;
 use crate::host_api::HostApiOpener;
@@ -89,6 +91,8 @@ impl fmt::Debug for Parts {
 pub struct Engine {
     /// Itself, for tasks that outlive the call in which they begin.
     me: Weak<Self>,
+    /// When this process began to serve the mount.
+    started_at: DateTime<Utc>,
     parts: Parts,
     /// Through which every write of the mount goes.
     guard: Arc<Guard>,
@@ -132,6 +136,7 @@ impl Engine {
     fn new(parts: Parts, mount_uuid: String, me: Weak<Self>) -> Self {
         Self {
             me,
+            started_at: parts.clock.now(),
             parts,
             guard: Arc::new(Guard::new(mount_uuid)),
             tasks: Tasks::new(),

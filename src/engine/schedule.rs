@@ -204,6 +204,22 @@ pub(crate) fn replanned(
     planned.into_iter().chain([paced]).min()
 }
 
+/// Returns the next change of a credential whose checks or their spread changed, and not its period:
+/// what is due takes the next check there is, as if the new checks had been there before. Everything
+/// else is planned as by [`replanned`].
+pub(crate) fn rescheduled(
+    credential: &Credential,
+    config: &MountConfig,
+    tenant: &str,
+    now: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    credential.rotation_policy.period(config)?;
+    match credential.next_rotation {
+        Some(next) if next <= now => Some(Slots::of(config, tenant).at_or_after(now)),
+        Some(_) | None => replanned(credential, config, tenant, now),
+    }
+}
+
 /// Reports whether the stored plan is none that this engine can have made: missing, or further
 /// away than period, pace and schedule allow (a clock was ahead).
 pub(crate) fn is_absurd(credential: &Credential, config: &MountConfig, now: DateTime<Utc>) -> bool {

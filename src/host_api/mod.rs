@@ -166,6 +166,8 @@ impl Error {
     pub const fn code(self) -> &'static str {
         match self {
             Self::Unreachable(Fault::Tls) => "audit_tls",
+            // It was connected to, and gave no answer.
+            Self::Unreachable(Fault::Timeout) => "audit_slow",
             Self::Unreachable(_) => "audit_unreachable",
             Self::LoginRefused => "audit_login_refused",
             Self::Denied => "audit_denied",

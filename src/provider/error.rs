@@ -69,7 +69,8 @@ pub enum Trouble {
     /// A 3xx, which is never followed: the URL is not that of the API, or a front words errors so.
     #[error("the server answered with a redirect, which is never followed")]
     Redirect,
-    /// An HTML 404: no Mailu API below this URL, or a front words errors so.
+    /// An HTML 404, or a page instead of data: no Mailu API below this URL, or a front words errors
+    /// so.
     #[error("there is no Mailu API at this URL")]
     NoApi,
     /// A look was answered from a cache: it says nothing of now.

@@ -89,6 +89,8 @@ pub enum Login {
     Accepted,
     /// 535: wrong, disabled, tokens required or rate limited; they look the same.
     Refused,
+    /// 4xx: not now, whatever the password is. Mailu 2.0 limits logins with 451.
+    NotNow,
     /// No usable answer.
     CannotTell,
 }
@@ -147,6 +149,10 @@ pub trait MailProvider: fmt::Debug + Send + Sync {
 
     /// Detects the server's release line.
     async fn server_version(&self) -> ServerVersion;
+
+    /// Finds out whether the server lets anybody edit app tokens, without logging in
+    /// (CVE-2026-49217); `None` if it did not tell. Changes nothing, and no limiter counts it.
+    async fn app_tokens_are_open(&self) -> Option<bool>;
 
     /// Returns when the certificate ends that the server showed to the last call of this client that
     /// got an answer; `None` before one, and over plain http.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::envelopes::{kept_by, prefixed, wrapped};
 use crate::support::strangers::{LEVELS, bodies, nested};
 
 const RECORDED: &str = include_str!("fixtures/audit-emergency.jsonl");
@@ -54,7 +55,8 @@ fn piped(mut command: Command, input: &[u8]) -> Output {
     let input = input.to_owned();
     let writer = std::thread::spawn(move || stdin.write_all(&input));
     let output = child.wait_with_output().unwrap();
-    writer.join().unwrap().unwrap();
+    // Whoever sees at the first bytes that he cannot read it ends before the last.
+    let _ended_early = writer.join().unwrap();
     output
 }
 
@@ -74,12 +76,17 @@ fn read(lines: &[u8]) -> Vec<u8> {
     output.stdout
 }
 
-/// What a rule finds in a log that is given to it as it is.
-fn found_by_itself(rule: &str, options: &[&str], lines: &[u8]) -> Vec<Value> {
+/// A rule on a log that is given to it as it is.
+fn judged(rule: &str, options: &[&str], lines: &[u8]) -> Output {
     let mut jq = Command::new(program("SMTP_TEST_JQ"));
     jq.arg("-nRc").args(options).arg("-f");
     jq.arg(root().join("scripts/monitoring/audit").join(rule));
-    let output = piped(jq, lines);
+    piped(jq, lines)
+}
+
+/// What a rule finds in a log that is given to it as it is.
+fn found_by_itself(rule: &str, options: &[&str], lines: &[u8]) -> Vec<Value> {
+    let output = judged(rule, options, lines);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{rule}: {said}");
     let text = String::from_utf8(output.stdout).unwrap();
@@ -502,7 +509,158 @@ fn what_nobody_can_read_is_told_once_a_log() {
         (&findings[2]["log"], &findings[2]["first_line"]),
         (&json!(at("3")), &json!(3))
     );
+    let why = findings[2]["why"].as_str().unwrap();
+    assert!(why.contains("no audit line"), "{why}");
     assert_eq!(findings.len(), 3);
+}
+
+/// The recorded lines, each without what a cut one would not have.
+fn recorded_lines() -> Vec<String> {
+    let lines = RECORDED.lines();
+    lines.map(|it| without_body(it).to_string()).collect()
+}
+
+/// The audit lines among what `audit-lines` wrote, and its findings.
+fn lines_and_findings(output: &[u8]) -> (Vec<Value>, Vec<Value>) {
+    let text = std::str::from_utf8(output).unwrap();
+    let values = text.lines().map(|it| serde_json::from_str(it).unwrap());
+    values.partition(|it: &Value| it["rule"].is_null())
+}
+
+#[test]
+fn lines_are_taken_out_of_what_is_around_them() {
+    let lines = recorded_lines();
+    let mut expected: Vec<Value> = lines
+        .iter()
+        .map(|it| serde_json::from_str(it).unwrap())
+        .collect();
+    // What is cut has nothing left of an answer.
+    let bare = |lines: &mut Vec<Value>| {
+        for line in lines {
+            if let Some(data) = line.pointer_mut("/response/data") {
+                *data = Value::Null;
+            }
+        }
+    };
+    bare(&mut expected);
+    for (who, log) in kept_by(&lines) {
+        let (mut found, findings) = lines_and_findings(&read(&log));
+        bare(&mut found);
+        assert_eq!(findings, Vec::<Value>::new(), "{who}");
+        assert_eq!(found.len(), expected.len(), "{who}");
+        assert_eq!(found, expected, "{who}");
+    }
+    // The last part of a line did not come: that line is lost, the next is not.
+    for (who, log) in
+        kept_by(&lines[..1])
+            .into_iter()
+            .zip(kept_by(&lines))
+            .map(|((who, mut first), (_, log))| {
+                let end = first.iter().position(|it| *it == b'\n').unwrap();
+                first.truncate(end + 1);
+                (who, [first, log].concat())
+            })
+    {
+        if !who.contains("split") && !who.contains("parts") {
+            continue;
+        }
+        let (found, findings) = lines_and_findings(&read(&log));
+        assert_eq!(found.len(), expected.len(), "{who}");
+        assert_eq!(findings.len(), 1, "{who}");
+        assert_eq!(findings[0]["lines"], 1, "{who}");
+    }
+}
+
+#[test]
+fn what_is_no_audit_log_is_never_well() {
+    let utf16: Vec<u8> = [0xfeff]
+        .into_iter()
+        .chain(RECORDED.encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let unknown = RECORDED.lines().map(|it| json!({"x": it}).to_string());
+    let unknown = unknown.collect::<Vec<_>>().join("\n");
+    for (what, log, why) in [
+        ("nothing", b"".to_vec(), "empty"),
+        ("blank lines", b"\n\n".to_vec(), "empty"),
+        ("half a line", b"{\"time\":\"20".to_vec(), "empty"),
+        ("UTF-16", utf16, "UTF-16"),
+        ("zstd", b"\x28\xb5\x2f\xfd\0\0".to_vec(), "unpack"),
+        (
+            "a server's log",
+            b"[INFO] core: {}\n".repeat(3),
+            "no audit line",
+        ),
+        (
+            "an unknown envelope",
+            (unknown + "\n").into_bytes(),
+            "no audit line",
+        ),
+    ] {
+        let output = piped(audit_lines(), &log);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{what}: {said}");
+        assert!(said.contains(why), "{what}: {said}");
+        let (_, findings) = lines_and_findings(&output.stdout);
+        let told = findings.last().unwrap()["why"].as_str().unwrap();
+        assert!(told.contains(why), "{what}: {told}");
+    }
+    // An empty one beside one that has lines is a log that was just rotated.
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("empty"), "").unwrap();
+    fs::write(at("full"), RECORDED).unwrap();
+    let mut command = audit_lines();
+    let output = command.args([at("empty"), at("full")]).output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(output.stdout, RECORDED.as_bytes());
+}
+
+/// Runs a program of `scripts` in a Python that has this done to it first.
+fn in_python(change: &str, name: &str, arguments: &[&str]) -> Output {
+    let run = "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')";
+    let mut python = Command::new("python3");
+    python
+        .args([
+            "-c",
+            &format!("import hashlib, json, runpy, sys\n{change}\n{run}"),
+        ])
+        .arg(root().join("scripts").join(name))
+        .args(arguments);
+    python.output().unwrap()
+}
+
+#[test]
+fn a_tool_that_fails_says_neither_well_nor_broken() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let line = json!({"type": "response", "request": {"path": "smtp/events/emit/acme/1"},
+        "response": {"data": {"event_id": "of-a-secret"}}});
+    fs::write(log.path(), format!("{line}\n")).unwrap();
+    let log = log.path().to_str().unwrap();
+    for (name, arguments) in [
+        ("audit-lines", vec![log]),
+        ("audit-verify", vec!["--log-only", log]),
+    ] {
+        for (change, said) in [
+            // A Python that is too old for it, and a mistake in the program.
+            ("sys.version_info = (3, 9, 2, 'final', 0)", "Python 3.11"),
+            (
+                "json.JSONDecoder.decode = lambda *_: 1 / 0",
+                "ZeroDivisionError",
+            ),
+        ] {
+            let output = in_python(change, name, &arguments);
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{name}: {told}");
+            assert!(told.contains(said), "{name}: {told}");
+            assert_eq!(told.lines().count(), 1, "{name}: {told}");
+            assert!(!told.contains("of-a-secret"), "{name}: {told}");
+            // A rule behind it does not take this for the end of the log.
+            let passed_on = String::from_utf8_lossy(&output.stdout);
+            let finds = name == "audit-lines" && said == "ZeroDivisionError";
+            assert_eq!(passed_on.contains("\"why\""), finds, "{name}: {passed_on}");
+        }
+    }
 }
 
 #[test]
@@ -549,6 +707,112 @@ fn jq_says_that_there_are_lines_which_no_rule_judged() {
     }
 }
 
+#[test]
+#[ignore = "needs jq: scripts/test fetches it, sets SMTP_TEST_JQ and runs this"]
+fn jq_judges_a_log_whatever_is_around_its_lines() {
+    let lines = recorded_lines();
+    let read_logs = kept_by(&lines)
+        .into_iter()
+        .map(|(who, log)| (who, read(&log)));
+    let read_logs: Vec<_> = read_logs.collect();
+    // Most of it without audit-lines.
+    let alone = [prefixed(&lines), wrapped(&lines)].concat();
+    for rule in RULES {
+        let expected = found(rule, &OPTIONS, RECORDED);
+        for (who, log) in &read_logs {
+            let found = found_by_itself(rule, &OPTIONS, log);
+            assert_eq!(found, expected, "{rule}: {who}");
+        }
+        for (who, log) in &alone {
+            // Which only audit-lines knows.
+            if ["journald, as bytes", "a prefix of objects"].contains(who) {
+                continue;
+            }
+            let found = found_by_itself(rule, &OPTIONS, log);
+            assert_eq!(found, expected, "{rule}: {who}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs jq: scripts/test fetches it, sets SMTP_TEST_JQ and runs this"]
+fn jq_fails_when_there_was_nothing_to_judge() {
+    for rule in RULES {
+        for log in [
+            "",
+            "\n",
+            "[INFO] core: {}\n",
+            "{\"x\":\"{\\\"type\\\":1}\"}\n",
+            "null\n[1]\n",
+        ] {
+            // By itself, and behind audit-lines, of which a pipe hides the exit code.
+            let passed_on = piped(audit_lines(), log.as_bytes()).stdout;
+            for log in [log.as_bytes(), &passed_on] {
+                let output = judged(rule, &OPTIONS, log);
+                let text = String::from_utf8_lossy(&output.stdout);
+                assert_eq!(output.status.code(), Some(2), "{rule}: {log:?}: {text}");
+                assert!(text.contains("\"not-parsed\""), "{rule}: {text}");
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert!(said.contains("could not be judged"), "{rule}: {said}");
+            }
+        }
+    }
+}
+
+/// An answer that was wrapped as a JWT, and its opening, with the HMAC of the token in it where a
+/// host writes it.
+fn opened_at(place: &str) -> String {
+    let wrapped = json!({
+        "type": "response", "time": "2026-11-21T20:00:00Z",
+        "auth": {"client_token": "hmac-sha256:c0", "display_name": "alice"},
+        "request": {"id": "r-1", "path": "smtp/acme/reset", "client_token": "hmac-sha256:c0"},
+        "response": {"wrap_info": {"token": "hmac-sha256:77", "accessor": "hmac-sha256:a7",
+            "ttl": 900, "creation_time": "2026-11-21T20:00:00Z", "creation_path": "smtp/acme/reset"}},
+    });
+    let mut opening = json!({
+        "type": "response", "time": "2026-11-21T20:01:00Z",
+        "auth": {"client_token": "hmac-sha256:01"},
+        "request": {"id": "r-2", "path": "sys/wrapping/unwrap",
+            "client_token": "hmac-sha256:02", "data": {"token": "hmac-sha256:03"}},
+        "response": {"data": null},
+    });
+    *opening.pointer_mut(place).unwrap() = json!("hmac-sha256:77");
+    let mut again = opening.clone();
+    again["type"] = json!("request");
+    again["error"] = json!("wrapping token is not valid or does not exist");
+    again["request"]["id"] = json!("r-3");
+    format!("{wrapped}\n{opening}\n{again}\n")
+}
+
+/// OpenBao and Vault up to 1.16 write the HMAC of a token in a JWT under `auth`, newer ones under
+/// `request`, and in the body these alone do.
+#[test]
+#[ignore = "needs jq: scripts/test fetches it, sets SMTP_TEST_JQ and runs this"]
+fn jq_knows_an_opened_token_wherever_the_host_wrote_it() {
+    for place in [
+        "/auth/client_token",
+        "/request/client_token",
+        "/request/data/token",
+    ] {
+        let log = opened_at(place);
+        let never = found("never-unwrapped.jq", &OPTIONS, &log);
+        assert_eq!(never, Vec::<Value>::new(), "{place}");
+        let refused = found("unwrap-refused.jq", &OPTIONS, &log);
+        assert_eq!(all(&refused, "/of/path"), ["smtp/acme/reset"], "{place}");
+        assert_eq!(all(&refused, "/token"), ["hmac-sha256:77"], "{place}");
+    }
+    // Opened by nobody that the log knows: found, with who may have.
+    let log = opened_at("/request/id");
+    let never = found("never-unwrapped.jq", &OPTIONS, &log);
+    assert_eq!(never.len(), 1);
+    let perhaps = never[0]["perhaps_opened_by"].as_array().unwrap();
+    assert_eq!(
+        perhaps.len(),
+        1,
+        "once, however many tokens it may be about"
+    );
+}
+
 /// rsyslogd, ended with the test.
 struct Running(Child);
 
@@ -577,6 +841,27 @@ fn rsyslog_conf(dir: &Path, alerts: &Path) -> String {
     })
 }
 
+/// The recorded lines six times, whatever their bodies are and whoever kept them, and foreign ones.
+fn lines_for_rsyslog() -> Vec<u8> {
+    let mut lines = b"not a line of the host\n".repeat(5);
+    lines.extend(b"{\"@level\":\"info\",\"@message\":\"of the server itself\"}\n");
+    lines.extend(RECORDED.as_bytes());
+    // As a container's runtime keeps them: whole, and in parts.
+    let recorded_again = recorded_lines();
+    for (who, log) in kept_by(&recorded_again) {
+        if who == "containerd, in parts" || who == "docker" {
+            lines.extend(log);
+        }
+    }
+    for levels in LEVELS {
+        let body = format!("{{\"junk\":{}}}", nested(levels));
+        for line in RECORDED.lines() {
+            lines.extend(asked_with(line, body.as_bytes()));
+        }
+    }
+    lines
+}
+
 #[tokio::test]
 #[ignore = "needs rsyslogd: scripts/test fetches it, sets SMTP_TEST_RSYSLOGD and runs this"]
 async fn rsyslog_alerts_for_the_same_lines() {
@@ -586,14 +871,7 @@ async fn rsyslog_alerts_for_the_same_lines() {
     fs::write(at("rsyslog.conf"), rsyslog_conf(dir.path(), &alerts)).unwrap();
     // The last line is the sign that all were seen.
     let last = "smtp/the-last/reset";
-    let mut lines = b"not a line of the host\n".repeat(5);
-    lines.extend(RECORDED.as_bytes());
-    for levels in LEVELS {
-        let body = format!("{{\"junk\":{}}}", nested(levels));
-        for line in RECORDED.lines() {
-            lines.extend(asked_with(line, body.as_bytes()));
-        }
-    }
+    let mut lines = lines_for_rsyslog();
     let end = recorded(DENIED).replace("smtp/acme/reset", last) + "\n";
     lines.extend(end.as_bytes());
     fs::write(at("audit.log"), lines).unwrap();
@@ -626,11 +904,11 @@ async fn rsyslog_alerts_for_the_same_lines() {
     }
     // Each as often as it is recorded, whatever the bodies were; foreign lines ring once.
     let expected = [
-        ("audit-calls", 4 * 2),
-        ("denied-emergency", 4 * 3 + 1),
+        ("audit-calls", 6 * 2),
+        ("denied-emergency", 6 * 3 + 1),
         ("not-parsed", 1),
-        ("rewrapped", 4 * 2),
-        ("unwrap-refused", 4 * 5),
+        ("rewrapped", 6 * 2),
+        ("unwrap-refused", 6 * 5),
     ];
     assert_eq!(
         counts,

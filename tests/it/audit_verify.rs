@@ -19,6 +19,7 @@ use vault_plugin_secrets_smtp::audit::{
 };
 use vault_plugin_secrets_smtp::tasks::Tasks;
 
+use crate::support::envelopes::kept_by;
 use crate::support::strangers::{LEVELS, bodies, nested};
 
 /// Lines that a real OpenBao 2.7.2 wrote: answers that name events, and a read of the events.
@@ -694,7 +695,7 @@ fn keys_that_are_not_exempt_are_explained() {
 }
 
 #[test]
-fn garbage_is_named_and_a_cut_last_line_is_a_warning() {
+fn foreign_lines_are_a_note_and_a_cut_last_line_is_a_warning() {
     let acme = chain("acme", 3);
     let story = Story::of(&[&acme]);
     let mut all = lines(&[&acme]);
@@ -703,19 +704,24 @@ fn garbage_is_named_and_a_cut_last_line_is_a_warning() {
     let report = story.against(&[&log], &[]).proven();
     assert!(report.json["warnings"].to_string().contains("cut off"));
     let log = story.write_bytes("audit.log", format!("{cut}\n\n{}\n", all[1]).as_bytes());
-    let report = story.against(&[&log], &[]).broken();
-    assert_eq!((report.kinds(), report.first().2), (vec!["garbage"], 4));
-    for garbage in [
-        b"\0\0\0\0".as_slice(),
-        b"[1]",
-        b"\xff\xfe{",
-        b"{\"a\":",
-        &[b'['; 9999],
-    ] {
+    let report = story.against(&[&log], &[]).proven();
+    assert!(
+        report.json["notes"]
+            .to_string()
+            .contains("audit.log:4 is no")
+    );
+    assert_eq!(report.figure("foreign"), 1);
+    for garbage in [b"[1]".as_slice(), b"\xff\xfe{", b"{\"a\":", &[b'['; 9999]] {
         let content = [garbage, b"\n", all.join("\n").as_bytes(), b"\n"].concat();
         let log = story.write_bytes("audit.log", &content);
-        let report = story.against(&[&log], &[]).broken();
-        assert_eq!((report.kinds(), report.first().2), (vec!["garbage"], 1));
+        for report in [story.against(&[&log], &[]), story.alone(&[&log], &[])] {
+            let report = report.proven();
+            assert!(
+                report.json["notes"]
+                    .to_string()
+                    .contains("audit.log:1 is no")
+            );
+        }
     }
     // A prefix is none; a key twice is: readers would not agree.
     all[0] = format!("<13>Nov 21 bao[7]: {}", all[0]);
@@ -747,6 +753,20 @@ fn garbage_is_named_and_a_cut_last_line_is_a_warning() {
         ["fields"],
         "the event without fields"
     );
+}
+
+/// It is said where what is missed may be.
+#[test]
+fn an_event_in_a_cut_line_is_missed() {
+    let acme = chain("acme", 3);
+    let story = Story::of(&[&acme]);
+    let all = lines(&[&acme]);
+    let hole = [&all[0], &all[1][..200], &all[2]].map(str::to_owned);
+    let log = story.write("audit.log", &hole);
+    let report = story.against(&[&log], &[]).broken();
+    assert_eq!((report.kinds(), report.first().4), (vec!["missing"], 2));
+    assert!(report.json["notes"].to_string().contains("may be in lines"));
+    assert_eq!(story.alone(&[&log], &[]).broken().kinds(), ["gap"]);
 }
 
 /// A host's line with these bytes for the body of the request, and with those of its answer.
@@ -854,17 +874,139 @@ fn what_is_no_audit_line_is_told_once_a_log() {
     all.insert(3, String::from("garbage"));
     all.push(cut("198.51.100.7"));
     let log = story.write("audit.log", &all);
+    let report = story.against(&[&log], &[]).proven();
+    let notes = report.json["notes"].as_array().unwrap();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    let note = notes[0].as_str().unwrap();
+    let told = "audit.log:2 is no audit line, nor are 2 more up to line 6; \
+        from 198.51.100.7, 203.0.113.9";
+    assert!(note.ends_with(told), "{note}");
+    assert_eq!((report.figure("events"), report.figure("foreign")), (3, 3));
+    // One without any is no audit log: nothing is said about the others.
     let other = story.write("other.log", &[String::from("[1]")]);
-    let report = story.against(&[&log, &other], &[]).broken();
-    assert_eq!(report.kinds(), ["garbage", "garbage"]);
-    assert_eq!(report.first().2, 2);
-    let what = report.json["broken"][0]["what"].as_str().unwrap();
-    assert_eq!(
-        what,
-        "is no audit line, nor are 2 more up to line 6; from 198.51.100.7, 203.0.113.9"
+    let report = story.against(&[&log, &other], &[]);
+    assert_eq!(report.code, UNREADABLE, "{}", report.json);
+    assert!(
+        report.said.contains("other.log: has no audit line"),
+        "{}",
+        report.said
     );
-    assert_eq!(report.json["broken"][1]["what"], "is no audit line");
-    assert_eq!(report.figure("events"), 3);
+}
+
+#[test]
+fn lines_are_proven_whatever_is_around_them() {
+    let acme = chain("acme", 4);
+    let story = Story::of(&[&acme]);
+    let mut all = lines(&[&acme]);
+    all.push(answer("acme/status", &json!({"state": "settled"})));
+    let mut forged = all.clone();
+    forged[2] = forged[2].replace("\"outcome\":\"", "\"outcome\":\"-");
+    let kept = kept_by(&all).into_iter().zip(kept_by(&forged));
+    for ((who, log), (_, forged)) in kept {
+        let log = story.write_bytes("audit.log", &log);
+        for report in [story.against(&[&log], &[]), story.alone(&[&log], &[])] {
+            assert_eq!(report.code, PROVEN, "{who}: {}{}", report.json, report.said);
+            let figures = ["lines", "events", "foreign"].map(|it| report.figure(it));
+            assert_eq!(figures, [5, 4, 0], "{who}");
+        }
+        // What is in them is judged as without.
+        let log = story.write_bytes("audit.log", &forged);
+        for report in [story.against(&[&log], &[]), story.alone(&[&log], &[])] {
+            assert_eq!(report.code, BROKEN, "{who}: {}{}", report.json, report.said);
+            assert!(report.kinds().contains(&"hash"), "{who}: {}", report.json);
+        }
+    }
+    // The log of the server itself between them: no line of it accuses anybody.
+    let server = [
+        "2026-11-21T20:06:58.045Z [INFO]  core: vault is unsealed {\"a\":1}",
+        "{\"@level\":\"info\",\"@message\":\"core: post-unseal setup complete\"}",
+        "",
+    ];
+    let between = |it: &String| [it.as_str(), server[0], server[1], server[2]].join("\n");
+    let log = story.write("audit.log", &all.iter().map(between).collect::<Vec<_>>());
+    let report = story.against(&[&log], &[]).proven();
+    assert_eq!(report.figure("foreign"), 10);
+}
+
+/// What a stranger had the host write looks like a line of its own only to a careless reader.
+#[test]
+fn an_event_in_a_body_is_none() {
+    let acme = chain("acme", 2);
+    let story = Story::of(&[&acme]);
+    let all = lines(&[&acme]);
+    for prefix in ["", "bao-1: ", "{bao-1} "] {
+        let body = format!("{{\"a\":{}}}", all[1]);
+        let mut log = format!("{prefix}{}\n", all[0]).into_bytes();
+        log.extend(prefix.as_bytes());
+        log.extend(with_bodies(
+            &answer("acme/x", &json!({})),
+            body.as_bytes(),
+            None,
+        ));
+        // Cut off right after it by something on the way.
+        log.extend(prefix.as_bytes());
+        let line = with_bodies(&answer("acme/x", &json!({})), body.as_bytes(), None);
+        let at = line.windows(4).position(|it| it == b"\"a\":").unwrap() + 4;
+        log.extend(&line[..at + all[1].len()]);
+        log.push(b'\n');
+        let log = story.write_bytes("audit.log", &log);
+        let report = story.against(&[&log], &[]).broken();
+        assert_eq!(report.kinds(), ["missing"], "{prefix}: {}", report.json);
+    }
+}
+
+#[test]
+fn what_is_no_audit_log_gets_no_verdict() {
+    let acme = chain("acme", 2);
+    let story = Story::of(&[&acme]);
+    let all = lines(&[&acme]).join("\n");
+    let utf16: Vec<u8> = [0xfeff]
+        .into_iter()
+        .chain(all.encode_utf16())
+        .flat_map(u16::to_be_bytes)
+        .collect();
+    let unknown = format!("{}\n", json!({"x": all}));
+    for log in [
+        utf16,
+        unknown.into_bytes(),
+        b"BZh91AY&SY".to_vec(),
+        b"{}x{}\n".to_vec(),
+    ] {
+        let log = story.write_bytes("audit.log", &log);
+        for report in [story.against(&[&log], &[]), story.alone(&[&log], &[])] {
+            assert_eq!(report.code, UNREADABLE, "{}{}", report.json, report.said);
+            assert!(report.said.contains("audit.log: "), "{}", report.said);
+        }
+    }
+}
+
+#[test]
+fn a_proof_of_nothing_is_none() {
+    let acme = chain("acme", 3);
+    let story = Story::of(&[&acme]);
+    let log = story.write("audit.log", &lines(&[&acme]));
+    let empty = story.write_bytes("empty.log", b"");
+    let none = Story::of(&[]);
+    let long_after = ["--since", "2027-01-01T00:00:00Z"];
+    for (report, said) in [
+        (none.against(&[&empty], &[]), "is stored"),
+        (none.against(&[], &["--all"]), "name the audit logs"),
+        (
+            story.against(&[&log], &["--tenant", "nobody"]),
+            "of tenant nobody",
+        ),
+        (
+            story.alone(&[&log], &["--tenant", "nobody"]),
+            "of tenant nobody",
+        ),
+        (story.alone(&[&empty], &[]), "the logs have no event"),
+        // Nothing that is stored is of the time for which there is a log.
+        (story.against(&[&empty], &long_after), "of the logs' time"),
+    ] {
+        assert_eq!(report.code, UNREADABLE, "{said}: {}", report.json);
+        assert!(report.said.contains(said), "{said}: {}", report.said);
+    }
+    story.against(&[&log], &long_after).proven();
 }
 
 #[test]
@@ -1088,4 +1230,140 @@ async fn the_trail_is_read_from_a_server_in_pages_and_kept() {
     assert_eq!(report.code, UNREADABLE, "{}", report.json);
     assert!(report.said.contains("does not exist"), "{}", report.said);
     server.abort();
+}
+
+/// A host that has this mount, and what is stored in it.
+async fn host(mount: &str, story: &Story) -> (String, impl Drop + use<>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let served = Arc::new(Served {
+        chains: story.stored.clone(),
+        mount: mount.to_owned(),
+    });
+    let router = Router::new().fallback(serve).with_state(served);
+    let tasks = Tasks::new();
+    let server = tasks.spawn(async move { axum::serve(listener, router).await });
+    (address, Stopped(move || server.abort()))
+}
+
+struct Stopped<F: Fn()>(F);
+
+impl<F: Fn()> Drop for Stopped<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+#[tokio::test]
+async fn the_namespace_is_part_of_what_is_asked_and_shown() {
+    let acme = chain("acme", 4);
+    let story = Story::of(&[&acme]);
+    let (address, _running) = host("team1/smtp/", &story).await;
+    let inside =
+        |it: &String| it.replace("{\"id\":\"root\"}", "{\"id\":\"W\",\"path\":\"team1/\"}");
+    let log = story.write(
+        "audit.log",
+        &lines(&[&acme]).iter().map(inside).collect::<Vec<_>>(),
+    );
+    let asked = |namespace: &str, mount: &[&str]| {
+        let mut asked = command(&[&log]);
+        asked.env("BAO_ADDR", &address).args(mount);
+        asked.env("BAO_TOKEN", "s.of-the-auditor");
+        if !namespace.is_empty() {
+            asked.env("BAO_NAMESPACE", namespace);
+        }
+        in_background(asked)
+    };
+    for (namespace, mount) in [
+        ("team1", &[][..]),
+        ("team1/", &["--mount", "smtp"]),
+        ("team1", &["--mount", "team1/smtp/"]),
+        ("", &["--mount", "team1/smtp"]),
+        ("root", &["--mount", "team1/smtp"]),
+    ] {
+        let report = asked(namespace, mount).await;
+        assert_eq!(
+            report.code, PROVEN,
+            "{namespace} {mount:?}: {}{}",
+            report.json, report.said
+        );
+        assert_eq!(report.json["mounts"], json!(["team1/smtp/"]));
+        assert_eq!(report.figure("stored"), 4);
+    }
+    // Another namespace, none, and one inside another: no proof of nothing.
+    for (namespace, mount) in [
+        ("team2", &[][..]),
+        ("", &[]),
+        ("other", &["--mount", "team1/smtp"]),
+    ] {
+        let report = asked(namespace, mount).await;
+        assert_eq!(report.code, UNREADABLE, "{namespace}: {}", report.json);
+        assert!(report.said.contains("namespace right?"), "{}", report.said);
+        let whole = format!("{address}/v1/{namespace}");
+        assert!(report.said.contains(&whole), "{}", report.said);
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_has_nothing_stored_proves_nothing() {
+    let acme = chain("acme", 2);
+    let story = Story::of(&[&acme]);
+    let (address, _running) = host("smtp/", &Story::of(&[])).await;
+    let empty = story.write_bytes("empty.log", b"");
+    let dump = story.dir.path().join("dump.json");
+    for arguments in [
+        vec![empty.as_os_str()],
+        vec!["--dump-trail".as_ref(), dump.as_os_str()],
+    ] {
+        let mut asked = command(&[]);
+        asked.env("BAO_ADDR", &address).args(arguments);
+        asked.env("BAO_TOKEN", "s.of-the-auditor");
+        let report = in_background(asked).await;
+        assert_eq!(report.code, UNREADABLE, "{}", report.json);
+        assert!(
+            report.said.contains("is stored at smtp/"),
+            "{}",
+            report.said
+        );
+    }
+}
+
+#[tokio::test]
+async fn no_message_has_a_secret_in_it() {
+    let acme = chain("acme", 2);
+    let story = Story::of(&[&acme]);
+    let (address, _running) = host("smtp/", &story).await;
+    let log = story.write("audit.log", &lines(&[&acme]));
+    let asked = |address: &str, token: &str| {
+        let mut asked = command(&[&log]);
+        asked.env("BAO_ADDR", address).env("BAO_TOKEN", token);
+        in_background(asked)
+    };
+    // As a file has it.
+    for end in ["\n", "\r\n", " \n"] {
+        asked(&address, &format!("s.of-the-auditor{end}"))
+            .await
+            .proven();
+    }
+    let with_password = address.replace("http://", "http://alice:s.of-alice@");
+    let no_port = address.replace("http://", "http://s.of-alice:");
+    for (address, token) in [
+        (address.as_str(), "s.of-the\nauditor"),
+        (&address, "s.of-the\rauditor"),
+        (&address, "s.of-the auditor"),
+        (&address, "s.of-th\u{e4}-auditor"),
+        (&address, "s.of-the-auditor\u{2026}"),
+        (&address, "s.of-the\u{7f}auditor"),
+        ("http://127.0.0.1:1", "s.of-the-auditor"),
+        (&with_password, "s.of-the-auditor"),
+        (&no_port, "s.of-the-auditor"),
+        ("s.of-alice", "s.of-the-auditor"),
+        ("http://[s.of-alice", "s.of-the-auditor"),
+        ("http://127.0.0.1\n.s.of-alice", "s.of-the-auditor"),
+    ] {
+        let report = asked(address, token).await;
+        assert_eq!(report.code, UNREADABLE, "{address}: {}", report.json);
+        assert!(!report.said.is_empty() && report.said.lines().count() == 1);
+        assert!(!report.said.contains("s.of"), "{}", report.said);
+    }
 }

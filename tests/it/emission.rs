@@ -216,6 +216,7 @@ fn while_the_host_fails_events_wait_and_status_says_why() {
             (Error::Denied, "audit_denied"),
             (Error::Unreachable(Net::Unreachable), "audit_unreachable"),
             (Error::Unreachable(Net::Tls), "audit_tls"),
+            (Error::Unreachable(Net::Timeout), "audit_slow"),
             (Error::Unintelligible, "audit_wrong_answer"),
             (Error::Limited { retry_after: None }, "audit_limited"),
         ];
@@ -248,6 +249,49 @@ fn while_the_host_fails_events_wait_and_status_says_why() {
             all_delivered(&world, &host, code).await;
             assert_eq!(audit(&host).await.0, "delivering");
         }
+    });
+}
+
+/// One device hangs beside a good one: everything is delivered, and every request waits.
+#[test]
+fn a_host_that_takes_long_for_each_event_is_told() {
+    simulate(async {
+        let (world, host, _) = delivering().await;
+        let told = async || {
+            let status = host.read("status").await.ok();
+            let attention = status.get("attention").as_array().unwrap().clone();
+            let mut slow = attention.iter().filter(|it| it["code"] == "audit_slow");
+            slow.next().cloned()
+        };
+        assert_eq!(told().await, None);
+        world.devices.takes(std::time::Duration::from_secs(20));
+        rotate(&world, &host).await;
+        for _ in 0..3 {
+            tick(&world, &host).await;
+        }
+        all_delivered(&world, &host, "slowly").await;
+        assert_eq!(audit(&host).await.0, "delivering");
+        let slow = told().await.expect("a device hangs");
+        assert_eq!(slow["tenant"], "-");
+        assert!(slow["hint"].as_str().unwrap().contains("device"), "{slow}");
+        let since = slow["since"].clone();
+        rotate(&world, &host).await;
+        tick(&world, &host).await;
+        assert_eq!(told().await.expect("still")["since"], since);
+        world.devices.takes(std::time::Duration::ZERO);
+        rotate(&world, &host).await;
+        for _ in 0..3 {
+            tick(&world, &host).await;
+        }
+        assert_eq!(told().await, None);
+        // It answers nothing at all any more.
+        world
+            .devices
+            .always(Some(Does::Fails(Error::Unreachable(Net::Timeout))));
+        rotate(&world, &host).await;
+        tick(&world, &host).await;
+        assert_eq!(audit(&host).await.1["error_code"], "audit_slow");
+        assert!(told().await.is_some());
     });
 }
 

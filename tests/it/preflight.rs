@@ -7,7 +7,9 @@ use vault_plugin_secrets_smtp::engine::storage::record::Preflight;
 use vault_plugin_secrets_smtp::logical::{Storage as _, StorageEntry};
 
 use crate::support::engine::{EMAIL, FIRST, Rig};
-use crate::support::mailu::standin::{Config, Fault, HashShown, Release, Rule};
+use crate::support::mailu::standin::{
+    Config, Fault, HashShown, Media, Release, Rule, TokenSeen, Words,
+};
 
 async fn preflight(rig: &Rig) -> Preflight {
     let before = rig.record("acme").await;
@@ -56,8 +58,19 @@ async fn nothing_is_found_where_nothing_is_wrong() {
     let end = found.certificate_expires_at.unwrap();
     assert_eq!(end.to_rfc3339(), "4096-01-01T00:00:00+00:00");
     let asked = &rig.mailu.journal()[asked..];
-    assert!(asked.iter().all(|entry| entry.method == "GET"), "{asked:?}");
-    assert_eq!(asked.len(), 2, "the account and the description");
+    let asked: Vec<(&str, &str)> = asked
+        .iter()
+        .map(|entry| (entry.method.as_str(), entry.path.as_str()))
+        .collect();
+    // The last one without the token, and about a token that no server has.
+    let expected = [
+        ("GET", "/api/v1/user/smtp-admin@example.test"),
+        ("GET", "/api/v1/swagger.json"),
+        ("PATCH", "/api/v1/token/0"),
+    ];
+    assert_eq!(asked, expected);
+    let last = rig.mailu.journal().pop().unwrap();
+    assert_eq!((last.token, last.applied), (TokenSeen::Missing, false));
 }
 
 #[tokio::test]
@@ -169,7 +182,89 @@ async fn an_older_password_that_is_live_is_drift_and_so_is_a_strangers_mark() {
     assert_eq!(findings(&rig).await, [""; 0]);
     let mark = json!("[smtp dddddddddddddddddddddddddddddddd 99 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa]");
     rig.mailu.set_field(EMAIL, "comment", mark);
-    assert_eq!(findings(&rig).await, ["drift"]);
+    assert_eq!(findings(&rig).await, ["other_owner"]);
+}
+
+#[tokio::test]
+async fn a_comment_without_room_for_the_mark_is_found_and_never_cut() {
+    let rig = Rig::created().await;
+    let lineage = rig.record("acme").await.unwrap().lineage;
+    // "[smtp <32> <generation> <32>]" and the space before it.
+    let mark = 1 + 6 + lineage.len() + 1 + 1 + 1 + 32 + 1;
+    for (length, found) in [
+        (0, vec![]),
+        (255 - mark, vec![]),
+        (255 - mark + 1, vec!["mark_does_not_fit"]),
+        (255, vec!["mark_does_not_fit"]),
+    ] {
+        // Characters, not bytes.
+        let comment = "ü".repeat(length);
+        rig.mailu.set_field(EMAIL, "comment", json!(comment));
+        assert_eq!(findings(&rig).await, found, "{length}");
+        let told = rig.write("acme/verify", json!({})).await.ok().warnings;
+        let told = told.iter().filter(|it| it.contains("no room")).count();
+        assert_eq!(told, found.len(), "{length}");
+        rig.write("acme/rotate", json!({})).await.ok();
+        let kept = rig.mailu.user(EMAIL).unwrap().comment().to_owned();
+        assert!(kept.starts_with(&comment), "{length}: {kept}");
+        assert_eq!(kept.contains("[smtp "), found.is_empty(), "{length}");
+        rig.later(600);
+    }
+    // Without marks there is nothing to fit.
+    rig.write("config", json!({ "mailu_marker": false }))
+        .await
+        .ok();
+    assert_eq!(findings(&rig).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_server_whose_app_tokens_anybody_edits_is_found() {
+    let rig = Rig::created().await;
+    let told = async || {
+        let answer = rig.write("acme/verify", json!({})).await.ok();
+        let warnings = answer.warnings.into_iter();
+        let told: Vec<String> = warnings
+            .filter(|it| it.contains("CVE-2026-49217"))
+            .collect();
+        told
+    };
+    assert_eq!(told().await, [""; 0], "a release without it");
+    // Whether the account has tokens does not matter: it may have some tomorrow.
+    rig.mailu.set_open_tokens(true);
+    assert_eq!(findings(&rig).await, ["app_tokens_open"]);
+    let warnings = told().await;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("anybody can edit"), "{warnings:?}");
+    rig.mailu.set_open_tokens(false);
+    rig.mailu.add_token(EMAIL);
+    assert_eq!(findings(&rig).await, [""; 0]);
+    assert_eq!(told().await, [""; 0]);
+    // Something before Mailu answers in its place, and asks for no header: nothing is known then.
+    for words in [
+        Words::new(404, Media::Html, "<html>"),
+        Words::new(404, Media::Json, r#"{"message":"no Route matched"}"#),
+        Words::new(401, Media::Html, "<html>"),
+        Words::new(403, Media::Json, r#"{"message":"Forbidden"}"#),
+        Words::new(405, Media::Json, r#"{"message":"not allowed"}"#),
+        Words::new(200, Media::Html, "<html>"),
+    ] {
+        let committed = false;
+        rig.mailu.fault(
+            Rule::new(Fault::Worded {
+                committed,
+                words: words.clone(),
+            })
+            .path("/token/0")
+            .times(2),
+        );
+        assert_eq!(findings(&rig).await, [""; 0], "{words:?}");
+        let warnings = told().await;
+        assert!(warnings[0].starts_with("it could not be told"), "{words:?}");
+    }
+    // Nothing of it costs a try at the limiter: the server is asked as before.
+    rig.write("acme/verify", json!({})).await.ok();
+    rig.mailu.set_release(Release::V2_0);
+    assert_eq!(told().await, [""; 0], "it has no app tokens");
 }
 
 #[tokio::test]

@@ -101,6 +101,50 @@ fn every_error_code_of_the_table_exists() {
     }
 }
 
+/// The commands of a text, each with its continued lines, from `bao write` or `vault write` on.
+fn writes(text: &str) -> Vec<String> {
+    let joined = text.replace("\\\\\n", " ").replace("\\\n", " ");
+    let mut writes = Vec::new();
+    for line in joined.lines() {
+        for command in ["bao write ", "vault write "] {
+            for (at, _) in line.match_indices(command) {
+                let rest = &line[at + command.len()..];
+                let end = rest
+                    .find(['`', '#', ')', '"', '|', ';'])
+                    .unwrap_or(rest.len());
+                writes.push(rest[..end].trim().to_owned());
+            }
+        }
+    }
+    writes
+}
+
+/// The command line takes a write without a parameter only with `-f`, on both hosts.
+#[test]
+fn a_write_without_parameters_is_forced() {
+    let mut text = README.to_owned();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    read_all(&root.join("src"), &mut text);
+    let mut seen = 0;
+    for command in writes(&text) {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let (flags, words): (Vec<&str>, Vec<&str>) = words
+            .into_iter()
+            .partition(|it| it.starts_with('-') && it.len() > 1);
+        let Some((path, parameters)) = words.split_first() else {
+            continue;
+        };
+        // A sentence that names the command, or a command whose end is a text in quotes.
+        if !path.contains('/') || parameters.iter().any(|it| !it.contains('=') && *it != "-") {
+            continue;
+        }
+        seen += 1;
+        let forced = flags.iter().any(|it| *it == "-f" || *it == "-force");
+        assert!(forced || !parameters.is_empty(), "bao write {command}");
+    }
+    assert!(seen > 30, "{seen} commands");
+}
+
 fn read_all(folder: &Path, text: &mut String) {
     for entry in fs::read_dir(folder).expect("a source folder") {
         let path = entry.expect("its entry").path();

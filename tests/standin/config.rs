@@ -99,6 +99,8 @@ pub struct Settings {
     pub hash_shown: HashShown,
     /// `AUTH_REQUIRE_TOKENS`: mail logins take app tokens only.
     pub require_tokens: bool,
+    /// The mistake of 2024.06.51 and earlier: a token is edited without logging in.
+    pub open_tokens: bool,
     pub login_service: LoginService,
     /// The admin is stopped: the edge answers 502 to every API request, mail logins get 454.
     pub admin_down: bool,
@@ -129,6 +131,7 @@ impl From<&Config> for Settings {
             login_delay: config.login_delay,
             hash_shown: HashShown::Real,
             require_tokens: false,
+            open_tokens: false,
             login_service: LoginService::Up,
             admin_down: false,
             cached_for: Duration::ZERO,

@@ -194,6 +194,11 @@ impl MailuStandin {
         self.set(|settings| settings.require_tokens = required);
     }
 
+    /// Makes it a release with CVE-2026-49217, or one without.
+    pub fn set_open_tokens(&self, open: bool) {
+        self.set(|settings| settings.open_tokens = open);
+    }
+
     pub fn set_login_service(&self, service: LoginService) {
         self.set(|settings| settings.login_service = service);
     }

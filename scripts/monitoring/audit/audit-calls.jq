@@ -13,19 +13,21 @@ def of_audit: startswith($ARGS.named.mount // "smtp/")
   and (.[($ARGS.named.mount // "smtp/") | length:] | test("^events/(emit/|flush$|ack$)"));
 
 ($ARGS.named.role // error("name the emitter's role: --arg role <name>")) as $role
-| audit_lines
-| if .rule then . else
-    select(.type == "request" and (.request.path? | type == "string"))
-    | select(full | of_audit)
-    | select(.auth.metadata.role_name? != $role)
-    | {
-        rule: "audit-calls",
-        time,
-        path: full,
-        allowed: (.error == null),
-        by: .auth.display_name,
-        entity_id: .auth.entity_id,
-        remote_address: .request.remote_address,
-        request_id: .request.id
-      }
-  end
+| findings(
+  audit_lines
+  | if .rule then . else
+      select(.type == "request" and (.request.path? | type == "string"))
+      | select(full | of_audit)
+      | select(.auth.metadata.role_name? != $role)
+      | {
+          rule: "audit-calls",
+          time,
+          path: full,
+          allowed: (.error == null),
+          by: .auth.display_name,
+          entity_id: .auth.entity_id,
+          remote_address: .request.remote_address,
+          request_id: .request.id
+        }
+    end
+)

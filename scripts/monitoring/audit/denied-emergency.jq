@@ -12,19 +12,21 @@ def full: (.request.namespace.path // "") + .request.path;
 def emergency: startswith($ARGS.named.mount // "smtp/")
   and (.[($ARGS.named.mount // "smtp/") | length:] | test("^[^/]+/(reset|reveal)$"));
 
-audit_lines
-| if .rule then . else
-    # What is denied has its error in the request line already; what the engine refuses does not.
-    select(.type == "request" and .error and (.request.path? | type == "string"))
-    | select(full | emergency)
-    | {
-        rule: "denied-emergency",
-        time,
-        path: full,
-        by: .auth.display_name,
-        entity_id: .auth.entity_id,
-        remote_address: .request.remote_address,
-        error: (.error | gsub("\\s+"; " ")),
-        request_id: .request.id
-      }
-  end
+findings(
+  audit_lines
+  | if .rule then . else
+      # What is denied has its error in the request line already; what the engine refuses does not.
+      select(.type == "request" and .error and (.request.path? | type == "string"))
+      | select(full | emergency)
+      | {
+          rule: "denied-emergency",
+          time,
+          path: full,
+          by: .auth.display_name,
+          entity_id: .auth.entity_id,
+          remote_address: .request.remote_address,
+          error: (.error | gsub("\\s+"; " ")),
+          request_id: .request.id
+        }
+    end
+)

@@ -12,18 +12,20 @@ def full($path): (.request.namespace.path // "") + $path;
 def emergency: startswith($ARGS.named.mount // "smtp/")
   and (.[($ARGS.named.mount // "smtp/") | length:] | test("^[^/]+/(reset|reveal)$"));
 
-audit_lines
-| if .rule then . else
-    select(.type == "response" and .error == null and .request.path == "sys/wrapping/rewrap")
-    | select(.response.wrap_info.creation_path?)
-    | select(full(.response.wrap_info.creation_path) | emergency)
-    | {
-        rule: "rewrapped",
-        time,
-        path: full(.response.wrap_info.creation_path),
-        by: .auth.display_name,
-        entity_id: .auth.entity_id,
-        remote_address: .request.remote_address,
-        request_id: .request.id
-      }
-  end
+findings(
+  audit_lines
+  | if .rule then . else
+      select(.type == "response" and .error == null and .request.path == "sys/wrapping/rewrap")
+      | select(.response.wrap_info.creation_path?)
+      | select(full(.response.wrap_info.creation_path) | emergency)
+      | {
+          rule: "rewrapped",
+          time,
+          path: full(.response.wrap_info.creation_path),
+          by: .auth.display_name,
+          entity_id: .auth.entity_id,
+          remote_address: .request.remote_address,
+          request_id: .request.id
+        }
+    end
+)

@@ -20,49 +20,51 @@ def emergency: startswith($ARGS.named.mount // "smtp/")
   and (.[($ARGS.named.mount // "smtp/") | length:] | test("^[^/]+/(reset|reveal)$"));
 def seconds: sub("\\.[0-9]+"; "") | fromdateiso8601;
 def opening: .request.path | IN("sys/wrapping/unwrap", "sys/wrapping/rewrap", "cubbyhole/response");
-# The token it was about: in the body, else the caller's own. A caller's JWT has the HMAC of the
-# token in it under `auth` only.
-def token:
+# The tokens it may be about, the likeliest first: the one in the body, else the caller's own. Which of
+# the last two has the HMAC of the token in a JWT differs between hosts.
+def tokens:
   [.request.data.token?, .auth.client_token?, .request.client_token?]
-  | map(select(type == "string" and . != ""))
-  | first;
+  | map(select(type == "string" and . != ""));
 
 def wrap: .type == "response" and .response.wrap_info.token?;
 def refused: .type == "request" and .error and opening;
 
-# Collected as a list, not line by line into an object: anybody can be refused a million times, and
-# jq copies what is in an object with each.
-[audit_lines | select(.rule or wrap or refused)] as $lines
-| (
-    reduce ($lines[] | select(wrap)) as $line (
-      {};
-      $line.response.wrap_info as $wrap
-      | .[$wrap.token] = {
-          path: ($line | full($wrap.creation_path)),
-          time: $wrap.creation_time,
-          ttl: $wrap.ttl,
-          for: $line.auth.display_name
+findings(
+  # Collected as a list, not line by line into an object: anybody can be refused a million times, and
+  # jq copies what is in an object with each.
+  [audit_lines | select(.rule or wrap or refused)] as $lines
+  | (
+      reduce ($lines[] | select(wrap)) as $line (
+        {};
+        $line.response.wrap_info as $wrap
+        | .[$wrap.token] = {
+            path: ($line | full($wrap.creation_path)),
+            time: $wrap.creation_time,
+            ttl: $wrap.ttl,
+            for: $line.auth.display_name
+          }
+      )
+    ) as $wrapped
+  | $lines[]
+  | if .rule then . else
+      select(refused)
+      | tokens as $tokens
+      | ([$tokens[] | select($wrapped[.])] + $tokens | first) as $token
+      | (if $token then $wrapped[$token] else null end) as $of
+      # Anybody's own cubbyhole: only the one of a wrapping token is meant.
+      | select($of or .request.path != "cubbyhole/response")
+      | select($of == null or ($of.path | emergency))
+      | {
+          rule: "unwrap-refused",
+          time,
+          error,
+          of: $of,
+          expired: (if $of then (.time | seconds) > ($of.time | seconds) + $of.ttl else null end),
+          path: .request.path,
+          remote_address: .request.remote_address,
+          accessor: .auth.accessor,
+          token: $token,
+          request_id: .request.id
         }
-    )
-  ) as $wrapped
-| $lines[]
-| if .rule then . else
-    select(refused)
-    | token as $token
-    | (if $token then $wrapped[$token] else null end) as $of
-    # Anybody's own cubbyhole: only the one of a wrapping token is meant.
-    | select($of or .request.path != "cubbyhole/response")
-    | select($of == null or ($of.path | emergency))
-    | {
-        rule: "unwrap-refused",
-        time,
-        error,
-        of: $of,
-        expired: (if $of then (.time | seconds) > ($of.time | seconds) + $of.ttl else null end),
-        path: .request.path,
-        remote_address: .request.remote_address,
-        accessor: .auth.accessor,
-        token: $token,
-        request_id: .request.id
-      }
-  end
+    end
+)

@@ -62,6 +62,8 @@ pub(in crate::engine) struct Delivery {
     pub(in crate::engine) last: Option<DateTime<Utc>>,
     /// The code of what fails, and since when.
     pub(in crate::engine) failing: Option<(&'static str, DateTime<Utc>)>,
+    /// Since when the host takes long for each event.
+    pub(in crate::engine) slow: Option<DateTime<Utc>>,
     /// How many this process delivered.
     pub(in crate::engine) total: u64,
     /// A collector outside is to fetch the events.
@@ -119,6 +121,8 @@ pub(super) struct State {
     pub(super) successes: u64,
     pub(super) last: Option<DateTime<Utc>>,
     pub(super) failing: Option<(&'static str, DateTime<Utc>)>,
+    /// Since when the host takes long for each event, whether it took them or not.
+    pub(super) slow: Option<DateTime<Utc>>,
     pub(super) exempt_keys: ExemptKeys,
     /// When people were told last that changes wait.
     pub(super) stall_told: Option<DateTime<Utc>>,
@@ -229,6 +233,7 @@ impl Emission {
         state.rests_until = Duration::ZERO;
         state.failures = 0;
         state.failing = None;
+        state.slow = None;
         state.last = None;
         state.exempt_keys = ExemptKeys::Unknown;
         state.tuning_at = Duration::ZERO;
@@ -408,6 +413,7 @@ impl Emission {
     pub(super) fn note_no_way(&self) {
         let mut state = self.state();
         state.failing = None;
+        state.slow = None;
         state.failures = 0;
     }
 
@@ -419,6 +425,12 @@ impl Emission {
         state.failing = None;
         state.failures = 0;
         state.rests_until = Duration::ZERO;
+    }
+
+    /// The host has answered, or not: one that takes long does so because of a device that hangs.
+    pub(super) fn note_pace(&self, slow: bool, now: DateTime<Utc>) {
+        let mut state = self.state();
+        state.slow = slow.then(|| state.slow.unwrap_or(now));
     }
 
     /// The host could not be told; returns for how long nothing is tried.

@@ -50,9 +50,13 @@ use super::storage::{self, UNDELIVERED};
 use crate::audit::Event;
 use crate::host_api::{self, HostApi, Taken};
 use crate::logical::{Mount, StorageEntry};
+use crate::network::Fault;
 use index::Way;
 use storage::TrailEntry;
 
+/// A host that takes longer for one event waits for something: a device that hangs costs it 10 to 20
+/// seconds, all that is sound some milliseconds.
+const SLOW: Duration = Duration::from_secs(5);
 /// How many names are listed at once.
 const PAGE: usize = 1_000;
 /// Of so many logs it is found out at the start since when their events wait.
@@ -298,11 +302,13 @@ impl Engine {
             return Err(Stop::Ending);
         }
         let mount_point = self.emission.state().mount_point.clone();
+        let asked_at = self.clock().monotonic();
         let told = tokio::select! {
             biased;
             told = way.api.emit(&mount_point, &event.tenant_id, event.seq) => told,
             () = self.interrupted(way.current) => return Err(Stop::Ending),
         };
+        self.note_pace(&told, asked_at);
         match told {
             Ok(taken) if self.is_passage(event, &taken) => {}
             Ok(_) => return Err(Stop::Host(host_api::Error::Unintelligible)),
@@ -319,6 +325,17 @@ impl Engine {
             self.emission.note_works(self.clock().now());
         }
         Ok(self.acknowledge(mount, event).await?)
+    }
+
+    /// Notes how long the host took; a connection that did not come about says nothing of it.
+    fn note_pace(&self, told: &Result<Taken, host_api::Error>, asked_at: Duration) {
+        let took = self.clock().monotonic().saturating_sub(asked_at);
+        let slow = match told {
+            Err(host_api::Error::Unreachable(Fault::Timeout)) => true,
+            Err(host_api::Error::Unreachable(_)) => return,
+            Ok(_) | Err(_) => took >= SLOW,
+        };
+        self.emission.note_pace(slow, self.clock().now());
     }
 
     /// Reports whether an answer came through the host, and so through a device: it is about this

@@ -190,6 +190,11 @@ impl Mail {
         self.provider.server_version().await
     }
 
+    /// See [`MailProvider::app_tokens_are_open`]. Asked without a token as well.
+    pub(super) async fn app_tokens_are_open(&self) -> Option<bool> {
+        self.provider.app_tokens_are_open().await
+    }
+
     /// See [`MailProvider::certificate_expires_at`].
     pub(super) fn certificate_expires_at(&self) -> Option<DateTime<Utc>> {
         self.provider.certificate_expires_at()

@@ -71,6 +71,9 @@ const fn code(finding: Finding) -> &'static str {
         Finding::LiveUnknown => "live_unknown",
         Finding::AccountDisabled => "account_disabled",
         Finding::ChangeAtLogin => "change_at_login",
+        Finding::OtherOwner => "other_owner",
+        Finding::MarkDoesNotFit => "mark_does_not_fit",
+        Finding::AppTokensOpen => "app_tokens_open",
         Finding::TlsExpiresSoon => "tls_expires_soon",
         Finding::MailuOld => "mailu_old",
         Finding::MailuUnknown => "mailu_unknown",
@@ -94,6 +97,15 @@ const fn meaning(finding: Finding) -> &'static str {
         Finding::LiveUnknown => "Mailu does not tell which password is live",
         Finding::AccountDisabled => "the account is disabled in Mailu and may not log in",
         Finding::ChangeAtLogin => "the next login on the web has to change the password",
+        Finding::OtherOwner => {
+            "somebody else's engine changes this account too, so nothing is changed by itself"
+        }
+        Finding::MarkDoesNotFit => {
+            "the account's comment in Mailu is too long for the engine's mark"
+        }
+        Finding::AppTokensOpen => {
+            "anybody can edit the Mailu server's app tokens without logging in (CVE-2026-49217)"
+        }
         Finding::TlsExpiresSoon => {
             "the Mailu server's certificate ends before the change or soon after it"
         }
@@ -119,6 +131,9 @@ const fn hint(finding: Finding) -> &'static str {
         Finding::LiveUnknown => "write <tenant>/verify",
         Finding::AccountDisabled => "enable the account in Mailu if it is still needed",
         Finding::ChangeAtLogin => "nothing: the coming change ends that, unless somebody logs in",
+        Finding::OtherOwner => "find out who it is, then write <tenant>/verify or <tenant>/rotate",
+        Finding::MarkDoesNotFit => "shorten the comment to 170 characters",
+        Finding::AppTokensOpen => "update Mailu to 2024.06.52 or later now",
         Finding::TlsExpiresSoon => "renew the certificate",
         Finding::MailuOld => "update Mailu",
         Finding::MailuUnknown => "check that it is a supported Mailu",
@@ -144,6 +159,9 @@ mod tests {
             Finding::LiveUnknown,
             Finding::AccountDisabled,
             Finding::ChangeAtLogin,
+            Finding::OtherOwner,
+            Finding::MarkDoesNotFit,
+            Finding::AppTokensOpen,
             Finding::TlsExpiresSoon,
             Finding::MailuOld,
             Finding::MailuUnknown,

@@ -17,7 +17,19 @@ use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, instant,
 };
 
+/// What is running; a server may name another version after a failed upgrade.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 const ANSWERS: &[Field] = &[
+    Field::text(
+        "version",
+        "The plugin's version that answers, whatever version the server says is running.",
+    )
+    .example("0.1.0"),
+    Field::instant(
+        "started_at",
+        "When this process of the plugin began to serve the mount.",
+    ),
     Field::integer(
         "tenants",
         "How many tenants are stored, destroyed ones included.",
@@ -216,6 +228,9 @@ pub(super) fn route() -> Route<Engine> {
 
 #[derive(Serialize)]
 struct Output<'a> {
+    version: &'static str,
+    #[serde(serialize_with = "instant::serialize")]
+    started_at: DateTime<Utc>,
     tenants: u64,
     due: u64,
     overdue: u64,
@@ -362,6 +377,8 @@ fn output(census: &Census) -> Output<'_> {
         hint: hint::explain(&it.code).1,
     });
     Output {
+        version: VERSION,
+        started_at: census.started_at,
         tenants: census.tenants,
         due: counts.due,
         overdue: counts.overdue,

@@ -276,8 +276,8 @@ fn waiting(queued: &Queued) -> Outcome {
     Ok(Some(Response {
         data: Some(Data::from_serialize(&output)?),
         warnings: vec![format!(
-            "{state}: {what}. The engine goes on by itself; {hint}. Write <tenant>/reveal for the \
-             password when <tenant>/status says that it is settled."
+            "{state}: {what}. The engine goes on by itself. What you can do: {hint}. Write \
+             <tenant>/reveal for the password when <tenant>/status says that it is settled."
         )],
         ..Response::default()
     }))

@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::strangers;
+use super::strangers::{self, Stranger};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Live, Mail, Purpose};
@@ -112,7 +112,11 @@ impl Look {
                 self.mailu_version = Some("2.0");
                 self.find(Finding::MailuOld);
             }
-            ServerVersion::Mailu2024 => self.mailu_version = Some("2024.06"),
+            ServerVersion::Mailu2024 => {
+                self.mailu_version = Some("2024.06");
+                let open = mail.app_tokens_are_open().await == Some(true);
+                self.find_if(open, Finding::AppTokensOpen);
+            }
             ServerVersion::Unknown => self.find(Finding::MailuUnknown),
         }
         Ok(account)
@@ -126,8 +130,14 @@ impl Look {
         credential: &Credential,
         account: &Account,
     ) {
-        let stranger = strangers::stranger_of(&tenant.record, Some(account));
-        self.find_if(stranger.is_some(), Finding::Drift);
+        match strangers::stranger_of(&tenant.record, Some(account)) {
+            Some(Stranger::Other(_)) => self.find(Finding::OtherOwner),
+            Some(Stranger::Later(_)) => self.find(Finding::Drift),
+            None => {}
+        }
+        let marks = tenant.config.mailu_marker;
+        let fits = strangers::mark_fits(&tenant.record, account);
+        self.find_if(marks && !fits, Finding::MarkDoesNotFit);
         match tenant.find_live(account).await {
             Ok(Live::Version(number)) => {
                 self.find_if(credential.current != Some(number), Finding::Drift);

@@ -23,6 +23,9 @@ pub(in crate::engine) const STALE_STORAGE: &str = "stale_storage";
 /// The drift code of a record whose account another mount or cluster acts on.
 pub(in crate::engine) const OTHER_OWNER: &str = "other_owner";
 
+/// How long an attempt's name is, in characters.
+const ATTEMPT: usize = 32;
+
 /// What an account's mark says of somebody else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::engine) enum Stranger {
@@ -67,6 +70,18 @@ fn knows_attempt(record: &TenantRecord, attempt: &str) -> bool {
     let open = record.intent.iter().map(|intent| &intent.attempt);
     let mut own = record.attempts.iter().chain(kept).chain(open);
     own.any(|own| own == attempt)
+}
+
+/// Reports whether the engine's mark fits behind the comment that an account has. Without one the
+/// next change is made all the same; nobody can tell then who made it.
+pub(in crate::engine) fn mark_fits(record: &TenantRecord, seen: &Account) -> bool {
+    let mark = Marker {
+        lineage: record.lineage.clone(),
+        generation: record.generation.saturating_add(1),
+        // As long as that of every attempt.
+        attempt: "0".repeat(ATTEMPT),
+    };
+    marker::append(&seen.comment, &mark).is_some()
 }
 
 /// A person has looked at the account and decided: its mark is nobody's alarm any more.

@@ -74,19 +74,14 @@ pub(in crate::engine) async fn verify(tenant: LockedTenant) -> Result<Verified, 
     }
     conclude(&mut tenant, account.as_ref(), &live)?;
     tenant.store().await?;
-    let (app_tokens, server_version) = server_facts(&mail, &address).await;
-    let mut warnings = warnings(account.as_ref(), &live, app_tokens, server_version);
-    if let Some(Stranger::Other(_)) = stranger {
-        warnings.push(String::from(
-            "the account carried the mark of another mount or cluster, which may go on changing its \
-             password. The mark is accepted now; another one will be told again.",
-        ));
-    }
+    let facts = server_facts(&mail, &address).await;
+    let mut warnings = warnings(account.as_ref(), &live, &facts);
+    warnings.extend(of_marks(&tenant, account.as_ref(), stranger.as_ref()));
     Ok(Verified {
         live_version: live.version(),
         enabled: account.map(|account| account.enabled),
-        app_tokens,
-        server_version,
+        app_tokens: facts.app_tokens,
+        server_version: facts.version,
         warnings,
         tenant,
     })
@@ -132,25 +127,37 @@ pub(in crate::engine::rotation) fn conclude(
     Ok(())
 }
 
-async fn server_facts(mail: &Mail, address: &EmailAddress) -> (Option<usize>, ServerVersion) {
-    let server_version = mail.server_version().await;
-    let app_tokens = match server_version {
+/// What the server is, beside what it says of the account's password.
+struct ServerFacts {
+    version: ServerVersion,
+    /// The account's app tokens; `None` if the server has none of that kind or did not tell.
+    app_tokens: Option<usize>,
+    /// Whether anybody can edit app tokens; `None` if the server did not tell.
+    open: Option<bool>,
+}
+
+async fn server_facts(mail: &Mail, address: &EmailAddress) -> ServerFacts {
+    let version = mail.server_version().await;
+    let app_tokens = match version {
         ServerVersion::Mailu20 => None,
         ServerVersion::Mailu2024 | ServerVersion::Unknown => {
             let listed = mail.app_tokens(address).await.ok().flatten();
             listed.map(|tokens| tokens.len())
         }
     };
-    (app_tokens, server_version)
+    let open = match version {
+        ServerVersion::Mailu2024 => mail.app_tokens_are_open().await,
+        ServerVersion::Mailu20 | ServerVersion::Unknown => None,
+    };
+    ServerFacts {
+        version,
+        app_tokens,
+        open,
+    }
 }
 
-fn warnings(
-    account: Option<&Account>,
-    live: &Live,
-    app_tokens: Option<usize>,
-    server_version: ServerVersion,
-) -> Vec<String> {
-    let mut warnings = Vec::new();
+fn warnings(account: Option<&Account>, live: &Live, facts: &ServerFacts) -> Vec<String> {
+    let mut warnings = of_server(facts);
     let mut warn = |condition: bool, text: &str| {
         if condition {
             warnings.push(text.to_owned());
@@ -185,7 +192,7 @@ fn warnings(
          foreign change: the next rotation ends that.",
     );
     warn(
-        app_tokens.is_some_and(|count| count > 0),
+        facts.app_tokens.is_some_and(|count| count > 0),
         "the account has app tokens: they log in beside the password and survive its rotation.",
     );
     warn(
@@ -198,12 +205,48 @@ fn warnings(
         "not every stored version was compared with Mailu's hash yet, because one is costly: it goes \
          on within a minute. Read <tenant>/status, or repeat this.",
     );
-    warn(
-        server_version == ServerVersion::Mailu2024 && app_tokens.is_some_and(|count| count > 0),
-        "no call reveals the exact Mailu release: make sure that it is 2024.06.52 or later, older \
-         ones let anyone edit app tokens (CVE-2026-49217).",
-    );
     warnings
+}
+
+/// What is to be known of the marks in the account's comment.
+fn of_marks(
+    tenant: &LockedTenant,
+    account: Option<&Account>,
+    stranger: Option<&Stranger>,
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let fits = account.is_none_or(|account| strangers::mark_fits(&tenant.record, account));
+    if tenant.config.mailu_marker && !fits {
+        warnings.push(String::from(
+            "the account's comment in Mailu leaves no room for the engine's mark, so another mount or \
+             cluster that sets its password is not recognised by it. The comment is never cut: shorten \
+             it to 170 characters.",
+        ));
+    }
+    if let Some(Stranger::Other(_)) = stranger {
+        warnings.push(String::from(
+            "the account carried the mark of another mount or cluster, which may go on changing its \
+             password. The mark is accepted now; another one will be told again.",
+        ));
+    }
+    warnings
+}
+
+/// What is wrong with the server, whatever account it is.
+fn of_server(facts: &ServerFacts) -> Vec<String> {
+    let has_tokens = facts.app_tokens.is_some_and(|count| count > 0);
+    let text = match facts.open {
+        Some(true) => {
+            "anybody can edit the app tokens of this Mailu server without logging in \
+             (CVE-2026-49217): upgrade it to 2024.06.52 or later now."
+        }
+        None if facts.version == ServerVersion::Mailu2024 && has_tokens => {
+            "it could not be told whether this Mailu server lets anybody edit app tokens: make sure \
+             that it is 2024.06.52 or later (CVE-2026-49217)."
+        }
+        Some(false) | None => return Vec::new(),
+    };
+    vec![text.to_owned()]
 }
 
 /// Checks one given password against the account; `None` if Mailu shows nothing that can be

@@ -94,6 +94,9 @@ pub(in crate::engine) struct Placing {
     pub(super) by: Placement,
     /// A pass by other settings was not finished before: who stands by which is not known.
     pub(super) mixed: bool,
+    /// The periods of such passes differed as well.
+    #[serde(default)]
+    pub(super) mixed_period: bool,
     /// The last tenant listed; empty at the start.
     pub(super) after: String,
     /// Tenants that were busy or could not be stored, with the number of tries.

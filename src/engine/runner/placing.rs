@@ -42,7 +42,8 @@ impl Engine {
             before => {
                 // Stored before the first tenant is moved: a change that is taken back half-way
                 // must find that there is something to take back.
-                calendar.placing = Some(Placing::new(by, before.is_some()));
+                let placing = Placing::new(by, before.as_ref(), &calendar.placed_by);
+                calendar.placing = Some(placing);
                 return self.store_calendar(mount, &calendar).await;
             }
         };
@@ -58,8 +59,12 @@ impl Engine {
             }
             names.extend(page.into_iter().map(|name| (name, 0)));
         }
-        let before = calendar.placed_by.clone();
-        let before = (!placing.mixed).then_some(&before);
+        let placed_by = calendar.placed_by.clone();
+        let before = Before {
+            placed_by: &placed_by,
+            mixed: placing.mixed,
+            mixed_period: placing.mixed_period,
+        };
         for (name, tries) in names {
             if self.tasks.is_stopping() {
                 return Ok(());
@@ -101,7 +106,12 @@ impl Engine {
         };
         if placed {
             // While a pass is under way, that is its work. Who is busy has his turn next week.
-            self.place(mount, &config, Some(&by), name).await?;
+            let before = Before {
+                placed_by: &by,
+                mixed: false,
+                mixed_period: false,
+            };
+            self.place(mount, &config, before, name).await?;
         }
         Ok(())
     }
@@ -111,15 +121,15 @@ impl Engine {
         self: &Arc<Self>,
         mount: &Mount,
         config: &MountConfig,
-        before: Option<&Placement>,
+        before: Before<'_>,
         name: &TenantName,
     ) -> Result<bool, Error> {
         let now = self.clock().now();
         let moves = |record: &TenantRecord| {
             let mut placed = record.clone();
-            let next = next_of(record, config, before, now);
-            if let (Some(credential), Some(next)) = (placed.credential.as_mut(), next) {
-                move_to(credential, next);
+            let moved = Moved::of(record, config, before, now);
+            if let (Some(credential), Some(moved)) = (placed.credential.as_mut(), moved) {
+                moved.apply(credential);
             }
             let day = schedule::due_day(&placed, config, now);
             let stored = record.live_credential().and_then(|kept| kept.due_day);
@@ -141,10 +151,17 @@ impl Engine {
 }
 
 impl Placing {
-    const fn new(by: Placement, mixed: bool) -> Self {
+    /// Begins a pass, in the place of `before` if that was not finished.
+    fn new(by: Placement, before: Option<&Self>, placed_by: &Placement) -> Self {
+        let period = by.rotation_period;
+        let mixed_period = before.is_some_and(|before| {
+            let periods = [before.by.rotation_period, placed_by.rotation_period];
+            before.mixed_period || periods.iter().any(|other| *other != period)
+        });
         Self {
             by,
-            mixed,
+            mixed: before.is_some(),
+            mixed_period,
             after: String::new(),
             left: Vec::new(),
             listed: false,
@@ -152,35 +169,68 @@ impl Placing {
     }
 }
 
-/// The next change by the new settings; `None` if it stays. It is planned from the last one: the
-/// slot of the old settings may be as wrong as they were. Without `before`, it may be anything.
-fn next_of(
-    record: &TenantRecord,
-    config: &MountConfig,
-    before: Option<&Placement>,
-    now: DateTime<Utc>,
-) -> Option<DateTime<Utc>> {
-    let credential = record.live_credential()?;
-    let by_mount = credential.rotation_policy == RotationPolicy::Mount;
-    let moved = before.is_none_or(|before| {
-        (by_mount && before.rotation_period != config.rotation_period)
-            || before.check_schedule != config.check_schedule
-            || before.spread != config.spread
-    });
-    if moved || schedule::is_absurd(credential, config, now) {
-        return schedule::replanned(credential, config, &record.tenant, now);
-    }
-    None
+/// By which settings a tenant stands.
+#[derive(Clone, Copy)]
+struct Before<'a> {
+    placed_by: &'a Placement,
+    /// Or by those of a pass that was not finished.
+    mixed: bool,
+    /// Which had another period.
+    mixed_period: bool,
 }
 
-/// Moves the next change. Who was told of a day that is put off is told again.
-fn move_to(credential: &mut Credential, next: DateTime<Utc>) {
-    let put_off = credential
-        .next_rotation
-        .is_some_and(|before| next - before > TimeDelta::days(1));
-    if put_off {
-        credential.notice_sent_at = None;
-        credential.preflight = None;
+/// Where the next change goes.
+struct Moved {
+    next: DateTime<Utc>,
+    /// Its period changed, or its plan was none: it is another change than the one that was told.
+    is_another: bool,
+}
+
+impl Moved {
+    /// Plans the next change by the new settings; `None` if it stays. It is planned from the last one:
+    /// the slot of the old settings may be as wrong as they were.
+    fn of(
+        record: &TenantRecord,
+        config: &MountConfig,
+        before: Before<'_>,
+        now: DateTime<Utc>,
+    ) -> Option<Self> {
+        let credential = record.live_credential()?;
+        let by_mount = credential.rotation_policy == RotationPolicy::Mount;
+        let placed_by = before.placed_by;
+        let period = by_mount
+            && (before.mixed_period || placed_by.rotation_period != config.rotation_period);
+        let checks = before.mixed
+            || placed_by.check_schedule != config.check_schedule
+            || placed_by.spread != config.spread;
+        let tenant = &record.tenant;
+        if period || schedule::is_absurd(credential, config, now) {
+            let next = schedule::replanned(credential, config, tenant, now)?;
+            return Some(Self {
+                next,
+                is_another: true,
+            });
+        }
+        if !checks {
+            return None;
+        }
+        let next = schedule::rescheduled(credential, config, tenant, now)?;
+        Some(Self {
+            next,
+            is_another: false,
+        })
     }
-    credential.next_rotation = Some(next);
+
+    /// Moves the next change. Who was told of a day that is put off with its period is told again;
+    /// of one that only other checks moved, nobody is told twice.
+    fn apply(self, credential: &mut Credential) {
+        let put_off = credential
+            .next_rotation
+            .is_some_and(|before| self.next - before > TimeDelta::days(1));
+        if put_off && self.is_another {
+            credential.notice_sent_at = None;
+            credential.preflight = None;
+        }
+        credential.next_rotation = Some(self.next);
+    }
 }

@@ -251,6 +251,27 @@ impl MailProvider for MailuClient {
         }
     }
 
+    /// Sends the change of a token that no server has, without a change in it and without the
+    /// server's own token: who has the mistake looks for it, who has not asks for the header.
+    ///
+    /// Source: seen with Mailu 2024.06.51, 2024.06.57 and the master of 2026-07-26.
+    async fn app_tokens_are_open(&self) -> Option<bool> {
+        let none = AppTokenId::parse("0")?;
+        let call = Call {
+            method: Method::PATCH,
+            path: &format!("/token/{none}"),
+            body: Some(zeroize::Zeroizing::new(b"{}".to_vec())),
+            authorized: false,
+            limit: MAX_ANSWER,
+        };
+        let answer = self.transport.call(call).await.ok()?;
+        match meaning(Operation::AppTokenDeletion(&none), &answer) {
+            Meaning::Refused(Refusal::NoSuchAppToken) => Some(true),
+            Meaning::Refused(Refusal::Token) if answer.status == 401 => Some(false),
+            _ => None,
+        }
+    }
+
     fn certificate_expires_at(&self) -> Option<DateTime<Utc>> {
         self.transport.certificate_expires_at()
     }

@@ -91,6 +91,10 @@ pub(super) fn classify(operation: Operation<'_>, answer: Shown<'_>) -> Meaning {
             Some(refusal) => Meaning::Refused(refusal),
             None => Meaning::Unknown(of_status(&answer, &media)),
         },
+        // Mailu without API=true shows its login page to a look, where WEBROOT_REDIRECT leads there.
+        200 if media == "text/html" && matches!(operation, Operation::Look(_)) => {
+            Meaning::Unknown(Trouble::NoApi)
+        }
         _ => Meaning::Unknown(of_status(&answer, &media)),
     }
 }
@@ -478,7 +482,6 @@ mod tests {
                 (409, HTML, Trouble::Unintelligible),
                 (415, JSON, Trouble::Unintelligible),
                 (418, "", Trouble::Unintelligible),
-                (200, HTML, Trouble::Unintelligible),
                 (201, JSON, Trouble::Unintelligible),
                 (204, "", Trouble::Unintelligible),
                 (429, "text/plain", Trouble::Busy { retry_after: None }),
@@ -490,6 +493,15 @@ mod tests {
                 let found = meaning(operation, status, media, foreign);
                 assert_eq!(found, Meaning::Unknown(trouble), "{status} {media}");
             }
+        }
+        for operation in calls.all() {
+            // Instead of a page, Mailu's API shows its data.
+            let page = meaning(operation, 200, HTML, "<html>");
+            let trouble = match operation {
+                Operation::Look(_) => Trouble::NoApi,
+                _ => Trouble::Unintelligible,
+            };
+            assert_eq!(page, Meaning::Unknown(trouble), "{operation:?}");
         }
         for status in [429, 503] {
             let answer = Shown {

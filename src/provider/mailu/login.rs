@@ -104,6 +104,8 @@ impl SmtpLogin {
         let verdict = match code {
             SUCCEEDED => Login::Accepted,
             CREDENTIALS_INVALID => Login::Refused,
+            // "Transient negative completion". Source: RFC 5321, section 4.2.1.
+            400..=499 => Login::NotNow,
             _ => Login::CannotTell,
         };
         Ok((verdict, dialogue))

@@ -651,6 +651,39 @@ async fn an_app_token_is_deleted_once_and_gone_is_an_outcome() {
     }
 }
 
+#[tokio::test]
+async fn whether_anybody_edits_app_tokens_is_told_by_mailus_own_words_only() {
+    let gone = r#"{"code":404,"message":"Record cannot be found for id 0 or invalid id provided"}"#;
+    let header = r#"{"message":"A valid Authorization header is mandatory"}"#;
+    for (reply, open) in [
+        (json("404 NOT FOUND", gone), Some(true)),
+        (json("401 UNAUTHORIZED", header), Some(false)),
+        // A release without tokens, and what fronts say.
+        (answer("404 NOT FOUND", "text/html", "<html>"), None),
+        (answer("401 UNAUTHORIZED", "text/html", "<html>"), None),
+        (json("401 UNAUTHORIZED", r#"{"message":"x"}"#), None),
+        (
+            json("403 FORBIDDEN", r#"{"message":"Invalid API token"}"#),
+            None,
+        ),
+        (json("404 NOT FOUND", r#"{"code":404,"message":"x"}"#), None),
+        (json("200 OK", "[]"), None),
+        (answer("502 BAD GATEWAY", "text/html", ""), None),
+    ] {
+        let server = Server::start(None, reply).await;
+        let client = client(&config(&format!("http://127.0.0.1:{}", server.port)));
+        assert_eq!(client.app_tokens_are_open().await, open);
+        let seen = server.seen();
+        assert_eq!(seen.len(), 1);
+        assert!(seen[0].starts_with("PATCH /api/v1/token/0 "), "{seen:?}");
+        assert!(
+            !seen[0].to_lowercase().contains("authorization"),
+            "{seen:?}"
+        );
+        assert!(seen[0].ends_with("\r\n\r\n{}"), "{seen:?}");
+    }
+}
+
 /// A submission service with STARTTLS, or without, that gives every AUTH the same reply.
 async fn submission(
     acceptor: Option<TlsAcceptor>,
@@ -719,7 +752,12 @@ async fn a_login_counts_only_what_it_can_tell() {
     for (verdict, outcome) in [
         ("235 2.7.0 Logged in.\r\n", Login::Accepted),
         ("535 5.7.8 Authentication failed.\r\n", Login::Refused),
-        ("454 4.7.0 Temporary failure.\r\n", Login::CannotTell),
+        // Mailu 2.0 limits logins so, whatever the password is; and a server that is busy.
+        (
+            "451 4.3.2 Temporary authentication failure\r\n",
+            Login::NotNow,
+        ),
+        ("454 4.7.0 Temporary failure.\r\n", Login::NotNow),
         ("500 5.5.2 Line too long\r\n", Login::CannotTell),
         ("250 whatever\r\n", Login::CannotTell),
     ] {

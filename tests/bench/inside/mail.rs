@@ -197,6 +197,10 @@ impl MailProvider for Client {
         }
     }
 
+    async fn app_tokens_are_open(&self) -> Option<bool> {
+        None
+    }
+
     fn certificate_expires_at(&self) -> Option<DateTime<Utc>> {
         None
     }

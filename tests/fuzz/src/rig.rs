@@ -185,6 +185,10 @@ impl MailProvider for ScriptedMail {
         ServerVersion::Unknown
     }
 
+    async fn app_tokens_are_open(&self) -> Option<bool> {
+        None
+    }
+
     fn certificate_expires_at(&self) -> Option<DateTime<Utc>> {
         None
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::Days;
+use chrono::{DateTime, Days, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use vault_plugin_secrets_smtp::clock::Clock as _;
 use vault_plugin_secrets_smtp::logical::{
@@ -97,6 +97,24 @@ fn the_metrics_are_those_of_the_tenants() {
         ] {
             assert_eq!(samples.get(name), Some(&count), "{name}");
         }
+    });
+}
+
+/// After a failed upgrade a server may name another version than the one that answers.
+#[test]
+fn what_runs_is_said_by_itself() {
+    simulate(async {
+        let fleet = Fleet::of(1, 1).await;
+        let text = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
+        let first = fleet.host.read("status").await.ok();
+        assert_eq!(first.get("version"), env!("CARGO_PKG_VERSION"));
+        fleet.world.later(60).await;
+        let again = fleet.host.read("status").await.ok();
+        assert_eq!(again.get("started_at"), first.get("started_at"));
+        let next = fleet.world.sound_process();
+        let status = next.read("status").await.ok();
+        assert_eq!(status.text_of("started_at"), text(fleet.world.clock.now()));
+        assert_ne!(status.get("started_at"), first.get("started_at"));
     });
 }
 

@@ -249,6 +249,35 @@ async fn a_second_incident_takes_over_the_reset_that_waits() {
 }
 
 #[tokio::test]
+async fn what_a_queued_reset_waits_for_is_said_once() {
+    for trouble in ["down", "token", "account", "no api"] {
+        let rig = Rig::created().await;
+        match trouble {
+            "down" => rig.mailu.set_admin_down(true),
+            "token" => rig.mailu.set_token("another-token"),
+            "account" => {
+                rig.mailu.delete(EMAIL);
+            }
+            _ => rig
+                .mailu
+                .fault(Rule::new(Fault::HtmlOk).method("GET").times(20)),
+        }
+        let answer = reset(&rig, "INC-1").await.ok();
+        assert_eq!(answer.get("state"), "queued", "{trouble}");
+        let text = &answer.warnings[0];
+        let sentences = text
+            .split(['.', ':', ';'])
+            .map(|it| it.trim().to_lowercase());
+        let sentences: Vec<String> = sentences.filter(|it| !it.is_empty()).collect();
+        for (at, one) in sentences.iter().enumerate() {
+            let begin: String = one.chars().take(24).collect();
+            let again = sentences[..at].iter().any(|it| it.contains(&begin));
+            assert!(!again, "{trouble}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_lost_answer_leaves_it_queued_and_the_repeat_joins_it() {
     for fault in [Fault::CutAfter, Fault::CutBefore, Fault::ErrorAfter] {
         let rig = Rig::created().await;

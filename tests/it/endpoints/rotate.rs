@@ -494,11 +494,14 @@ async fn a_login_is_tried_once_and_never_outranks_a_hash() {
     rig.settled().await;
     rig.write("acme/verify", json!({})).await.ok();
     assert_eq!(rig.mailu.smtp_journal().len(), 2);
-    // A mail side that cannot tell.
+    // A mail side that is not ready, or limits logins: nothing is wrong with its address.
     rig.mailu.set_require_tokens(false);
     rig.mailu.set_login_service(LoginService::Down);
     rig.later(3600);
-    assert_eq!(rotate(&rig).await.ok().warnings.len(), 1);
+    let warnings = rotate(&rig).await.ok().warnings;
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].contains("put off"), "{warnings:?}");
+    assert!(!warnings[0].contains("smtp_address"), "{warnings:?}");
     rig.settled().await;
     assert_eq!(rig.mailu.smtp_journal().len(), 3);
     // Never for a disabled user: each try would count against it.

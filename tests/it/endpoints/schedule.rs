@@ -502,6 +502,104 @@ async fn settings_that_are_taken_back_half_way_leave_nobody_behind() {
     assert_eq!(plan(&rig).await, before);
 }
 
+/// What is due waits for the next check there is by the new settings, and for nothing else.
+#[tokio::test]
+async fn other_checks_put_no_due_change_off_and_tell_nobody_twice() {
+    for (settings, next) in [
+        (
+            json!({ "check_schedule": "0 5 * * *" }),
+            "2026-09-28T05:00:25Z",
+        ),
+        (
+            json!({ "check_schedule": "30 */2 * * *" }),
+            "2026-09-28T02:30:25Z",
+        ),
+        (
+            json!({ "check_schedule": "0 2 * * 3" }),
+            "2026-09-30T02:00:25Z",
+        ),
+        (json!({ "spread": "12h" }), "2026-09-28T11:00:25Z"),
+    ] {
+        let rig = imported("2026-04-01T02:00:00Z").await;
+        ticks_until(&rig, "2026-09-28T02:00:20Z").await;
+        assert_eq!(count(&rig, "rotation_notice").await, 1);
+        // Due, and not done: nothing ticks for some seconds.
+        rig.later(10);
+        rig.write("config", settings.clone()).await.ok();
+        for _ in 0..3 {
+            rig.later(20);
+            rig.tick().await;
+        }
+        assert_eq!(rig.settled().await, FIRST, "{settings}");
+        assert_eq!(next_rotation(&rig).await, next, "{settings}");
+        rig.check_pointers("acme").await;
+        let next: DateTime<Utc> = next.parse().unwrap();
+        ticks_until(&rig, &(next - TimeDelta::seconds(1)).to_rfc3339()).await;
+        assert_eq!(rig.settled().await, FIRST, "{settings}");
+        ticks_until(&rig, &next.to_rfc3339()).await;
+        assert_ne!(rig.settled().await, FIRST, "{settings}");
+        assert_eq!(count(&rig, "rotation_notice").await, 1, "{settings}");
+    }
+}
+
+/// Whose moment is past by the new settings too has nothing to wait for.
+#[tokio::test]
+async fn what_is_due_by_the_old_and_the_new_checks_is_done() {
+    let rig = imported("2026-04-01T02:00:00Z").await;
+    ticks_until(&rig, "2026-09-28T02:00:20Z").await;
+    rig.later(10);
+    rig.write("config", json!({ "spread": "10m" })).await.ok();
+    for _ in 0..3 {
+        rig.later(20);
+        rig.tick().await;
+    }
+    assert_ne!(rig.settled().await, FIRST);
+    assert_eq!(count(&rig, "rotation_notice").await, 1);
+}
+
+/// Settings that are written again before the first ones reached everybody put nothing off either.
+#[tokio::test]
+async fn checks_that_change_twice_within_a_pass_put_no_due_change_off() {
+    let rig = imported("2026-04-01T02:00:00Z").await;
+    ticks_until(&rig, "2026-09-28T02:00:20Z").await;
+    rig.later(10);
+    for schedule in ["0 5 * * *", "0 6 * * *"] {
+        rig.write("config", json!({ "check_schedule": schedule }))
+            .await
+            .ok();
+        // The pass has begun.
+        rig.later(20);
+        rig.tick().await;
+    }
+    for _ in 0..3 {
+        rig.later(20);
+        rig.tick().await;
+    }
+    assert_eq!(next_rotation(&rig).await, "2026-09-28T06:00:25Z");
+    ticks_until(&rig, "2026-09-28T06:00:25Z").await;
+    assert_ne!(rig.settled().await, FIRST);
+    assert_eq!(count(&rig, "rotation_notice").await, 1);
+}
+
+/// Nor is a change told again that other checks move before it is due.
+#[tokio::test]
+async fn a_notice_is_not_given_again_because_the_checks_changed() {
+    let rig = imported("2026-04-01T02:00:00Z").await;
+    ticks_until(&rig, "2026-09-23T12:00:00Z").await;
+    assert_eq!(count(&rig, "rotation_notice").await, 1);
+    rig.write("config", json!({ "check_schedule": "0 4 * * 5" }))
+        .await
+        .ok();
+    for _ in 0..3 {
+        rig.later(60);
+        rig.tick().await;
+    }
+    assert_eq!(next_rotation(&rig).await, "2026-10-02T04:00:25Z");
+    ticks_until(&rig, "2026-10-02T04:00:25Z").await;
+    assert_ne!(rig.settled().await, FIRST);
+    assert_eq!(count(&rig, "rotation_notice").await, 1);
+}
+
 #[tokio::test]
 async fn a_mistaken_schedule_can_be_taken_back() {
     let rig = imported("2026-05-01T02:00:00Z").await;
@@ -544,11 +642,17 @@ async fn a_change_that_stays_in_doubt_is_told_once() {
     let asked = rehearsal.mailu.journal().len();
     ticks_until(&rehearsal, "2026-09-22T02:01:00Z").await;
     let calls = rehearsal.mailu.journal().split_off(asked);
-    let looks = calls.iter().take_while(|call| call.method != "PATCH");
+    let looks = calls
+        .iter()
+        .take_while(|call| call.password_sha256.is_none())
+        .filter(|call| call.method == "GET");
 
     let rig = imported("2026-01-01T00:00:00Z").await;
-    rig.mailu
-        .fault(Rule::new(standin::Fault::CutBefore).method("PATCH"));
+    rig.mailu.fault(
+        Rule::new(standin::Fault::CutBefore)
+            .method("PATCH")
+            .path("/user/"),
+    );
     let down = Rule::new(standin::Fault::CutBefore).method("GET");
     rig.mailu.fault(down.after(looks.count()).times(1_000));
     ticks_until(&rig, "2026-09-22T02:01:00Z").await;

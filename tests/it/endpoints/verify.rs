@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::engine::{EMAIL, Rig};
-use crate::support::mailu::standin::{HashShown, Release};
+use crate::support::mailu::standin::{Fault, HashShown, Release, Rule};
 
 #[tokio::test]
 async fn what_mailu_says_of_a_healthy_account() {
@@ -130,6 +130,18 @@ async fn what_an_operator_is_warned_of() {
             "{word}"
         );
     }
+}
+
+/// Without API=true, and with WEBROOT_REDIRECT, Mailu shows its login page to a look.
+#[tokio::test]
+async fn a_login_page_instead_of_data_is_no_api() {
+    let rig = Rig::created().await;
+    rig.mailu
+        .fault(Rule::new(Fault::HtmlOk).method("GET").times(20));
+    let refused = rig.write("acme/verify", json!({})).await;
+    refused.fails(400, "mailu_no_api");
+    let status = rig.read("status").await.ok();
+    assert_eq!(status.get("servers")[0]["code"], "no_api");
 }
 
 /// A cache before the server heeds the URL and nothing else, as nginx does: a proof from it is none.

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -53,6 +54,8 @@ struct State {
     exempt: Option<Vec<String>>,
     /// The last receipt that was answered.
     receipt: String,
+    /// How long the host waits for a device that hangs beside a good one.
+    takes: Duration,
 }
 
 impl Devices {
@@ -86,6 +89,11 @@ impl Devices {
     /// Lets the next calls do this.
     pub(crate) fn next(&self, does: impl IntoIterator<Item = Does>) {
         self.0.lock().unwrap().next = does.into_iter().collect();
+    }
+
+    /// Lets every call that is answered take so long.
+    pub(crate) fn takes(&self, time: Duration) {
+        self.0.lock().unwrap().takes = time;
     }
 
     /// Lets every call for one event do this, `None`: no more.
@@ -234,7 +242,7 @@ impl HostApi for Client {
             Some(Does::Fails(error)) => return Err(error),
             Some(Does::Hangs) => {
                 self.request(tenant, seq).await?;
-                tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+                tokio::time::sleep(Duration::from_secs(5)).await;
                 return Err(Error::Unreachable(Fault::Timeout));
             }
             Some(Does::LosesAnswer) => {
@@ -261,7 +269,12 @@ impl HostApi for Client {
             None => {}
         }
         let Some(fault) = self.plan.enter(String::from("device emit")) else {
-            return self.request(tenant, seq).await;
+            let taken = self.request(tenant, seq).await;
+            let takes = self.devices().lock().unwrap().takes;
+            if takes > Duration::ZERO {
+                tokio::time::sleep(takes).await;
+            }
+            return taken;
         };
         if fault.after {
             self.request(tenant, seq).await?;

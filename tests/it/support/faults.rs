@@ -482,6 +482,10 @@ impl MailProvider for FaultyProvider {
             .await
     }
 
+    async fn app_tokens_are_open(&self) -> Option<bool> {
+        self.inner.app_tokens_are_open().await
+    }
+
     fn certificate_expires_at(&self) -> Option<DateTime<Utc>> {
         self.inner.certificate_expires_at()
     }

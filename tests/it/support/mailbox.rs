@@ -483,6 +483,10 @@ impl MailProvider for Client {
         }
     }
 
+    async fn app_tokens_are_open(&self) -> Option<bool> {
+        Some(false)
+    }
+
     fn certificate_expires_at(&self) -> Option<DateTime<Utc>> {
         // These servers have no TLS.
         None

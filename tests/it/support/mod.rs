@@ -2,6 +2,7 @@
 
 pub(crate) mod devices;
 pub(crate) mod engine;
+pub(crate) mod envelopes;
 pub(crate) mod faults;
 pub(crate) mod host;
 pub(crate) mod host_mux;

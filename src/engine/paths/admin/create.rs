@@ -11,7 +11,7 @@ use crate::engine::locked::LockedTenant;
 use crate::engine::rotation::{self, Change, Stranger};
 use crate::engine::storage::record::{Credential, Proof, RotationPolicy, Version};
 use crate::engine::{mail, schedule};
-use crate::provider::{Account, EmailAddress};
+use crate::provider::{Account, EmailAddress, Refusal};
 
 /// How many imported passwords are recognised.
 const MOST_IMPORTED: usize = 16;
@@ -131,8 +131,8 @@ pub(super) struct Checked {
 ///
 /// # Errors
 ///
-/// A 400 `password_not_live` if Mailu can be asked and says no. Not being able to ask is no error:
-/// the password may be the only one there is.
+/// A 400 `password_not_live` if Mailu can be asked and says no, `mailu_no_such_account` if it has no
+/// such account. Not being able to ask is no error: the password may be the only one there is.
 pub(super) async fn check(
     locked: &LockedTenant,
     username: &EmailAddress,
@@ -157,7 +157,7 @@ pub(super) async fn check(
         )
     };
     let account = match rotation::read_account(locked, username).await {
-        Ok(account) => account.ok_or_else(not_live)?,
+        Ok(account) => account.ok_or(Error::Refused(Refusal::NoSuchAccount))?,
         Err(Error::Refused(refusal)) => return Ok(unchecked(&refusal.to_string())),
         Err(Error::Unreachable(trouble)) => return Ok(unchecked(&trouble.to_string())),
         Err(other) => return Err(other),

@@ -104,7 +104,8 @@ The role needs update on <mount>/events/emit/+/+ and nothing else, best with bat
     bao write smtp/config/audit address=https://127.0.0.1:8200 ca_cert=@ca.pem \\
       role_id=\"$ROLE_ID\" secret_id=-
     bao write smtp/config/audit address=unix:///run/openbao/api.sock token=-
-    bao write smtp/config/audit mode=external",
+    bao write smtp/config/audit mode=external
+    bao write -f smtp/config/audit",
         fields: FIELDS,
         endpoints: vec![
             Endpoint {

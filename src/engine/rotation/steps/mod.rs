@@ -385,6 +385,11 @@ impl Committed {
                  account may be disabled or rate limited, or the server may require app tokens. \
                  It is not tried again.",
             )),
+            Login::NotNow => self.warnings.push(String::from(
+                "SMTP AUTH with the new password was put off by the server (4xx): it limits logins, \
+                 or is busy. That says nothing of the password, which Mailu stored. It is not tried \
+                 again.",
+            )),
             Login::CannotTell => self.warnings.push(String::from(
                 "SMTP AUTH with the new password could not be tried. Check smtp_address in \
                  <tenant>/config.",

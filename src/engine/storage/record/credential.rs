@@ -94,6 +94,12 @@ pub enum Finding {
     AccountDisabled,
     /// The next login on the web has to change the password.
     ChangeAtLogin,
+    /// The account carries the mark of another mount or cluster.
+    OtherOwner,
+    /// The account's comment leaves no room for the engine's mark.
+    MarkDoesNotFit,
+    /// Anybody can edit the server's app tokens without logging in.
+    AppTokensOpen,
     /// The certificate ends before the change or within two weeks after it.
     TlsExpiresSoon,
     /// The server is of the 2.0 line.
@@ -118,6 +124,9 @@ impl Finding {
             Self::LiveUnknown => "live_unknown",
             Self::AccountDisabled => "account_disabled",
             Self::ChangeAtLogin => "change_at_login",
+            Self::OtherOwner => "other_owner",
+            Self::MarkDoesNotFit => "mark_does_not_fit",
+            Self::AppTokensOpen => "app_tokens_open",
             Self::TlsExpiresSoon => "tls_expires_soon",
             Self::MailuOld => "mailu_old",
             Self::MailuUnknown => "mailu_unknown",
@@ -131,6 +140,7 @@ impl Finding {
             Self::NoServer
             | Self::AccountMissing
             | Self::Drift
+            | Self::OtherOwner
             | Self::Unsettled
             | Self::TlsInvalid
             | Self::Unreachable
@@ -139,6 +149,8 @@ impl Finding {
             | Self::LiveUnknown
             | Self::AccountDisabled
             | Self::ChangeAtLogin
+            | Self::MarkDoesNotFit
+            | Self::AppTokensOpen
             | Self::TlsExpiresSoon
             | Self::MailuOld
             | Self::MailuUnknown => false,

@@ -101,7 +101,8 @@ async fn a_failed_look_at_mailu_leaves_no_half_credential() {
         (Fault::CutBefore, 503, "mailu_unreachable"),
         (Fault::ErrorBefore, 503, "mailu_unreachable"),
         (Fault::BadGateway, 503, "mailu_unreachable"),
-        (Fault::HtmlOk, 503, "mailu_unreachable"),
+        // The login page of a Mailu without API=true.
+        (Fault::HtmlOk, 400, "mailu_no_api"),
         (
             Fault::Redirect {
                 location: String::from("https://elsewhere.test/"),

@@ -30,10 +30,11 @@ async fn a_password_that_is_not_live_is_not_stored() {
     rig.write("acme/admin", import("something else"))
         .await
         .fails(400, "password_not_live");
+    // Another name for it: nothing was compared.
     rig.mailu.delete(EMAIL);
     rig.write("acme/admin", import(FIRST))
         .await
-        .fails(400, "password_not_live");
+        .fails(400, "mailu_no_such_account");
     assert_eq!(rig.read("acme/admin").await.status, 404);
     rig.check_pointers("acme").await;
 }
