@@ -12,7 +12,7 @@ use super::calendar::{Placement, Placing};
 use crate::engine::Engine;
 use crate::engine::config::MountConfig;
 use crate::engine::error::Error;
-use crate::engine::schedule;
+use crate::engine::schedule::{self, Checks, Replanned};
 use crate::engine::storage::TENANTS;
 use crate::engine::storage::record::{Credential, RotationPolicy, TenantRecord};
 use crate::engine::tenant::TenantName;
@@ -42,7 +42,10 @@ impl Engine {
             before => {
                 // Stored before the first tenant is moved: a change that is taken back half-way
                 // must find that there is something to take back.
-                calendar.placing = Some(Placing::new(by, before.is_some()));
+                if before.is_some() || !by.has_slots_of(&calendar.placed_by) {
+                    calendar.move_hold(Checks::of(config).as_ref(), self.clock().now());
+                }
+                calendar.placing = Some(Placing::new(by, &calendar.placed_by, before.as_ref()));
                 return self.store_calendar(mount, &calendar).await;
             }
         };
@@ -58,8 +61,10 @@ impl Engine {
             }
             names.extend(page.into_iter().map(|name| (name, 0)));
         }
-        let before = calendar.placed_by.clone();
-        let before = (!placing.mixed).then_some(&before);
+        let change = Change {
+            rotation_period: placing.period,
+            slots: placing.mixed || !placing.by.has_slots_of(&calendar.placed_by),
+        };
         for (name, tries) in names {
             if self.tasks.is_stopping() {
                 return Ok(());
@@ -67,7 +72,7 @@ impl Engine {
             let Ok(tenant) = TenantName::parse(&name) else {
                 continue;
             };
-            match self.place(mount, config, before, &tenant).await {
+            match self.place(mount, config, change, &tenant).await {
                 Ok(true) => {}
                 Ok(false) => placing.left.push((name, tries)),
                 // One entry that storage refuses must not keep the others from their places.
@@ -101,7 +106,7 @@ impl Engine {
         };
         if placed {
             // While a pass is under way, that is its work. Who is busy has his turn next week.
-            self.place(mount, &config, Some(&by), name).await?;
+            self.place(mount, &config, Change::default(), name).await?;
         }
         Ok(())
     }
@@ -111,15 +116,15 @@ impl Engine {
         self: &Arc<Self>,
         mount: &Mount,
         config: &MountConfig,
-        before: Option<&Placement>,
+        change: Change,
         name: &TenantName,
     ) -> Result<bool, Error> {
         let now = self.clock().now();
         let moves = |record: &TenantRecord| {
             let mut placed = record.clone();
-            let next = next_of(record, config, before, now);
+            let next = next_of(record, config, change, now);
             if let (Some(credential), Some(next)) = (placed.credential.as_mut(), next) {
-                move_to(credential, next);
+                next.apply(credential);
             }
             let day = schedule::due_day(&placed, config, now);
             let stored = record.live_credential().and_then(|kept| kept.due_day);
@@ -141,10 +146,14 @@ impl Engine {
 }
 
 impl Placing {
-    const fn new(by: Placement, mixed: bool) -> Self {
+    /// Begins a pass; `before` is one that was not finished.
+    fn new(by: Placement, placed_by: &Placement, before: Option<&Self>) -> Self {
+        let other = |placement: &Placement| placement.rotation_period != by.rotation_period;
+        let period = other(placed_by) || before.is_some_and(|it| it.period || other(&it.by));
         Self {
+            period,
+            mixed: before.is_some(),
             by,
-            mixed,
             after: String::new(),
             left: Vec::new(),
             listed: false,
@@ -152,35 +161,58 @@ impl Placing {
     }
 }
 
+/// What became different for a tenant's plan.
+#[derive(Clone, Copy, Debug, Default)]
+struct Change {
+    /// The mount's `rotation_period`.
+    rotation_period: bool,
+    /// When there are slots: `check_schedule`, `time_zone`, `spread`.
+    slots: bool,
+}
+
+/// Where a change goes.
+#[derive(Clone, Copy, Debug)]
+struct Moved {
+    plan: Replanned,
+    /// Another day, not only another moment of the check: who was told of it is told again.
+    is_news: bool,
+}
+
 /// The next change by the new settings; `None` if it stays. It is planned from the last one: the
-/// slot of the old settings may be as wrong as they were. Without `before`, it may be anything.
+/// slot of the old settings may be as wrong as they were.
 fn next_of(
     record: &TenantRecord,
     config: &MountConfig,
-    before: Option<&Placement>,
+    change: Change,
     now: DateTime<Utc>,
-) -> Option<DateTime<Utc>> {
+) -> Option<Moved> {
     let credential = record.live_credential()?;
     let by_mount = credential.rotation_policy == RotationPolicy::Mount;
-    let moved = before.is_none_or(|before| {
-        (by_mount && before.rotation_period != config.rotation_period)
-            || before.check_schedule != config.check_schedule
-            || before.spread != config.spread
-    });
-    if moved || schedule::is_absurd(credential, config, now) {
-        return schedule::replanned(credential, config, &record.tenant, now);
+    let period = by_mount && change.rotation_period;
+    if period || schedule::is_absurd(credential, config, now) {
+        let plan = schedule::replanned(credential, config, &record.tenant, now)?;
+        let before = credential.next_rotation;
+        let is_news = before.is_some_and(|before| plan.next - before > TimeDelta::days(1));
+        return Some(Moved { plan, is_news });
     }
-    None
+    if !change.slots {
+        return None;
+    }
+    let plan = Replanned {
+        next: schedule::reslotted(credential, config, &record.tenant, now)?,
+        paced_until: credential.paced_until,
+    };
+    let is_news = false;
+    Some(Moved { plan, is_news })
 }
 
-/// Moves the next change. Who was told of a day that is put off is told again.
-fn move_to(credential: &mut Credential, next: DateTime<Utc>) {
-    let put_off = credential
-        .next_rotation
-        .is_some_and(|before| next - before > TimeDelta::days(1));
-    if put_off {
-        credential.notice_sent_at = None;
-        credential.preflight = None;
+impl Moved {
+    fn apply(self, credential: &mut Credential) {
+        if self.is_news {
+            credential.notice_sent_at = None;
+            credential.preflight = None;
+        }
+        credential.next_rotation = Some(self.plan.next);
+        credential.paced_until = self.plan.paced_until;
     }
-    credential.next_rotation = Some(next);
 }

@@ -183,6 +183,7 @@ pub(in crate::engine::rotation) fn put_intent(
         request_id: change.request_id.clone(),
         source: change.source,
         create_account,
+        encoding: values::encoding(tenant, change),
         target: None,
         hold: false,
         keep_app_tokens: false,
