@@ -16,7 +16,7 @@ use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::{HashPool, connector};
 use vault_plugin_secrets_smtp::wire::{Plugin, ServerInfo, serve};
 
-/// Development only: with `1` the engine talks plain http and to loopback addresses.
+/// Development only: with `1` the engine talks to loopback addresses, and plain http to them alone.
 const DEV_LOOPBACK: &str = "SMTP_DEV_ALLOW_LOOPBACK";
 
 fn main() -> ExitCode {

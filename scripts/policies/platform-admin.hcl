@@ -3,7 +3,7 @@
 # ending a responder's work (release, cancelling a batch, which may be one of resets).
 
 path "smtp/config" {
-  capabilities = ["create", "read", "update", "patch"]
+  capabilities = ["create", "read", "update", "patch", "delete"]
 }
 
 # How events reach the audit devices. Its secret is never answered.

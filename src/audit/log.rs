@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::event::{Event, NewEvent};
 use crate::crypto;
 
+/// How many events that no device takes are kept by number; the next one is begun at again.
+const MAX_PARKED: usize = 64;
+
 /// How many events stay in a record; older ones move to the trail.
 pub const MAX_IN_RECORD: usize = 16;
 
@@ -35,7 +38,11 @@ pub struct EventLog {
     head: String,
     /// Every event up to this number was delivered to an audit device; later ones may be as well.
     delivered_through: u64,
-    /// Of no use yet: what was refused too often says so in the trail.
+    /// Every event up to this number was delivered, or is among `parked`.
+    #[serde(default)]
+    tried_through: u64,
+    /// Those up to it that no device took: refused so often that they are not tried by themselves.
+    /// They keep nobody who reads the log from going on behind them.
     parked: Vec<u64>,
     /// Oldest first, at most [`MAX_IN_RECORD`] once [`EventLog::overflow`] was taken.
     events: Vec<Event>,
@@ -47,6 +54,7 @@ impl Default for EventLog {
             seq: 0,
             head: FIRST_PREV_HASH.to_owned(),
             delivered_through: 0,
+            tried_through: 0,
             parked: Vec::new(),
             events: Vec::new(),
         }
@@ -120,6 +128,37 @@ impl EventLog {
     /// Every event up to this number was delivered.
     pub fn note_delivered_through(&mut self, seq: u64) {
         self.delivered_through = self.delivered_through.max(seq.min(self.seq));
+        self.parked
+            .retain(|parked| *parked > self.delivered_through);
+    }
+
+    /// Returns up to which number every event was delivered or is among [`EventLog::parked`].
+    #[must_use]
+    pub fn tried_through(&self) -> u64 {
+        self.delivered_through.max(self.tried_through)
+    }
+
+    /// Returns the events up to [`EventLog::tried_through`] that were not delivered, in order.
+    #[must_use]
+    pub fn parked(&self) -> &[u64] {
+        &self.parked
+    }
+
+    /// Every event up to `through` was delivered, but for those in `parked`.
+    pub fn note_tried(&mut self, through: u64, parked: impl IntoIterator<Item = u64>) {
+        let through = through.min(self.seq);
+        let known = self.delivered_through;
+        let open = parked.into_iter();
+        let mut open: Vec<u64> = open
+            .filter(|seq| (known + 1..=through).contains(seq))
+            .collect();
+        open.sort_unstable();
+        self.tried_through = match open.get(MAX_PARKED) {
+            Some(first) => first - 1,
+            None => through,
+        };
+        open.truncate(MAX_PARKED);
+        self.parked = open;
     }
 
     /// Returns the event of this number, if it is kept here.
@@ -246,6 +285,27 @@ mod tests {
         fn detail_hash(&self, _details: &[u8]) -> [u8; 32] {
             [7; 32]
         }
+    }
+
+    #[test]
+    fn what_is_parked_keeps_nobody_from_going_on_behind_it() {
+        let mut log = EventLog::default();
+        for number in 0..200 {
+            log.append("acme", named(), &FixedKey, event(&number.to_string()));
+        }
+        log.note_delivered_through(3);
+        log.note_tried(150, [90, 4, 2]);
+        assert_eq!((log.delivered_through(), log.tried_through()), (3, 150));
+        assert_eq!(log.parked(), [4, 90]);
+        // Somebody tries them anew.
+        log.note_tried(3, []);
+        assert_eq!((log.tried_through(), log.parked().len()), (3, 0));
+        log.note_tried(900, 4..=200);
+        assert_eq!((log.tried_through(), log.parked().len()), (67, 64));
+        log.note_delivered_through(66);
+        assert_eq!(log.parked(), [67]);
+        log.note_delivered_through(200);
+        assert_eq!((log.tried_through(), log.parked().len()), (200, 0));
     }
 
     fn event(reason: &str) -> NewEvent {

@@ -108,6 +108,20 @@ impl PasswordShape {
         Ok(Self { bytes, encoding })
     }
 
+    /// Returns the same shape without the characters that something on the way may not take: letters,
+    /// digits, `-` and `_` are left, and no random bit is lost.
+    #[must_use]
+    pub const fn plain(self) -> Self {
+        let encoding = match self.encoding {
+            PasswordEncoding::Base64 | PasswordEncoding::Base64Url => PasswordEncoding::Base64Url,
+            PasswordEncoding::MailuHex => PasswordEncoding::MailuHex,
+        };
+        Self {
+            bytes: self.bytes,
+            encoding,
+        }
+    }
+
     /// Makes a password.
     ///
     /// # Errors
@@ -138,6 +152,21 @@ mod tests {
     fn generated(bytes: usize, encoding: PasswordEncoding) -> Sensitive<String> {
         let shape = PasswordShape::new(bytes, encoding).unwrap();
         shape.generate().unwrap()
+    }
+
+    #[test]
+    fn a_plain_one_has_letters_digits_and_two_marks_and_as_many_bits() {
+        for (encoding, plain) in [
+            (Base64, Base64Url),
+            (Base64Url, Base64Url),
+            (MailuHex, MailuHex),
+        ] {
+            let shape = PasswordShape::new(48, encoding).unwrap().plain();
+            assert_eq!(shape, PasswordShape::new(48, plain).unwrap());
+            let password = shape.generate().unwrap();
+            let taken = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+            assert!(password.expose().bytes().all(taken));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::error::Error;
 use super::schedule::Checks;
 use super::storage;
+use super::zone::{DEFAULT_ZONE, Zone};
 use crate::crypto::{PasswordEncoding, PasswordShape};
 use crate::provider::AddressRule;
 
@@ -30,8 +31,11 @@ pub(crate) struct MountConfig {
     pub schema: u32,
     /// How long a password lives, 1 minute to 10 years.
     pub rotation_period: u64,
-    /// When policy rotations start: five cron fields, UTC.
+    /// When policy rotations start: five cron fields.
     pub check_schedule: String,
+    /// The IANA time zone whose clocks `check_schedule` goes by.
+    #[serde(default = "default_zone")]
+    pub time_zone: String,
     /// Over how long a check's rotations are spread, at most a day.
     pub spread: u64,
     /// How long before a rotation its notice is sent, at most 90 days.
@@ -88,12 +92,18 @@ const fn default_trail_retention() -> u64 {
     400 * DAY
 }
 
+/// Settings of earlier builds do not have it.
+fn default_zone() -> String {
+    String::from(DEFAULT_ZONE)
+}
+
 impl Default for MountConfig {
     fn default() -> Self {
         Self {
             schema: SCHEMA,
             rotation_period: 180 * DAY,
             check_schedule: String::from("0 2 * * *"),
+            time_zone: default_zone(),
             spread: HOUR,
             notify_before: 7 * DAY,
             max_parallel: 16,
@@ -141,7 +151,7 @@ impl MountConfig {
                 ));
             }
         }
-        check_cron(&self.check_schedule)?;
+        check_cron(&self.check_schedule, Zone::of_field(&self.time_zone)?)?;
         if self.allowed_hosts.len() > 100 {
             return Err(Error::invalid(
                 "invalid_config",
@@ -224,20 +234,54 @@ impl MountConfig {
         ))
     }
 
+    /// Says what of the settings does not do what it seems to, of those that are not as `before`.
+    pub(crate) fn remarks(
+        &self,
+        before: &Self,
+        dev_loopback: bool,
+        now: DateTime<Utc>,
+    ) -> Vec<String> {
+        let mut remarks = Vec::new();
+        if self.allowed_hosts != before.allowed_hosts {
+            for (entry, number) in self.allowed_hosts.iter().zip(1..) {
+                if let Some(remark) = AddressRule::remark(entry, dev_loopback) {
+                    remarks.push(format!(
+                        "entry {number} of `allowed_hosts`, {entry}, {remark}."
+                    ));
+                }
+            }
+        }
+        let new_pause = self.paused_until != before.paused_until;
+        if new_pause && self.paused_until.is_some_and(|until| until <= now) {
+            remarks.push(String::from(
+                "`paused_until` is past: nothing rests. Write an instant to come.",
+            ));
+        }
+        let notice = (self.notify_before, self.rotation_period);
+        if notice != (before.notify_before, before.rotation_period) && notice.0 >= notice.1 {
+            remarks.push(format!(
+                "`notify_before` is {} seconds and `rotation_period` {}: each change is announced \
+                 right after the one before it.",
+                notice.0, notice.1,
+            ));
+        }
+        remarks
+    }
+
     /// Returns `allowed_hosts` as rules.
     pub(crate) fn address_rules(&self) -> Result<Vec<AddressRule>, Error> {
-        let parse = |text: &String| {
+        let parse = |(text, number): (&String, u32)| {
             AddressRule::parse(text).map_err(|error| {
                 Error::invalid(
                     "invalid_config",
                     format!(
-                        "an entry of `allowed_hosts` is neither a CIDR nor a host pattern \
+                        "entry {number} of `allowed_hosts` is neither a CIDR nor a host pattern \
                          ({error}). Write for example 10.0.0.0/8 or *.mail.example."
                     ),
                 )
             })
         };
-        self.allowed_hosts.iter().map(parse).collect()
+        self.allowed_hosts.iter().zip(1..).map(parse).collect()
     }
 
     /// Returns the shape of an ordinary new password.
@@ -257,14 +301,14 @@ impl MountConfig {
     }
 }
 
-fn check_cron(text: &str) -> Result<(), Error> {
-    if Checks::parse(text).is_some() {
+fn check_cron(text: &str, zone: Zone) -> Result<(), Error> {
+    if Checks::parse(text, zone).is_some() {
         return Ok(());
     }
     Err(Error::invalid(
         "invalid_config",
-        "`check_schedule` must be five cron fields in UTC that are met at least once a year, for \
-         example `0 2 * * *`.",
+        "`check_schedule` must be five cron fields that are met at least once a year by the clocks \
+         of `time_zone`, for example `0 2 * * *`.",
     ))
 }
 
@@ -284,12 +328,15 @@ mod tests {
     #[test]
     fn out_of_range_values_name_the_field() {
         type Spoil = fn(&mut MountConfig);
-        let cases: [(&str, Spoil); 5] = [
+        let cases: [(&str, Spoil); 6] = [
             ("wait", |config| config.wait = 26),
             ("refresh_interval", |config| config.refresh_interval = 29),
             ("max_versions", |config| config.max_versions = 1),
             ("check_schedule", |config| {
                 config.check_schedule = String::from("at night")
+            }),
+            ("time_zone", |config| {
+                config.time_zone = String::from("Europe/Berln")
             }),
             ("allowed_hosts", |config| {
                 config.allowed_hosts = vec![String::from("10.0.0.0/99")]

@@ -19,6 +19,7 @@ mod hint;
 mod joined;
 mod keyring;
 mod keys;
+mod left_out;
 mod lifecycle;
 mod locked;
 mod mail;
@@ -34,6 +35,7 @@ pub mod storage;
 mod tenant;
 mod trusted;
 mod watch;
+mod zone;
 
 use std::fmt;
 use std::sync::{Arc, Weak};

@@ -165,6 +165,9 @@ impl Engine {
         if let Some(through) = self.emission.delivered_through(MOUNT, known) {
             log.log.note_delivered_through(through);
         }
+        if let Some((through, parked)) = self.emission.tried_through(MOUNT, known) {
+            log.log.note_tried(through, parked);
+        }
         let id = self.identifiers().ulid(event.timestamp)?;
         let told = log
             .log

@@ -16,6 +16,7 @@ use croner::Cron;
 use super::config::MountConfig;
 use super::error::Error;
 use super::storage::record::{Credential, RotationPolicy, TenantRecord};
+use super::zone::Zone;
 use crate::crypto;
 
 const SECONDS_PER_DAY: u64 = 24 * 3600;
@@ -68,15 +69,19 @@ impl RotationPolicy {
     }
 }
 
-/// The mount's checks: five cron fields, UTC.
+/// The mount's checks: five cron fields, by the clocks of a zone.
+///
+/// Where clocks change, a check at a fixed time is met once a day all the same: one that the clocks
+/// skip comes when they go on, one that they show twice comes at the first of the two. What comes at
+/// every hour or some minutes goes by the clock: it is left out, or met twice.
 #[derive(Clone, Debug)]
-pub(crate) struct Checks(Cron);
+pub(crate) struct Checks(Cron, Zone);
 
 impl Checks {
     /// Parses a schedule that names at least one check a year.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str, zone: Zone) -> Option<Self> {
         let five_fields = text.split_whitespace().count() == 5;
-        let checks = Self(Cron::from_str(text).ok().filter(|_| five_fields)?);
+        let checks = Self(Cron::from_str(text).ok().filter(|_| five_fields)?, zone);
         // Any day does: a schedule that is not met within a year of it is met in leap years only,
         // or never.
         let some_day = DateTime::from_timestamp(1_790_000_000, 0)?;
@@ -86,7 +91,7 @@ impl Checks {
 
     /// The stored schedule, which was checked when it was written; `None` if storage was damaged.
     pub(crate) fn of(config: &MountConfig) -> Option<Self> {
-        Self::parse(&config.check_schedule)
+        Self::parse(&config.check_schedule, Zone::parse(&config.time_zone)?)
     }
 
     /// Returns the first check not before `at`.
@@ -97,14 +102,15 @@ impl Checks {
         } else {
             whole
         };
-        self.0.find_next_occurrence(&from, true).ok()
+        let found = self.0.find_next_occurrence(&self.1.local(from), true);
+        found.ok().map(|check| check.to_utc())
     }
 
     /// Returns the last check not after `at`.
     fn at_or_before(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.0
-            .find_previous_occurrence(&at.trunc_subsecs(0), true)
-            .ok()
+        let from = self.1.local(at.trunc_subsecs(0));
+        let found = self.0.find_previous_occurrence(&from, true);
+        found.ok().map(|check| check.to_utc())
     }
 }
 
@@ -178,6 +184,15 @@ pub(crate) fn next_rotation(
     Some(Slots::of(config, tenant).at_or_after(wanted.max(now)))
 }
 
+/// A plan that was made without the credential's doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Replanned {
+    /// The next change.
+    pub(crate) next: DateTime<Utc>,
+    /// What became overdue waits until then for that change, whenever there are slots.
+    pub(crate) paced_until: Option<DateTime<Utc>>,
+}
+
 /// Returns the next change of a credential whose period changed without its doing: never earlier
 /// than `spread` from now, what became overdue spread further over a tenth of the period (a week
 /// at most). What was planned earlier already stays, so that planning twice changes nothing.
@@ -186,38 +201,51 @@ pub(crate) fn replanned(
     config: &MountConfig,
     tenant: &str,
     now: DateTime<Utc>,
-) -> Option<DateTime<Utc>> {
-    const WEEK: u64 = 7 * SECONDS_PER_DAY;
+) -> Option<Replanned> {
     let policy = credential.rotation_policy;
     let period = policy.period(config)?;
     // A password of a day to come was set by a clock that was ahead.
     let since = credential.last_rotated.min(now);
     let earliest = now.checked_add_signed(seconds(config.spread))?;
     if since.checked_add_signed(seconds(period))? >= earliest {
-        return next_rotation(policy, config, tenant, since, earliest);
+        let next = next_rotation(policy, config, tenant, since, earliest)?;
+        let paced_until = None;
+        return Some(Replanned { next, paced_until });
     }
-    let pace = share(tenant, "pace", (period / 10).min(WEEK));
-    let slots = Slots::of(config, tenant);
-    let paced = slots.at_or_after(earliest + seconds(pace));
+    let paced = earliest.checked_add_signed(seconds(pace(tenant, period)))?;
     let planned = credential.next_rotation.filter(|next| *next >= now);
-    let planned = planned.map(|next| slots.at_or_after(next));
-    planned.into_iter().chain([paced]).min()
+    let until = planned.map_or(paced, |planned| planned.min(paced));
+    Some(Replanned {
+        next: Slots::of(config, tenant).at_or_after(until),
+        paced_until: Some(until),
+    })
 }
 
-/// Returns the next change of a credential whose checks or their spread changed, and not its period:
-/// what is due takes the next check there is, as if the new checks had been there before. Everything
-/// else is planned as by [`replanned`].
-pub(crate) fn rescheduled(
+/// Returns the next change of a credential whose slots changed without its doing: planned from the
+/// last change as ever, so that settings which are taken back leave no trace. What is due comes at
+/// the first new slot. Who waits for a moment of his own because his period became shorter goes on
+/// waiting for it.
+pub(crate) fn reslotted(
     credential: &Credential,
     config: &MountConfig,
     tenant: &str,
     now: DateTime<Utc>,
 ) -> Option<DateTime<Utc>> {
-    credential.rotation_policy.period(config)?;
-    match credential.next_rotation {
-        Some(next) if next <= now => Some(Slots::of(config, tenant).at_or_after(now)),
-        Some(_) | None => replanned(credential, config, tenant, now),
+    let policy = credential.rotation_policy;
+    let period = policy.period(config)?;
+    let since = credential.last_rotated.min(now);
+    let is_overdue = since.checked_add_signed(seconds(period))? < now;
+    match credential.paced_until.filter(|until| *until > now) {
+        Some(until) if is_overdue => Some(Slots::of(config, tenant).at_or_after(until)),
+        _ => next_rotation(policy, config, tenant, since, now),
     }
+}
+
+/// How long what becomes overdue by a shorter period waits: a tenth of the period and a week at
+/// most, evenly spread over the tenants.
+fn pace(tenant: &str, period: u64) -> u64 {
+    const WEEK: u64 = 7 * SECONDS_PER_DAY;
+    share(tenant, "pace", (period / 10).min(WEEK))
 }
 
 /// Reports whether the stored plan is none that this engine can have made: missing, or further
@@ -419,7 +447,7 @@ mod tests {
     #[test]
     fn a_schedule_is_met_at_least_once_a_year() {
         for text in ["0 2 * * *", "*/5 * * * *", "0 3 1 1 *", "0 2 * * 1-5"] {
-            assert!(Checks::parse(text).is_some(), "{text}");
+            assert!(Checks::parse(text, Zone::UTC).is_some(), "{text}");
         }
         for text in [
             "",
@@ -429,7 +457,72 @@ mod tests {
             "@daily",
             "0 0 2 * * *",
         ] {
-            assert!(Checks::parse(text).is_none(), "{text}");
+            assert!(Checks::parse(text, Zone::UTC).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn checks_follow_the_clocks_of_their_zone() {
+        let next = |cron: &str, zone: &str, from: &str| {
+            let checks = Checks::parse(cron, Zone::parse(zone).unwrap()).unwrap();
+            checks.at_or_after(at(from)).unwrap()
+        };
+        let berlin = |from: &str| next("30 2 * * *", "Europe/Berlin", from);
+        assert_eq!(berlin("2026-07-01T12:00:00Z"), at("2026-07-02T00:30:00Z"));
+        assert_eq!(berlin("2026-12-01T12:00:00Z"), at("2026-12-02T01:30:00Z"));
+        // 02:30 is skipped on 28 March 2027: at 03:00, when the clocks go on.
+        assert_eq!(berlin("2027-03-27T12:00:00Z"), at("2027-03-28T01:00:00Z"));
+        assert_eq!(berlin("2027-03-28T01:00:01Z"), at("2027-03-29T00:30:00Z"));
+        // And shown twice on 25 October 2026: at the first of the two, and not again.
+        assert_eq!(berlin("2026-10-24T12:00:00Z"), at("2026-10-25T00:30:00Z"));
+        assert_eq!(berlin("2026-10-25T00:30:01Z"), at("2026-10-26T01:30:00Z"));
+        let hourly = |from: &str| next("15 * * * *", "Europe/Berlin", from);
+        assert_eq!(hourly("2026-10-25T00:16:00Z"), at("2026-10-25T01:15:00Z"));
+        assert_eq!(hourly("2027-03-28T00:16:00Z"), at("2027-03-28T01:15:00Z"));
+        let odd = next("0 2 * * *", "Asia/Kathmandu", "2026-07-01T00:00:00Z");
+        assert_eq!(odd, at("2026-07-01T20:15:00Z"));
+        // A day of the week or of the month is that of the zone.
+        let monday = next("0 5 * * 1", "Asia/Tokyo", "2026-09-20T12:00:00Z");
+        assert_eq!(monday, at("2026-09-20T20:00:00Z"));
+    }
+
+    #[test]
+    fn in_every_zone_there_is_one_daily_check_a_day_and_a_check_is_one_when_asked_again() {
+        // Odd halves of an hour, clocks that change at midnight, and twice more in Ramadan.
+        for zone in [
+            "UTC",
+            "Europe/Berlin",
+            "America/New_York",
+            "Australia/Lord_Howe",
+            "Africa/Casablanca",
+            "Africa/Cairo",
+            "America/Santiago",
+            "America/Nuuk",
+            "Asia/Kolkata",
+            "Pacific/Apia",
+        ] {
+            for cron in [
+                "0 0 * * *",
+                "30 0 * * *",
+                "0 2 * * *",
+                "30 2 * * *",
+                "30 23 * * *",
+            ] {
+                let checks = Checks::parse(cron, Zone::parse(zone).unwrap()).unwrap();
+                let mut last = checks.at_or_after(at("2026-09-21T12:00:00Z")).unwrap();
+                for day in 0..800 {
+                    let shown = format!("{zone} {cron} {day} {last}");
+                    let second = TimeDelta::seconds(1);
+                    assert_eq!(checks.at_or_after(last), Some(last), "{shown}");
+                    assert_eq!(checks.at_or_before(last), Some(last), "{shown}");
+                    let next = checks.at_or_after(last + second).unwrap();
+                    let apart = next - last;
+                    assert!(apart >= TimeDelta::hours(22), "{shown} {next}");
+                    assert!(apart <= TimeDelta::hours(26), "{shown} {next}");
+                    assert_eq!(checks.at_or_before(next - second), Some(last), "{shown}");
+                    last = next;
+                }
+            }
         }
     }
 
@@ -518,13 +611,17 @@ mod tests {
             let tenant = format!("tenant-{number}");
             let mut record = due_in(170);
             let kept = credential(&mut record);
-            let next = replanned(kept, &config, &tenant, now).unwrap();
-            let spread = TimeDelta::hours(1);
+            let plan = replanned(kept, &config, &tenant, now).unwrap();
+            let (next, spread) = (plan.next, TimeDelta::hours(1));
             assert!(next >= now + spread, "{next}");
             assert!(next <= now + spread + TimeDelta::hours(12 + 25), "{next}");
             kept.next_rotation = Some(next);
+            kept.paced_until = plan.paced_until;
             let later = now + TimeDelta::minutes(5);
-            assert_eq!(replanned(kept, &config, &tenant, later), Some(next));
+            let again = replanned(kept, &config, &tenant, later).unwrap();
+            assert_eq!(again.next, next);
+            let slots = reslotted(kept, &config, &tenant, later);
+            assert_eq!(slots, Some(next), "the same slots");
         }
     }
 

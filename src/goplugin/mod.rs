@@ -70,6 +70,15 @@ pub mod fuzzing {
     }
 }
 
+/// Signals that do not end the plugin: its host gets them too, as a terminal's group or by a tool
+/// that has logs reopened or a status told, and decides for both. Their default is to end a process.
+const IGNORED: [fn() -> SignalKind; 4] = [
+    SignalKind::interrupt,
+    SignalKind::hangup,
+    SignalKind::user_defined1,
+    SignalKind::user_defined2,
+];
+
 /// Serves a plugin until its host is done with it; takes over the process's signals, standard
 /// output and global logger.
 ///
@@ -108,7 +117,10 @@ where
     let lookup = |name: &str| std::env::var(name).ok();
     protocol.cookie.check(lookup)?;
     let env = HostEnv::parse(lookup)?;
-    let _ignored = signal(SignalKind::interrupt()).map_err(Error::Signal)?;
+    for kind in IGNORED {
+        // Once it is handled it ends nothing any more, also when nobody listens.
+        let _ignored = signal(kind()).map_err(Error::Signal)?;
+    }
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signal)?;
     let log = hclog::install(logging, lookup, clock)?;
     let server = Server::bind(protocol, &env)?;

@@ -187,12 +187,41 @@ fn too_long(field: &Field, limit: usize, unit: &str) -> Error {
 }
 
 fn integer(field: &Field, value: &Value) -> Result<i64, Error> {
-    match value {
-        Value::Number(number) => number.as_i64(),
-        Value::String(text) => text.trim().parse().ok(),
-        _ => None,
+    let read = match value {
+        // One written as `3.0` or `1e3` goes by its digits.
+        Value::Number(number) => number.as_i64().map_or_else(|| whole(&digits(number)), Ok),
+        Value::String(text) => whole(text.trim()),
+        _ => Err("must be a whole number"),
+    };
+    read.map_err(|reason| match field.range {
+        Some((low, high)) if reason == OUT_OF_RANGE => {
+            invalid(field, &format!("must be from {low} to {high}"))
+        }
+        _ => invalid(field, reason),
+    })
+}
+
+/// What no field can hold.
+const OUT_OF_RANGE: &str = "must be a number that fits 64 bits";
+
+/// Reads digits with a sign; a number that is whole but does not fit is told as that.
+fn whole(text: &str) -> Result<i64, &'static str> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let is_whole = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(number) => Ok(number),
+        Err(_too_large) if is_whole => Err(OUT_OF_RANGE),
+        Err(_no_number) => Err("must be a whole number"),
     }
-    .ok_or_else(|| invalid(field, "must be a whole number"))
+}
+
+/// Writes a JSON number without an exponent, and without a fraction that is zero: `1e20` is what
+/// numbers of 65 bits and more have become on their way here.
+fn digits(number: &Number) -> String {
+    match (number.is_f64(), number.as_f64()) {
+        (true, Some(float)) => format!("{float}"),
+        _ => number.to_string(),
+    }
 }
 
 fn boolean(field: &Field, value: &Value) -> Result<bool, Error> {
@@ -223,12 +252,12 @@ fn duration(field: &Field, value: &Value) -> Result<std::time::Duration, Error> 
     .map_err(|reason| invalid(field, &reason.to_string()))
 }
 
-/// Numbers are seconds. One written as `3600.0` or `1e3` goes by its text.
+/// Numbers are seconds. One written as `3600.0` or `1e3` goes by its digits.
 fn count(number: &Number) -> Result<std::time::Duration, seconds::DurationError> {
     match (number.as_u64(), number.as_i64()) {
         (Some(seconds), _) => seconds::from_count(seconds),
         (None, Some(_)) => Err(seconds::DurationError::Negative),
-        (None, None) => seconds::parse(&number.to_string()),
+        (None, None) => seconds::parse(&digits(number)),
     }
 }
 
@@ -271,6 +300,7 @@ mod tests {
         Field::text("ca_cert", "PEM.").multiline(),
         Field::secret("password", "The password."),
         Field::integer("version", "A version."),
+        Field::integer("limit", "How many.").range(1, 100),
         Field::boolean("hold", "Whether to hold."),
         Field::duration("wait", "How long."),
         Field::instant("until", "Until when."),
@@ -353,6 +383,9 @@ mod tests {
             ("version", json!("hunter2")),
             ("version", json!(1.5)),
             ("version", json!(18_446_744_073_709_551_615_u64)),
+            ("version", json!([3])),
+            ("version", json!("0x10")),
+            ("version", json!("-")),
             ("hold", json!("hunter2")),
             ("hold", json!(2)),
             ("wait", json!("hunter2")),
@@ -372,6 +405,42 @@ mod tests {
             assert!(message.starts_with(&format!("`{name}` must ")), "{message}");
             assert!(!message.contains("hunter2"), "{message}");
         }
+    }
+
+    #[test]
+    fn a_number_that_is_too_large_is_told_as_that_and_not_as_no_number() {
+        // 2^64 has become a float on its way here.
+        for huge in [
+            json!(18_446_744_073_709_551_615_u64),
+            json!(18_446_744_073_709_551_616.0_f64),
+            json!(1e300),
+            json!("18446744073709551616"),
+            json!("9".repeat(400)),
+        ] {
+            let (_, message) = refusal(json!({ "wait": huge }));
+            assert!(message.contains("at most 100 years"), "{huge} {message}");
+            let (_, message) = refusal(json!({ "version": huge }));
+            assert!(message.contains("fits 64 bits"), "{huge} {message}");
+            let (_, message) = refusal(json!({ "limit": huge }));
+            assert!(message.contains("from 1 to 100"), "{huge} {message}");
+        }
+        for low in [json!(-1e300), json!("-99999999999999999999")] {
+            let (_, message) = refusal(json!({ "wait": low }));
+            assert!(message.contains("negative"), "{low} {message}");
+            let (_, message) = refusal(json!({ "version": low }));
+            assert!(message.contains("fits 64 bits"), "{low} {message}");
+        }
+        for part in [json!(1.5), json!(1e-7), json!("0.5")] {
+            let (_, message) = refusal(json!({ "wait": part }));
+            assert!(message.contains("whole seconds"), "{part} {message}");
+            let (_, message) = refusal(json!({ "version": part }));
+            assert!(message.contains("whole number"), "{part} {message}");
+        }
+        let fields = fields(json!({ "version": 3.0, "wait": 1e3, "limit": "+7" })).unwrap();
+        assert_eq!(fields.integer("version"), Patch::Set(3));
+        assert_eq!(fields.integer("limit"), Patch::Set(7));
+        let wait = std::time::Duration::from_secs(1_000);
+        assert_eq!(fields.duration("wait"), Patch::Set(wait));
     }
 
     #[test]

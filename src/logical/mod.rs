@@ -46,6 +46,7 @@ pub use response::{Reply, Response, Special};
 pub use routed::RoutedBackend;
 pub use router::{RouteError, Router};
 pub use storage::{Storage, StorageEntry, StorageError};
+pub(crate) use strict::distance_of_names;
 pub use system_view::{
     Cluster, ReplicationState, ServerVersion, StaticSystemView, SystemView, SystemViewError,
 };

@@ -138,6 +138,16 @@ fn folded(name: &str) -> Vec<char> {
         .collect()
 }
 
+/// Counts the letters in which two names differ, whatever their case and their separators; of long
+/// names their first 64 characters.
+pub(crate) fn distance_of_names(left: &str, right: &str) -> usize {
+    let folded = |name: &str| folded(&name.replace(['/', ' '], "_"));
+    let mut short = (folded(left), folded(right));
+    short.0.truncate(MAX_NAME_CHARS);
+    short.1.truncate(MAX_NAME_CHARS);
+    distance(&short.0, &short.1)
+}
+
 /// Counts the single-letter changes between two names, at most [`MAX_NAME_CHARS`] each.
 ///
 /// Source: Levenshtein's distance, one row at a time (Wagner and Fischer 1974).

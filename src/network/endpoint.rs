@@ -102,7 +102,7 @@ impl EndpointUrl {
     /// [`EndpointError`]; addresses that `policy` forbids are refused here, before any network.
     pub fn parse(text: &str, policy: &NetworkPolicy) -> Result<Self, EndpointError> {
         let url = Self::parse_stored(text)?;
-        if url.scheme == Scheme::Http && !policy.dev_loopback {
+        if url.scheme == Scheme::Http && !policy.allows_plain(&url.host) {
             return Err(EndpointError::Scheme);
         }
         policy.check_literal(&url.host, url.port)?;
@@ -381,6 +381,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::network::rules::AddressRule;
 
     proptest! {
         #[test]
@@ -535,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_for_development() {
+    fn plain_http_is_for_development_and_for_this_machine() {
         let policy = NetworkPolicy {
             dev_loopback: true,
             ..NetworkPolicy::default()
@@ -543,6 +544,32 @@ mod tests {
         let url = EndpointUrl::parse("http://127.0.0.1:8080", &policy).unwrap();
         assert_eq!(url.as_str(), "http://127.0.0.1:8080");
         assert_eq!(url.scheme(), Scheme::Http);
+        for text in [
+            "http://localhost:8080",
+            "http://a.localhost",
+            "http://[::1]:1",
+        ] {
+            assert!(EndpointUrl::parse(text, &policy).is_ok(), "{text}");
+        }
+        let allowed = ["10.0.0.0/8", "mail.acme.example", "1.1.1.1"];
+        let allowed = allowed.map(|rule| AddressRule::parse(rule).unwrap());
+        for allowed in [Vec::new(), allowed.to_vec()] {
+            let policy = NetworkPolicy {
+                allowed,
+                ..policy.clone()
+            };
+            for text in [
+                "http://mail.acme.example",
+                "http://1.1.1.1",
+                "http://10.0.0.1:8080",
+                "http://[64:ff9b::7f00:1]",
+                "http://localhost.example",
+                "http://notlocalhost",
+            ] {
+                let refused = EndpointUrl::parse(text, &policy);
+                assert_eq!(refused, Err(EndpointError::Scheme), "{text}");
+            }
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::rules::AddressRule;
 pub struct NetworkPolicy {
     /// The mount's `allowed_hosts`.
     pub allowed: Vec<AddressRule>,
-    /// Allows loopback and plain http: only where the process was started for development.
+    /// Allows loopback, and plain text to it: only where the process was started for development.
     pub dev_loopback: bool,
     /// Addresses that no list can allow: the host's own API.
     pub refused: Vec<SocketAddr>,
@@ -91,9 +91,7 @@ impl NetworkPolicy {
             return self.check(host, SocketAddr::new(ip, port));
         }
         self.check_name(host, port)?;
-        let local = host.eq_ignore_ascii_case("localhost")
-            || host.to_ascii_lowercase().ends_with(".localhost");
-        if local {
+        if is_local_name(host) {
             return if self.dev_loopback {
                 Ok(())
             } else {
@@ -111,6 +109,24 @@ impl NetworkPolicy {
         } else {
             Err(AddressRefusal::NotListed)
         }
+    }
+
+    /// Decides about a host without any network, if that is possible: `None` where it depends on the
+    /// addresses that its name has.
+    pub(crate) fn decides(&self, host: &str, port: u16) -> Option<bool> {
+        if self.check_literal(host, port).is_err() {
+            return Some(false);
+        }
+        let listed = self.allowed.iter().any(|rule| rule.lists_name(host));
+        (listed || literal(host).is_some() || is_local_name(host)).then_some(true)
+    }
+
+    /// Reports whether a host may be spoken to without TLS: this machine, where the process was
+    /// started for development, and nothing else.
+    pub(crate) fn allows_plain(&self, host: &str) -> bool {
+        let loopback =
+            literal(host).map_or_else(|| is_local_name(host), |ip| ip.to_canonical().is_loopback());
+        self.dev_loopback && loopback
     }
 
     /// Resolves `host` and keeps the addresses that may be connected to, in the resolver's order.
@@ -142,6 +158,12 @@ pub(crate) fn may_be_host_api(ip: IpAddr, local: bool) -> bool {
     }
 }
 
+/// Returns every address of `host`, whatever the rules say of them; `None` if it has none now. For
+/// saying what rules would do: nothing may be connected to by it.
+pub(crate) async fn look_up(host: &str, port: u16) -> Option<Vec<SocketAddr>> {
+    resolve(host, port, |_any| true).await.ok()
+}
+
 /// Resolves `host` and keeps the addresses that `allows` lets through, as
 /// [`NetworkPolicy::resolve`] does by its rules.
 pub(super) async fn resolve(
@@ -165,6 +187,12 @@ pub(super) async fn resolve(
     } else {
         Ok(allowed)
     }
+}
+
+/// Reports whether a name means this machine (RFC 6761, section 6.3).
+pub(super) fn is_local_name(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    host == "localhost" || host.ends_with(".localhost")
 }
 
 /// Reads a host that is an address, with or without the brackets of a URL.

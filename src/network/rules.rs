@@ -7,7 +7,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use rustls::pki_types::DnsName;
 
-use super::ranges::embedded_v4;
+use super::policy::is_local_name;
+use super::ranges::{Reach, embedded_v4, reach};
 
 /// Longest entry, in bytes: that of a host name.
 const MAX_RULE: usize = 253;
@@ -79,6 +80,42 @@ impl AddressRule {
         }))
     }
 
+    /// Returns what an operator should know of an entry that is taken all the same; `None` if it means
+    /// what it says. `dev_loopback` is that of the policy.
+    #[must_use]
+    pub fn remark(text: &str, dev_loopback: bool) -> Option<String> {
+        let rule = Self::parse(text).ok()?;
+        let network = match &rule.0 {
+            Rule::Host(name) if is_local_name(name) && !dev_loopback => return Some(never()),
+            Rule::Below(suffix) if suffix == ".localhost" && !dev_loopback => return Some(never()),
+            Rule::Host(_) | Rule::Below(_) => return None,
+            Rule::Network(network) => *network,
+        };
+        let within = |blocks: &[&str]| {
+            let blocks = blocks
+                .iter()
+                .filter_map(|block| block.parse::<IpNet>().ok());
+            blocks.into_iter().any(|block| block.contains(&network))
+        };
+        if within(&LOOPBACK) {
+            // Where it was started for development no list is asked.
+            return (!dev_loopback).then(never);
+        }
+        if within(&["::ffff:0:0/96"]) {
+            return Some(String::from(
+                "never applies: such addresses are compared as IPv4. Write the IPv4 network",
+            ));
+        }
+        if within(&NEVER) || matches!(reach(network.addr()), Reach::Never) && is_single(network) {
+            return Some(never());
+        }
+        if let Some(wide) = width(network) {
+            return Some(wide);
+        }
+        let written = text.parse::<IpNet>().ok()?;
+        (written != network).then(|| format!("has bits beside the network; it means {network}"))
+    }
+
     /// Reports whether this entry lists the host, by name or by address.
     pub(super) fn lists(&self, host: &str, ip: IpAddr) -> bool {
         match &self.0 {
@@ -104,6 +141,56 @@ impl AddressRule {
     /// Reports whether only an address can tell if this entry applies.
     pub(super) const fn is_network(&self) -> bool {
         matches!(self.0, Rule::Network(_))
+    }
+}
+
+/// This machine.
+const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
+/// What is refused whatever a list says; single addresses aside.
+const NEVER: [&str; 8] = [
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "224.0.0.0/4",
+    "255.255.255.255/32",
+    "::/96",
+    "fe80::/10",
+    "ff00::/8",
+];
+
+fn never() -> String {
+    String::from(
+        "never applies: loopback, link-local, multicast and unspecified addresses are never called",
+    )
+}
+
+fn is_single(network: IpNet) -> bool {
+    network.prefix_len() == network.max_prefix_len()
+}
+
+/// Says how much a network lists that is larger than any private one.
+fn width(network: IpNet) -> Option<String> {
+    let bits = network.max_prefix_len() - network.prefix_len();
+    let widest = match network {
+        IpNet::V4(_) => 24,
+        // fc00::/7.
+        IpNet::V6(_) => 121,
+    };
+    let private = "private ones of everybody among them";
+    match (bits > widest, network.prefix_len()) {
+        (false, _) => None,
+        (true, 0) => Some(format!(
+            "lists all 2^{bits} addresses of its kind, {private}"
+        )),
+        // The one block of IPv6 that is handed out globally holds none.
+        (true, _)
+            if "2000::/3"
+                .parse::<IpNet>()
+                .is_ok_and(|it| it.contains(&network)) =>
+        {
+            None
+        }
+        (true, _) => Some(format!("lists 2^{bits} addresses, it may be {private}")),
     }
 }
 
@@ -160,6 +247,55 @@ mod tests {
             let rule = AddressRule::parse(given).unwrap();
             assert_eq!(rule.to_string(), kept);
             assert_eq!(AddressRule::parse(kept).unwrap(), rule);
+        }
+    }
+
+    #[test]
+    fn an_entry_that_does_not_mean_what_it_says_has_a_remark() {
+        let remark = |text: &str| AddressRule::remark(text, false).unwrap_or_default();
+        for text in [
+            "127.0.0.1",
+            "127.0.0.0/8",
+            "127.1.2.3/16",
+            "::1",
+            "::ffff:127.0.0.1",
+            "169.254.0.0/16",
+            "169.254.169.254",
+            "fe80::/10",
+            "fe80::1",
+            "224.0.0.0/4",
+            "ff02::1",
+            "0.0.0.0",
+            "255.255.255.255",
+            "fd00:ec2::254",
+            "localhost",
+            "API.localhost",
+            "*.localhost",
+            "::ffff:10.0.0.0/104",
+        ] {
+            assert!(remark(text).contains("never applies"), "{text}");
+        }
+        assert!(remark("0.0.0.0/0").contains("all 2^32 addresses"));
+        assert!(remark("::/0").contains("all 2^128 addresses"));
+        assert!(remark("10.1.2.3/0").contains("all 2^32 addresses"));
+        assert!(remark("0.0.0.0/1").contains("2^31 addresses"));
+        assert!(remark("10.1.2.3/8").contains("it means 10.0.0.0/8"));
+        assert!(remark("fd00::1/8").contains("it means fd00::/8"));
+        for text in [
+            "10.0.0.0/8",
+            "10.1.2.3",
+            "10.1.2.3/32",
+            "::ffff:10.0.0.1",
+            "fc00::/7",
+            "2000::/3",
+            "2001:db8::/32",
+            "mail.acme.example",
+            "*.mail.internal",
+        ] {
+            assert_eq!(AddressRule::remark(text, false), None, "{text}");
+        }
+        for text in ["127.0.0.1", "::1", "localhost", "*.localhost"] {
+            assert_eq!(AddressRule::remark(text, true), None, "{text}");
         }
     }
 

@@ -30,7 +30,7 @@ impl WebUrl {
             host,
             port,
         } = checked(text)?;
-        if scheme == Scheme::Http && !policy.dev_loopback {
+        if scheme == Scheme::Http && !policy.allows_plain(&host) {
             return Err(EndpointError::Scheme);
         }
         policy.check_literal(&host, port)?;

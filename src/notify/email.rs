@@ -7,7 +7,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -58,9 +57,7 @@ impl Email {
     /// Prepares the way; does no network work.
     pub(super) fn new(config: &EmailConfig, policy: &NetworkPolicy) -> Result<Self, ConnectError> {
         policy.check_literal(&config.host, config.port)?;
-        let loopback = config.host == "localhost"
-            || config.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-        if config.tls == MailTls::None && !(policy.dev_loopback && loopback) {
+        if config.tls == MailTls::None && !policy.allows_plain(&config.host) {
             return Err(ConnectError::PlainText);
         }
         let name = match &config.tls_server_name {

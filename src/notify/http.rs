@@ -40,7 +40,7 @@ impl Poster {
         policy: &NetworkPolicy,
     ) -> Result<Self, ConnectError> {
         let peer = url.peer();
-        if peer.scheme == Scheme::Http && !policy.dev_loopback {
+        if peer.scheme == Scheme::Http && !policy.allows_plain(peer.host) {
             return Err(ConnectError::PlainText);
         }
         // A literal host never reaches the resolver.

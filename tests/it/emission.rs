@@ -368,6 +368,54 @@ fn an_event_that_is_refused_ten_times_is_parked() {
     });
 }
 
+/// What came behind it is not looked at again and again because of it.
+#[test]
+fn a_parked_event_does_not_make_every_process_begin_at_it() {
+    simulate(async {
+        let (world, host, _) = delivering().await;
+        add_tenant(&world, &host, "beta").await;
+        world
+            .devices
+            .never("acme/4", Some(Does::Fails(Error::Refused)));
+        rotate(&world, &host).await;
+        host.write("beta/rotate", json!({ "reason": "why" }))
+            .await
+            .ok();
+        for _ in 0..60 {
+            tick(&world, &host).await;
+        }
+        assert_eq!(audit(&host).await.1["parked"], 1);
+        for _ in 0..20 {
+            rotate(&world, &host).await;
+        }
+        let events = host.events("acme").await.len();
+        assert!(events > 40, "{events}");
+        let plan = Plan::simulated();
+        plan.arm(None);
+        let other = world.process(&plan);
+        for _ in 0..3 {
+            tick(&world, &other).await;
+        }
+        assert_eq!(audit(&other).await.1["parked"], 1);
+        let calls = plan.calls();
+        let looks = calls
+            .iter()
+            .filter(|call| call.starts_with("get trail/acme/"));
+        assert!(looks.count() < 10, "{calls:?}");
+        // It is still tried anew, alone, when somebody writes the way.
+        world.devices.never("acme/4", None);
+        other.write(WAY, json!({})).await.ok();
+        other.backend.idle().await;
+        tick(&world, &other).await;
+        all_delivered(&world, &other, "after it was parked").await;
+        // And a process that knows no better finds that it was taken.
+        let third = world.sound_process();
+        tick(&world, &third).await;
+        assert_eq!(audit(&third).await.1["parked"], 0);
+        all_delivered(&world, &third, "by the third").await;
+    });
+}
+
 /// A device that fails at one line only must not keep all others out.
 #[test]
 fn an_event_at_which_the_host_fails_blocks_nobody() {

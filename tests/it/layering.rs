@@ -48,7 +48,7 @@ const LAYERS: [(&str, &[&str]); 18] = [
 ];
 
 /// A crate and the only modules that may name it.
-const FENCES: [(&str, &[&str]); 14] = [
+const FENCES: [(&str, &[&str]); 15] = [
     ("tonic", &["goplugin", "wire", "proto"]),
     ("prost", &["goplugin", "wire", "proto"]),
     ("reqwest", &["network", "notify", "provider", "host_api"]),
@@ -59,6 +59,7 @@ const FENCES: [(&str, &[&str]); 14] = [
     ("hkdf", &["crypto"]),
     ("rand", &["crypto"]),
     ("rcgen", &["goplugin"]),
+    ("chrono_tz", &["engine"]),
     ("lru", &["engine"]),
     ("regex", &["engine"]),
     ("ulid", &["identifiers", "engine"]),

@@ -444,10 +444,13 @@ async fn a_killed_parent_takes_the_process_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interrupt_is_the_hosts_to_answer() {
+async fn signals_that_are_for_the_host_do_not_end_the_plugin() {
     let dir = tempfile::tempdir().unwrap();
     let (process, mut host) = spawned(dir.path()).await;
-    process.signal("INT");
+    // Those of a terminal and of tools that have logs reopened or a status told.
+    for name in ["INT", "HUP", "USR1", "USR2"] {
+        process.signal(name);
+    }
     let mount = host.mount("one", MapStorage::transactional()).await;
     assert_eq!(mount.refused("resolve-path", "", "").await.err_type, 5);
     let socket = process.handshake.socket().to_owned();

@@ -49,7 +49,8 @@ pub async fn exchange(shared: Arc<Shared>, arrival: Arrival) -> Answer {
     let method = arrival.parts.method.as_str().to_owned();
     let number = shared.journal.arrived(entry(&arrival, &settings));
     let below = path.strip_prefix("/api/v1").unwrap_or(&path);
-    let (latency, fault) = shared.faults.take(&method, below);
+    let password = password(&arrival.body);
+    let (latency, fault) = shared.faults.take(&method, below, password.as_deref());
     tokio::time::sleep(latency).await;
     shared.journal.amend(number, |entry| {
         entry.fault = fault.as_ref().map(Fault::name)
@@ -78,6 +79,12 @@ pub async fn exchange(shared: Arc<Shared>, arrival: Arrival) -> Answer {
     };
     shared.journal.amend(number, |entry| entry.status = status);
     answer
+}
+
+/// The password that a request sets.
+fn password(body: &[u8]) -> Option<String> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    Some(body.get("raw_password")?.as_str()?.to_owned())
 }
 
 fn entry(arrival: &Arrival, settings: &Settings) -> Entry {

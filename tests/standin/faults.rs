@@ -130,6 +130,9 @@ pub struct Rule {
     /// How the path below `/api/v1` begins; empty for any.
     #[serde(default)]
     pub path: String,
+    /// Only requests with a password that has one of these characters; empty for any request.
+    #[serde(default)]
+    pub characters: String,
     /// Matching requests to let pass first.
     #[serde(default)]
     pub after: usize,
@@ -149,6 +152,7 @@ impl Rule {
             fault,
             method: None,
             path: String::new(),
+            characters: String::new(),
             after: 0,
             times: once(),
         }
@@ -164,6 +168,11 @@ impl Rule {
         self
     }
 
+    pub fn characters(mut self, characters: &str) -> Self {
+        characters.clone_into(&mut self.characters);
+        self
+    }
+
     pub fn after(mut self, passed: usize) -> Self {
         self.after = passed;
         self
@@ -175,9 +184,11 @@ impl Rule {
     }
 
     /// Counts a request in. Returns whether the fault meets it.
-    fn meets(&mut self, method: &str, path: &str) -> bool {
+    fn meets(&mut self, method: &str, path: &str, password: Option<&str>) -> bool {
+        let refused = |password: &str| password.contains(|it| self.characters.contains(it));
         let matches = self.method.as_deref().is_none_or(|wanted| wanted == method)
-            && path.starts_with(&self.path);
+            && path.starts_with(&self.path)
+            && (self.characters.is_empty() || password.is_some_and(refused));
         if !matches || self.times == 0 {
             return false;
         }
@@ -222,15 +233,20 @@ impl Faults {
     }
 
     /// Takes what meets this request: all latency together, and the first other fault.
-    pub fn take(&self, method: &str, path: &str) -> (Duration, Option<Fault>) {
+    pub fn take(
+        &self,
+        method: &str,
+        path: &str,
+        password: Option<&str>,
+    ) -> (Duration, Option<Fault>) {
         let mut latency = Duration::ZERO;
         let mut first = None;
         for rule in lock(&self.rules).iter_mut() {
             if let Fault::Latency { ms } = rule.fault {
-                if rule.meets(method, path) {
+                if rule.meets(method, path, password) {
                     latency += Duration::from_millis(ms);
                 }
-            } else if first.is_none() && rule.meets(method, path) {
+            } else if first.is_none() && rule.meets(method, path, password) {
                 first = Some(rule.fault.clone());
             }
         }

@@ -74,7 +74,7 @@ impl Engine {
         if let Some(code) = intended.obstacle(record, self.clock().now()) {
             return Ok(Turn::Skipped(code));
         }
-        match change(locked, batch, id).await {
+        match Box::pin(change(locked, batch, id)).await {
             Ok(turn) => Ok(turn),
             // Its outcome is open; ticks settle it.
             Err(Error::Unsettled) => Ok(Turn::Failed("unsettled")),

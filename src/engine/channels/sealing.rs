@@ -112,6 +112,26 @@ impl Channel {
         opened.map(Some).map_err(Error::Unopenable)
     }
 
+    /// Reports whether a write names the target that is stored: `target` is without its secret, and
+    /// `secret` is what was given, if anything was.
+    pub(in crate::engine) fn is_same_target(
+        &self,
+        target: &Target,
+        secret: Option<&Sensitive<String>>,
+        keyring: &Keyring,
+    ) -> bool {
+        let mut target = target.clone();
+        if let Some(sealed) = self.target.secret().1 {
+            target.set_secret(sealed.clone());
+        }
+        if target != self.target {
+            return false;
+        }
+        // One that does not open any more is replaced by the one that is given.
+        let is_kept = |given: &Sensitive<String>| matches!(self.open(keyring), Ok(Some(kept)) if kept == *given);
+        secret.is_none_or(is_kept)
+    }
+
     /// Returns what it takes to use the channel, its secret opened.
     pub(in crate::engine) fn usable(
         &self,

@@ -46,12 +46,8 @@ impl Engine {
             self.emission.note_read(name, (0, 0));
             return Ok(());
         };
-        let (through, last) = (log.events().delivered_through(), log.events().seq());
-        let (before, first) = (
-            events.len(),
-            self.emission.first_undelivered(name, (through, last)),
-        );
-        for seq in first..=last {
+        let before = events.len();
+        for seq in self.emission.undelivered(name, log.events()) {
             match self.find_event(mount, &log, seq).await? {
                 Some(found) if !found.delivered => {
                     self.emission.note_oldest(name, found.event.timestamp);

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::open_receipts::OpenReceipts;
+use crate::audit::EventLog;
 use crate::clock::Clock;
 use crate::host_api::HostApi;
 use crate::keyed_lock::KeyedLock;
@@ -358,15 +359,32 @@ impl Emission {
         }
     }
 
-    /// Like [`Emission::note_read`], with what is parked.
-    pub(super) fn first_undelivered(&self, log: &str, range: (u64, u64)) -> u64 {
-        let next = self.note_read(log, range);
+    /// A stored log was read. Returns the numbers to look at: those that its record says are parked,
+    /// if this process did not know, and everything behind what was delivered or parked.
+    pub(super) fn note_log(&self, log: &str, events: &EventLog) -> Vec<u64> {
+        let last = events.seq();
+        let mut state = self.state();
+        let anew = state.tries_anew;
+        let pending = state.pending.entry(log.to_owned()).or_default();
+        let mut found = Vec::new();
+        if pending.next.is_none() && !anew {
+            found.extend(events.parked());
+            pending.parked.extend(events.parked());
+            pending.next = Some(events.tried_through() + 1);
+        }
+        drop(state);
+        let next = self.note_read(log, (events.delivered_through(), last));
+        found.extend(next..=last);
+        found
+    }
+
+    /// Like [`Emission::note_log`], with everything that is parked.
+    pub(super) fn undelivered(&self, log: &str, events: &EventLog) -> BTreeSet<u64> {
+        let mut found: BTreeSet<u64> = self.note_log(log, events).into_iter().collect();
         let state = self.state();
-        let parked = state
-            .pending
-            .get(log)
-            .and_then(|it| it.parked.first().copied());
-        parked.map_or(next, |parked| parked.min(next))
+        let parked = state.pending.get(log).map(|it| &it.parked);
+        found.extend(parked.into_iter().flatten());
+        found
     }
 
     /// Returns the logs with something undelivered, those that wait longest first.

@@ -253,9 +253,7 @@ impl Engine {
             self.emission.note_read(name, (0, 0));
             return Ok(());
         };
-        let (through, last) = (log.events().delivered_through(), log.events().seq());
-        let first = self.emission.note_read(name, (through, last));
-        for seq in first..=last {
+        for seq in self.emission.note_log(name, log.events()) {
             let found = if self.emission.is_fresh(name, seq) {
                 log.events().find(seq).cloned().map(Found::fresh)
             } else {

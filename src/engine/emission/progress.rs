@@ -50,6 +50,15 @@ impl Emission {
         Some(through.min(last))
     }
 
+    /// Returns up to which number the events of a log are known to be delivered or parked, and which
+    /// are parked; `last` is its last. `None` where nothing waits, or the log was not looked at.
+    pub(in crate::engine) fn tried_through(&self, log: &str, last: u64) -> Option<(u64, Vec<u64>)> {
+        let state = self.state();
+        let pending = state.pending.get(log)?;
+        let through = pending.next?.saturating_sub(1).min(last);
+        Some((through, pending.parked.iter().copied().collect()))
+    }
+
     /// Waits until this event was acknowledged, or `patience` is over.
     pub(in crate::engine) async fn wait_for(
         &self,

@@ -59,6 +59,13 @@ impl LockedTenant {
         self.engine.announced(&mut self.telling.announced);
     }
 
+    /// The record may still be stored: whoever reads the outbox next finds out.
+    pub(super) fn leave_announcements(&mut self) {
+        if !self.telling.announced.take_keys().is_empty() {
+            self.engine.outbox.forget();
+        }
+    }
+
     /// The record was not stored: nobody is told.
     pub(super) async fn take_announcements_back(&mut self) {
         for key in self.telling.announced.take_keys() {

@@ -266,18 +266,23 @@ impl LockedTenant {
             Err(error) => {
                 let name = self.name.as_str();
                 self.engine.emission.note_doubtful_pointer(name);
-                self.undo().await?;
+                // A write that nobody answered may still land, and so may any while the mount goes
+                // away: what leads to the record stays then. Whoever follows it asks the record.
+                let lost = matches!(error, Error::Storage(StorageError::Unknown(_)));
+                self.undo(lost || self.engine.tasks.is_stopping()).await?;
                 Err(error)
             }
         }
     }
 
-    /// Goes back to what storage holds after a change that did not happen, pointers included.
-    async fn undo(&mut self) -> Result<(), Error> {
+    /// Goes back to what storage holds after a change that did not happen; with the pointers and the
+    /// notifications that were written for it, unless it may still happen.
+    async fn undo(&mut self, may_land: bool) -> Result<(), Error> {
         let written = pointer::pointers(&self.record);
         self.forget_changes()?;
-        // While the mount goes away it may be open which record holds: then all pointers stay.
-        if !self.engine.tasks.is_stopping() {
+        if may_land {
+            self.leave_announcements();
+        } else {
             self.remove_unneeded(written?.keys()).await;
             self.take_announcements_back().await;
         }
@@ -432,6 +437,9 @@ impl LockedTenant {
         let stored = self.stored_seq.min(log.seq());
         if let Some(through) = self.engine.emission.delivered_through(name, stored) {
             log.note_delivered_through(through);
+        }
+        if let Some((through, parked)) = self.engine.emission.tried_through(name, stored) {
+            log.note_tried(through, parked);
         }
         let new = log.events().iter().filter(|event| event.seq > stored);
         let new: Vec<Event> = new.cloned().collect();

@@ -7,6 +7,7 @@ use crate::engine::error::Error;
 use crate::engine::joined::Kept;
 use crate::engine::mount_change::Write;
 use crate::engine::watch::{AlertSettings, LONGEST_PATTERN, MOST_REFUSALS, MOST_REVEALS, Rules};
+use crate::engine::zone::{DEFAULT_ZONE, LONGEST_ZONE};
 use crate::engine::{Engine, storage};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, StorageEntry,
@@ -29,12 +30,12 @@ const FIELDS: &[Field] = &[
     .max_bytes(64)
     .example("Mon-Fri 07:00-19:00"),
     Field::text(
-        "utc_offset",
-        "How far work_hours are from UTC; does not follow daylight saving.",
+        "time_zone",
+        "The IANA time zone of work_hours; it follows daylight saving.",
     )
-    .max_bytes(6)
-    .example("+01:00")
-    .default("+00:00"),
+    .max_bytes(LONGEST_ZONE)
+    .example("Europe/Berlin")
+    .default(DEFAULT_ZONE),
     Field::text(
         "incident_pattern",
         "A regular expression for the whole incident_id of a reset; another one is told, the \
@@ -65,9 +66,10 @@ pub(super) fn route() -> Route<Engine> {
         description: "Reads or changes the rules on events. What a rule finds is recorded as an \
                       event smtp_suspicious_activity with the rule as error_code, and told \
                       through the notification channels. Nothing is ever refused by a rule. A \
-                      write changes what it names and keeps the rest; null restores a default.
+                      write changes what it names and keeps the rest; null restores a default, \
+                      and a delete all of them.
 
-    bao write smtp/config/alerts work_hours=\"Mon-Fri 07:00-19:00\" utc_offset=+01:00
+    bao write smtp/config/alerts work_hours=\"Mon-Fri 07:00-19:00\" time_zone=Europe/Berlin
     bao write smtp/config/alerts incident_pattern='INC-[0-9]{4,8}' reveals_per_hour=3",
         fields: FIELDS,
         endpoints: vec![
@@ -81,6 +83,13 @@ pub(super) fn route() -> Route<Engine> {
             Endpoint {
                 operations: &[Operation::Create, Operation::Update, Operation::Patch],
                 summary: "Change what is suspicious.",
+                unknown_fields: UnknownFields::Warned,
+                answers: &[],
+                handler: |engine, mount, call| Box::pin(write(engine, mount, call)),
+            },
+            Endpoint {
+                operations: &[Operation::Delete],
+                summary: "Restore the defaults of what is suspicious.",
                 unknown_fields: UnknownFields::Warned,
                 answers: &[],
                 handler: |engine, mount, call| Box::pin(write(engine, mount, call)),
@@ -119,7 +128,11 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
         Err(error) => return Err(error),
     };
     let mut settings = before.clone().unwrap_or_default();
-    apply(call, &mut settings);
+    if call.request.operation == Operation::Delete {
+        settings = AlertSettings::default();
+    } else {
+        apply(call, &mut settings);
+    }
     let rules = Rules::new(settings)?;
     if before.as_ref() == Some(&rules.settings) {
         return Ok(());
@@ -156,9 +169,9 @@ fn apply(call: &Call, settings: &mut AlertSettings) {
         .texts("work_hours")
         .apply(&mut settings.work_hours, default.work_hours);
     fields
-        .text("utc_offset")
+        .text("time_zone")
         .map(str::to_owned)
-        .apply(&mut settings.utc_offset, default.utc_offset);
+        .apply(&mut settings.time_zone, default.time_zone);
     fields
         .text("incident_pattern")
         .map(|pattern| Some(pattern.to_owned()).filter(|pattern| !pattern.is_empty()))

@@ -10,6 +10,7 @@ use crate::engine::emission::ExemptKeys;
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
 use crate::engine::mount_change::Write;
+use crate::engine::zone::{DEFAULT_ZONE, LONGEST_ZONE};
 use crate::engine::{Engine, rotation, storage};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Patch, Reply, Response, Route, StorageEntry,
@@ -24,9 +25,16 @@ const FIELDS: &[Field] = &[
     .default("180d"),
     Field::text(
         "check_schedule",
-        "When due passwords are changed: five cron fields, UTC.",
+        "When due passwords are changed: five cron fields, by the clocks of time_zone.",
     )
     .default("0 2 * * *"),
+    Field::text(
+        "time_zone",
+        "The IANA time zone of check_schedule; it follows daylight saving.",
+    )
+    .max_bytes(LONGEST_ZONE)
+    .example("Europe/Berlin")
+    .default(DEFAULT_ZONE),
     Field::duration(
         "spread",
         "Over how long a check spreads its changes; at most 1 day.",
@@ -127,7 +135,7 @@ pub(super) fn route() -> Route<Engine> {
         pattern: "config",
         synopsis: "The mount's settings.",
         description: "Reads or changes the settings of the mount. A write changes what it names \
-                      and keeps the rest; null restores a default.
+                      and keeps the rest; null restores a default, and a delete all of them.
 
     bao write smtp/config rotation_period=90d allowed_hosts=10.0.0.0/8
     echo '{\"rotation_period\":null}' | bao patch smtp/config -",
@@ -143,6 +151,13 @@ pub(super) fn route() -> Route<Engine> {
             Endpoint {
                 operations: &[Operation::Create, Operation::Update, Operation::Patch],
                 summary: "Change the mount's settings.",
+                unknown_fields: UnknownFields::Warned,
+                answers: &[],
+                handler: |engine, mount, call| Box::pin(write(engine, mount, call)),
+            },
+            Endpoint {
+                operations: &[Operation::Delete],
+                summary: "Restore the defaults of the mount's settings.",
                 unknown_fields: UnknownFields::Warned,
                 answers: &[],
                 handler: |engine, mount, call| Box::pin(write(engine, mount, call)),
@@ -164,11 +179,34 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let config = engine.config(&mount).await?;
     let key = engine.work_key(&call, Kept::UntilWritten)?;
     let worker = Arc::clone(&engine);
-    let work = async move { store(&worker, &mount, &call).await.map(|()| None) };
+    let work = async move {
+        let warnings = Box::pin(apply_and_warn(&worker, &mount, &call)).await?;
+        Ok((!warnings.is_empty()).then(|| Response {
+            warnings,
+            ..Response::default()
+        }))
+    };
     Ok(engine.join(&config, key, work).await?)
 }
 
-async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error> {
+/// Stores what a request names; returns what the caller should know of it.
+async fn apply_and_warn(engine: &Engine, mount: &Mount, call: &Call) -> Result<Vec<String>, Error> {
+    let Some((before, after)) = store(engine, mount, call).await? else {
+        return Ok(Vec::new());
+    };
+    let mut warnings = after.remarks(&before, engine.parts.dev_loopback, engine.clock().now());
+    if before.allowed_hosts != after.allowed_hosts {
+        warnings.extend(engine.left_out(mount, &before, &after).await);
+    }
+    Ok(warnings)
+}
+
+/// Stores what a request names; returns the settings before and after, if they differ.
+async fn store(
+    engine: &Engine,
+    mount: &Mount,
+    call: &Call,
+) -> Result<Option<(Arc<MountConfig>, MountConfig)>, Error> {
     let policy = call.fields.text("password_policy").set();
     if let Some(policy) = policy.filter(|policy| !policy.is_empty()) {
         rotation::try_policy(&*mount.system, policy).await?;
@@ -178,10 +216,14 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
     engine.config.forget();
     let before = engine.config(mount).await?;
     let mut config = MountConfig::clone(&before);
-    apply(call, &mut config)?;
+    if call.request.operation == Operation::Delete {
+        config = MountConfig::default();
+    } else {
+        apply(call, &mut config)?;
+    }
     config.check()?;
     if config == *before {
-        return Ok(());
+        return Ok(None);
     }
     if config.paused_until != before.paused_until {
         config.check_pause(engine.clock().now())?;
@@ -198,7 +240,7 @@ async fn store(engine: &Engine, mount: &Mount, call: &Call) -> Result<(), Error>
     // Whatever became of the Put, the copy in memory may be wrong then.
     let change = (Write::Put(stored), || engine.config.forget());
     let told = engine.change_mount(mount, &keyring, entry, change).await;
-    told.map(drop)
+    told.map(|_event| Some((before, config)))
 }
 
 /// Refuses to make changes wait for devices that nothing is known to reach.
@@ -271,6 +313,10 @@ fn apply(call: &Call, config: &mut MountConfig) -> Result<(), Error> {
         .text("check_schedule")
         .map(str::to_owned)
         .apply(&mut config.check_schedule, default.check_schedule);
+    fields
+        .text("time_zone")
+        .map(str::to_owned)
+        .apply(&mut config.time_zone, default.time_zone);
     fields
         .text("password_policy")
         .map(|name| Some(name.to_owned()).filter(|name| !name.is_empty()))

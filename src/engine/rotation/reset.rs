@@ -15,7 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::app_tokens;
 use super::change::Change;
 use super::settle::{InDrift, Settled, settle};
-use super::steps::{Committed, put_intent, record_started};
+use super::steps::{Announced, Committed, put_intent, record_started};
 use super::unfinished::abandon;
 use super::{retention, values};
 use crate::audit::{Actor, Event, EventName, RotationType};
@@ -279,6 +279,30 @@ fn announce(tenant: &mut LockedTenant, order: &Reset) -> Result<(), Error> {
     tighten(tenant, order);
     if let Some(credential) = &mut tenant.record.credential {
         mark_compromised(credential, &order.change, now);
+    }
+    make_room(tenant)
+}
+
+/// Gives an open reset another candidate, in memory: the one before is kept as an abandoned version if
+/// it was ever sent. Everything else of the reset stays what it is.
+pub(super) fn renew_candidate(announced: &mut Announced) -> Result<(), Error> {
+    let tenant = announced.tenant_mut();
+    let Some(open) = tenant.record.intent.clone() else {
+        return Err(Error::Defect("no candidate to renew"));
+    };
+    if open.sends > 0 {
+        abandon(tenant, "abandoned")?;
+    } else {
+        tenant.record.intent = None;
+    }
+    let password = values::emergency(tenant)?;
+    put_intent(tenant, &Change::from(&open), &password)?;
+    if let Some(intent) = &mut tenant.record.intent {
+        intent.keep_app_tokens = open.keep_app_tokens;
+    }
+    let now = tenant.engine.clock().now();
+    if let Some(credential) = &mut tenant.record.credential {
+        mark_compromised(credential, &Change::from(&open), now);
     }
     make_room(tenant)
 }

@@ -75,6 +75,11 @@ pub(super) fn youngest_in_vain(credential: &Credential) -> Option<&Version> {
         .filter(|it| live_in_drift(credential) != Some(it.number))
 }
 
+/// Reports whether one more value may be given up for a new one.
+pub(super) fn has_room_for_vain(credential: &Credential) -> bool {
+    credential.versions.iter().filter(|it| it.abandoned).count() < MOST_IN_VAIN
+}
+
 /// Drops the oldest version that is neither current nor doubtful, whatever its age; returns
 /// whether there was one. For a reset, which is never refused for the record's size.
 pub(super) fn drop_oldest(credential: &mut Credential, now: Option<Trusted>) -> bool {

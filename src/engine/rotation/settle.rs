@@ -5,9 +5,10 @@
 
 use super::steps::{Announced, Committed, SENDS_PER_OPERATION, Verdict};
 use super::unfinished::{
-    give_up, go_on_comparing, is_exhausted, leave_open, park, refused, stop_in_drift,
+    give_up, give_up_now, go_on_comparing, is_exhausted, is_in_vain, is_of_other_encoding,
+    leave_open, park, refused, stop_in_drift,
 };
-use super::{held, strangers};
+use super::{held, reset, strangers};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::storage::record::Intent;
@@ -126,6 +127,12 @@ async fn conclude(verdict: Verdict, look: Look) -> Result<Settled, Error> {
         {
             Err(stop_in_drift(announced).await)
         }
+        // A person goes on with another kind of value: this one is kept, and no longer waited for.
+        Verdict::OtherLive(announced, live)
+            if look.in_drift == InDrift::SendAgain && is_of_other_encoding(&announced) =>
+        {
+            give_up_now(announced.into_tenant(), live).await
+        }
         Verdict::OtherLive(announced, live) if is_exhausted(&announced) => {
             give_up(announced.into_tenant(), live).await
         }
@@ -146,16 +153,31 @@ async fn conclude(verdict: Verdict, look: Look) -> Result<Settled, Error> {
     }
 }
 
-/// Settles an emergency reset: whatever is live instead is overwritten, and it is never given up.
-async fn settle_reset(announced: Announced) -> Result<Settled, Error> {
+/// Settles an emergency reset: whatever is live instead is overwritten, and it is never given up. Only
+/// its candidate is, for another one: one that the server never takes, or that is of a kind which the
+/// mount makes no more.
+async fn settle_reset(mut announced: Announced) -> Result<Settled, Error> {
     if announced.account_missing() && !announced.may_create() {
         return Err(park(announced.into_tenant()).await);
     }
     if !announced.was_sent() {
+        if is_of_other_encoding(&announced) {
+            reset::renew_candidate(&mut announced)?;
+        }
         return drive_on(announced).await;
     }
     match announced.judge().await? {
         Verdict::Live(proven) => Ok(Settled::Committed(Box::new(proven.commit().await?))),
+        Verdict::OtherLive(mut announced, _) | Verdict::NoneLive(mut announced)
+            if is_of_other_encoding(&announced) || is_in_vain(&announced) =>
+        {
+            reset::renew_candidate(&mut announced)?;
+            drive_on(announced).await
+        }
+        Verdict::CannotTell(mut announced, None) if is_of_other_encoding(&announced) => {
+            reset::renew_candidate(&mut announced)?;
+            drive_on(announced).await
+        }
         Verdict::OtherLive(announced, _)
         | Verdict::CannotTell(announced, None)
         | Verdict::NoneLive(announced) => drive_on(announced).await,

@@ -4,6 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::change::Change;
 use super::notes;
+use super::retention;
 use super::settle::Settled;
 use super::steps::Announced;
 use crate::audit::{NewEvent, RotationType, Severity};
@@ -258,6 +259,37 @@ pub(super) fn is_exhausted(announced: &Announced) -> bool {
                 .first_sent_at
                 .is_some_and(|first| now - first >= LONGEST)
     })
+}
+
+/// Reports whether the mount has another `password_encoding` than the one that the candidate was made
+/// by.
+pub(super) fn is_of_other_encoding(announced: &Announced) -> bool {
+    let tenant = announced.tenant();
+    let intent = tenant.record.intent.as_ref();
+    let made_by = intent.and_then(|intent| intent.encoding);
+    made_by.is_some_and(|encoding| encoding != tenant.config.password_encoding)
+}
+
+/// Reports whether an emergency's candidate, of which a look has just said that it is not live, was
+/// sent so often that another one is worth a try. With enough that were sent in vain it is not: whoever
+/// refuses whatever is sent does not make the record grow.
+pub(super) fn is_in_vain(announced: &Announced) -> bool {
+    let record = &announced.tenant().record;
+    let sends = record.intent.as_ref().map_or(0, |intent| intent.sends);
+    let kept = record.credential.as_ref();
+    sends >= MOST_SENDS && kept.is_some_and(retention::has_room_for_vain)
+}
+
+/// The candidate is kept as an abandoned version at once, and the tenant is settled again: somebody
+/// goes on with another value, which is looked after if this one lands late.
+pub(super) async fn give_up_now(
+    mut tenant: LockedTenant,
+    live: Option<u64>,
+) -> Result<Settled, Error> {
+    abandon(&mut tenant, "abandoned")?;
+    note_live(&mut tenant, live)?;
+    tenant.store().await?;
+    Ok(Settled::Free(Box::new(tenant)))
 }
 
 /// Mailu never took the candidate: it is kept as an abandoned version, and the tenant is settled

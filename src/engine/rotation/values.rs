@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::Change;
-use crate::crypto::{PasswordShape, Sensitive};
+use crate::audit::RotationType;
+use crate::crypto::{PasswordEncoding, PasswordShape, Sensitive};
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::logical::SystemView;
@@ -89,17 +90,34 @@ fn unusable(why: &str) -> Error {
 pub(super) async fn ordinary(tenant: &LockedTenant) -> Result<Sensitive<String>, Error> {
     match &tenant.config.password_policy {
         Some(policy) => witnessed(&*tenant.mount.system, policy).await,
-        None => generate(tenant.config.password_shape()?),
+        None => generate(tenant, tenant.config.password_shape()?),
     }
 }
 
 /// Makes the password of an emergency. The host's policy is not asked: an emergency waits for nobody,
 /// and what a policy gives may be anything.
 pub(super) fn emergency(tenant: &LockedTenant) -> Result<Sensitive<String>, Error> {
-    generate(tenant.config.emergency_password_shape()?)
+    generate(tenant, tenant.config.emergency_password_shape()?)
 }
 
-fn generate(shape: PasswordShape) -> Result<Sensitive<String>, Error> {
+/// Returns the mount's encoding if a change's value is made by it.
+pub(super) fn encoding(tenant: &LockedTenant, change: &Change) -> Option<PasswordEncoding> {
+    let emergency = change.rotation_type == Some(RotationType::Emergency);
+    let own = change.source.is_none() && change.again.is_none();
+    let generated = emergency || tenant.config.password_policy.is_none();
+    (own && generated).then_some(tenant.config.password_encoding)
+}
+
+/// Makes a value. While one is kept that was not taken, it has only characters that nothing on the way
+/// to the account stumbles over: a front may refuse `+` and `/` for ever.
+fn generate(tenant: &LockedTenant, shape: PasswordShape) -> Result<Sensitive<String>, Error> {
+    let credential = tenant.record.credential.iter();
+    let mut versions = credential.flat_map(|kept| &kept.versions);
+    let shape = if versions.any(|version| version.abandoned) {
+        shape.plain()
+    } else {
+        shape
+    };
     shape
         .generate()
         .map_err(|_rng| Error::Defect("the random number generator failed"))

@@ -17,6 +17,7 @@ use crate::engine::config::MountConfig;
 use crate::engine::error::Error;
 use crate::engine::schedule::Checks;
 use crate::engine::storage::{self, SCHEDULE};
+use crate::engine::zone::DEFAULT_ZONE;
 use crate::engine::{Engine, storage::DUE};
 use crate::logical::{Mount, StorageEntry};
 
@@ -71,8 +72,20 @@ pub(in crate::engine) struct Expiry {
 pub(in crate::engine) struct Placement {
     pub(super) rotation_period: u64,
     pub(super) check_schedule: String,
+    #[serde(default = "default_zone")]
+    pub(super) time_zone: String,
     pub(super) spread: u64,
     pub(super) notify_before: u64,
+}
+
+/// A pass of an earlier build may be about anything.
+const fn yes() -> bool {
+    true
+}
+
+/// Calendars of earlier builds do not have it.
+fn default_zone() -> String {
+    String::from(DEFAULT_ZONE)
 }
 
 impl Placement {
@@ -80,9 +93,17 @@ impl Placement {
         Self {
             rotation_period: config.rotation_period,
             check_schedule: config.check_schedule.clone(),
+            time_zone: config.time_zone.clone(),
             spread: config.spread,
             notify_before: config.notify_before,
         }
+    }
+
+    /// Reports whether every tenant's slots are the same by both.
+    pub(super) fn has_slots_of(&self, other: &Self) -> bool {
+        self.check_schedule == other.check_schedule
+            && self.time_zone == other.time_zone
+            && self.spread == other.spread
     }
 }
 
@@ -94,9 +115,9 @@ pub(in crate::engine) struct Placing {
     pub(super) by: Placement,
     /// A pass by other settings was not finished before: who stands by which is not known.
     pub(super) mixed: bool,
-    /// The periods of such passes differed as well.
-    #[serde(default)]
-    pub(super) mixed_period: bool,
+    /// `rotation_period` is among what changed, in this pass or in one before it.
+    #[serde(default = "yes")]
+    pub(super) period: bool,
     /// The last tenant listed; empty at the start.
     pub(super) after: String,
     /// Tenants that were busy or could not be stored, with the number of tries.
@@ -139,6 +160,16 @@ impl Calendar {
             self.held_until = self.held_until.into_iter().chain(next).max();
         }
         self.paused = paused;
+    }
+
+    /// There are other checks: what waits for the next one does not wait for one that there is not
+    /// any more, if a new one is nearer.
+    pub(super) fn move_hold(&mut self, checks: Option<&Checks>, now: DateTime<Utc>) {
+        let held = self.held_until.filter(|until| *until > now);
+        let next = checks.and_then(|checks| checks.at_or_after(now + GAP));
+        if let (Some(until), Some(next)) = (held, next) {
+            self.held_until = Some(until.min(next));
+        }
     }
 
     /// Takes a tick into account; `before` is the last one of this process. Reports whether there
@@ -204,7 +235,9 @@ impl Engine {
         };
         let checks = Checks::of(config);
         if checks.is_none() {
-            tracing::error!("the stored check_schedule cannot be read: write config again");
+            tracing::error!(
+                "the stored check_schedule or time_zone cannot be read: write config again"
+            );
         }
         let paused = config.paused_until.is_some_and(|until| until > now.wall);
         calendar.see_pause(now.wall, paused, checks.as_ref());
@@ -332,6 +365,7 @@ async fn first_day(mount: &Mount) -> Result<Option<NaiveDate>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::zone::Zone;
 
     const HOUR: i64 = 60;
 
@@ -352,7 +386,7 @@ mod tests {
     }
 
     fn checks() -> Checks {
-        Checks::parse("0 2 * * *").unwrap()
+        Checks::parse("0 2 * * *", Zone::UTC).unwrap()
     }
 
     #[test]

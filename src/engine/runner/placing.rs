@@ -12,7 +12,7 @@ use super::calendar::{Placement, Placing};
 use crate::engine::Engine;
 use crate::engine::config::MountConfig;
 use crate::engine::error::Error;
-use crate::engine::schedule;
+use crate::engine::schedule::{self, Checks, Replanned};
 use crate::engine::storage::TENANTS;
 use crate::engine::storage::record::{Credential, RotationPolicy, TenantRecord};
 use crate::engine::tenant::TenantName;
@@ -42,8 +42,10 @@ impl Engine {
             before => {
                 // Stored before the first tenant is moved: a change that is taken back half-way
                 // must find that there is something to take back.
-                let placing = Placing::new(by, before.as_ref(), &calendar.placed_by);
-                calendar.placing = Some(placing);
+                if before.is_some() || !by.has_slots_of(&calendar.placed_by) {
+                    calendar.move_hold(Checks::of(config).as_ref(), self.clock().now());
+                }
+                calendar.placing = Some(Placing::new(by, &calendar.placed_by, before.as_ref()));
                 return self.store_calendar(mount, &calendar).await;
             }
         };
@@ -59,11 +61,9 @@ impl Engine {
             }
             names.extend(page.into_iter().map(|name| (name, 0)));
         }
-        let placed_by = calendar.placed_by.clone();
-        let before = Before {
-            placed_by: &placed_by,
-            mixed: placing.mixed,
-            mixed_period: placing.mixed_period,
+        let change = Change {
+            rotation_period: placing.period,
+            slots: placing.mixed || !placing.by.has_slots_of(&calendar.placed_by),
         };
         for (name, tries) in names {
             if self.tasks.is_stopping() {
@@ -72,7 +72,7 @@ impl Engine {
             let Ok(tenant) = TenantName::parse(&name) else {
                 continue;
             };
-            match self.place(mount, config, before, &tenant).await {
+            match self.place(mount, config, change, &tenant).await {
                 Ok(true) => {}
                 Ok(false) => placing.left.push((name, tries)),
                 // One entry that storage refuses must not keep the others from their places.
@@ -106,12 +106,7 @@ impl Engine {
         };
         if placed {
             // While a pass is under way, that is its work. Who is busy has his turn next week.
-            let before = Before {
-                placed_by: &by,
-                mixed: false,
-                mixed_period: false,
-            };
-            self.place(mount, &config, before, name).await?;
+            self.place(mount, &config, Change::default(), name).await?;
         }
         Ok(())
     }
@@ -121,15 +116,15 @@ impl Engine {
         self: &Arc<Self>,
         mount: &Mount,
         config: &MountConfig,
-        before: Before<'_>,
+        change: Change,
         name: &TenantName,
     ) -> Result<bool, Error> {
         let now = self.clock().now();
         let moves = |record: &TenantRecord| {
             let mut placed = record.clone();
-            let moved = Moved::of(record, config, before, now);
-            if let (Some(credential), Some(moved)) = (placed.credential.as_mut(), moved) {
-                moved.apply(credential);
+            let next = next_of(record, config, change, now);
+            if let (Some(credential), Some(next)) = (placed.credential.as_mut(), next) {
+                next.apply(credential);
             }
             let day = schedule::due_day(&placed, config, now);
             let stored = record.live_credential().and_then(|kept| kept.due_day);
@@ -151,17 +146,14 @@ impl Engine {
 }
 
 impl Placing {
-    /// Begins a pass, in the place of `before` if that was not finished.
-    fn new(by: Placement, before: Option<&Self>, placed_by: &Placement) -> Self {
-        let period = by.rotation_period;
-        let mixed_period = before.is_some_and(|before| {
-            let periods = [before.by.rotation_period, placed_by.rotation_period];
-            before.mixed_period || periods.iter().any(|other| *other != period)
-        });
+    /// Begins a pass; `before` is one that was not finished.
+    fn new(by: Placement, placed_by: &Placement, before: Option<&Self>) -> Self {
+        let other = |placement: &Placement| placement.rotation_period != by.rotation_period;
+        let period = other(placed_by) || before.is_some_and(|it| it.period || other(&it.by));
         Self {
-            by,
+            period,
             mixed: before.is_some(),
-            mixed_period,
+            by,
             after: String::new(),
             left: Vec::new(),
             listed: false,
@@ -169,68 +161,58 @@ impl Placing {
     }
 }
 
-/// By which settings a tenant stands.
-#[derive(Clone, Copy)]
-struct Before<'a> {
-    placed_by: &'a Placement,
-    /// Or by those of a pass that was not finished.
-    mixed: bool,
-    /// Which had another period.
-    mixed_period: bool,
+/// What became different for a tenant's plan.
+#[derive(Clone, Copy, Debug, Default)]
+struct Change {
+    /// The mount's `rotation_period`.
+    rotation_period: bool,
+    /// When there are slots: `check_schedule`, `time_zone`, `spread`.
+    slots: bool,
 }
 
-/// Where the next change goes.
+/// Where a change goes.
+#[derive(Clone, Copy, Debug)]
 struct Moved {
-    next: DateTime<Utc>,
-    /// Its period changed, or its plan was none: it is another change than the one that was told.
-    is_another: bool,
+    plan: Replanned,
+    /// Another day, not only another moment of the check: who was told of it is told again.
+    is_news: bool,
+}
+
+/// The next change by the new settings; `None` if it stays. It is planned from the last one: the
+/// slot of the old settings may be as wrong as they were.
+fn next_of(
+    record: &TenantRecord,
+    config: &MountConfig,
+    change: Change,
+    now: DateTime<Utc>,
+) -> Option<Moved> {
+    let credential = record.live_credential()?;
+    let by_mount = credential.rotation_policy == RotationPolicy::Mount;
+    let period = by_mount && change.rotation_period;
+    if period || schedule::is_absurd(credential, config, now) {
+        let plan = schedule::replanned(credential, config, &record.tenant, now)?;
+        let before = credential.next_rotation;
+        let is_news = before.is_some_and(|before| plan.next - before > TimeDelta::days(1));
+        return Some(Moved { plan, is_news });
+    }
+    if !change.slots {
+        return None;
+    }
+    let plan = Replanned {
+        next: schedule::reslotted(credential, config, &record.tenant, now)?,
+        paced_until: credential.paced_until,
+    };
+    let is_news = false;
+    Some(Moved { plan, is_news })
 }
 
 impl Moved {
-    /// Plans the next change by the new settings; `None` if it stays. It is planned from the last one:
-    /// the slot of the old settings may be as wrong as they were.
-    fn of(
-        record: &TenantRecord,
-        config: &MountConfig,
-        before: Before<'_>,
-        now: DateTime<Utc>,
-    ) -> Option<Self> {
-        let credential = record.live_credential()?;
-        let by_mount = credential.rotation_policy == RotationPolicy::Mount;
-        let placed_by = before.placed_by;
-        let period = by_mount
-            && (before.mixed_period || placed_by.rotation_period != config.rotation_period);
-        let checks = before.mixed
-            || placed_by.check_schedule != config.check_schedule
-            || placed_by.spread != config.spread;
-        let tenant = &record.tenant;
-        if period || schedule::is_absurd(credential, config, now) {
-            let next = schedule::replanned(credential, config, tenant, now)?;
-            return Some(Self {
-                next,
-                is_another: true,
-            });
-        }
-        if !checks {
-            return None;
-        }
-        let next = schedule::rescheduled(credential, config, tenant, now)?;
-        Some(Self {
-            next,
-            is_another: false,
-        })
-    }
-
-    /// Moves the next change. Who was told of a day that is put off with its period is told again;
-    /// of one that only other checks moved, nobody is told twice.
     fn apply(self, credential: &mut Credential) {
-        let put_off = credential
-            .next_rotation
-            .is_some_and(|before| self.next - before > TimeDelta::days(1));
-        if put_off && self.is_another {
+        if self.is_news {
             credential.notice_sent_at = None;
             credential.preflight = None;
         }
-        credential.next_rotation = Some(self.next);
+        credential.next_rotation = Some(self.plan.next);
+        credential.paced_until = self.plan.paced_until;
     }
 }

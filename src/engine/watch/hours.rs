@@ -1,19 +1,22 @@
 //! When people are expected to look at passwords: days and hours of the week.
 //!
-//! In a fixed distance from UTC. There is no database of time zones here, so nothing follows
-//! daylight saving.
+//! By the clocks of a time zone: what people see on the wall, also on days when clocks change.
 
-use chrono::{DateTime, Datelike as _, FixedOffset, Timelike as _, Utc, Weekday};
+use chrono::{DateTime, Datelike as _, Timelike as _, Utc, Weekday};
+
+use crate::engine::zone::Zone;
 
 const MINUTES_A_DAY: u32 = 24 * 60;
-/// The farthest any place on earth is from UTC.
-const FARTHEST_MINUTES: u32 = 14 * 60;
+/// What an entry of `work_hours` looks like, for the error text.
+pub(super) const WORK_HOURS: &str = "takes days and hours such as `Mon-Fri 07:00-19:00`, `Sat \
+     22:00-06:00` or `07:00-19:00` for every day. The end is not included; 24:00 is the end of a \
+     day.";
 
 /// The hours of the week in which a look is expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct WorkHours {
     spans: Vec<Span>,
-    offset: FixedOffset,
+    zone: Zone,
 }
 
 /// Hours that begin on some days of the week; over midnight if they end before they begin.
@@ -25,31 +28,16 @@ struct Span {
 }
 
 impl WorkHours {
-    /// Reads the settings' texts.
-    ///
-    /// # Errors
-    ///
-    /// The name of the field that is wrong, and what it takes.
-    pub(super) fn parse(
-        texts: &[String],
-        offset: &str,
-    ) -> Result<Self, (&'static str, &'static str)> {
+    /// Reads the settings' texts; `None` if one is not of the kind of [`WORK_HOURS`].
+    pub(super) fn parse(texts: &[String], zone: Zone) -> Option<Self> {
         let spans = texts.iter().map(|text| Span::parse(text));
-        let spans = spans.collect::<Option<Vec<_>>>().ok_or((
-            "work_hours",
-            "takes days and hours such as `Mon-Fri 07:00-19:00`, `Sat 22:00-06:00` or \
-             `07:00-19:00` for every day. The end is not included; 24:00 is the end of a day.",
-        ))?;
-        let offset = parse_offset(offset).ok_or((
-            "utc_offset",
-            "takes a distance from UTC such as `+01:00` or `-05:30`, at most 14 hours.",
-        ))?;
-        Ok(Self { spans, offset })
+        let spans = spans.collect::<Option<Vec<_>>>()?;
+        Some(Self { spans, zone })
     }
 
     /// Reports whether a look at this time is not expected; never if no hours are set.
     pub(super) fn is_outside(&self, at: DateTime<Utc>) -> bool {
-        let local = at.with_timezone(&self.offset);
+        let local = self.zone.local(at);
         let (day, minute) = (local.weekday(), local.hour() * 60 + local.minute());
         !self.spans.is_empty() && !self.spans.iter().any(|span| span.has(day, minute))
     }
@@ -104,23 +92,13 @@ fn minutes(text: &str) -> Option<u32> {
     (minutes < 60 && total <= MINUTES_A_DAY).then_some(total)
 }
 
-fn parse_offset(text: &str) -> Option<FixedOffset> {
-    let (east, distance) = match text.strip_prefix('+') {
-        Some(distance) => (true, distance),
-        None => (false, text.strip_prefix('-')?),
-    };
-    let minutes = minutes(distance).filter(|minutes| *minutes <= FARTHEST_MINUTES)?;
-    let seconds = i32::try_from(minutes * 60).ok()?;
-    FixedOffset::east_opt(if east { seconds } else { -seconds })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn hours(texts: &[&str], offset: &str) -> WorkHours {
+    fn hours(texts: &[&str], zone: &str) -> WorkHours {
         let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
-        WorkHours::parse(&texts, offset).unwrap()
+        WorkHours::parse(&texts, Zone::parse(zone).unwrap()).unwrap()
     }
 
     /// 2026-09-21 is a Monday.
@@ -130,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_begin_is_included_and_the_end_is_not() {
-        let hours = hours(&["Mon-Fri 07:00-19:00", "sat 09:30-12:00"], "+00:00");
+        let hours = hours(&["Mon-Fri 07:00-19:00", "sat 09:30-12:00"], "UTC");
         for (at, is_outside) in [
             ("21T06:59", true),
             ("21T07:00", false),
@@ -148,7 +126,7 @@ mod tests {
 
     #[test]
     fn hours_over_midnight_belong_to_the_day_they_begin_on() {
-        let hours = hours(&["Fri-Mon 22:00-06:00"], "+00:00");
+        let hours = hours(&["Fri-Mon 22:00-06:00"], "UTC");
         for (at, is_outside) in [
             ("21T21:59", true),
             ("21T22:00", false),
@@ -164,18 +142,43 @@ mod tests {
     }
 
     #[test]
-    fn the_distance_from_utc_counts_for_day_and_hour() {
-        let east = hours(&["Mon 00:00-24:00"], "+05:30");
+    fn the_zone_counts_for_day_and_hour() {
+        let east = hours(&["Mon 00:00-24:00"], "Asia/Kolkata");
         assert!(!outside(&east, "20T18:30"));
         assert!(outside(&east, "20T18:29"));
         assert!(outside(&east, "21T18:30"));
-        let west = hours(&["Mon 07:00-08:00"], "-05:00");
+        let west = hours(&["Mon 07:00-08:00"], "America/Panama");
         assert!(!outside(&west, "21T12:30"));
         assert!(outside(&west, "21T07:30"));
-        let daily = hours(&["07:00-19:00"], "-00:00");
+        let daily = hours(&["07:00-19:00"], "UTC");
         assert!(!outside(&daily, "27T10:00"));
-        let off = hours(&[], "+00:00");
+        let off = hours(&[], "UTC");
         assert!(!outside(&off, "27T03:00"));
+    }
+
+    #[test]
+    fn hours_follow_daylight_saving() {
+        let hours = hours(&["Mon-Sun 07:00-19:00", "Sat 22:00-02:30"], "Europe/Berlin");
+        let outside = |at: &str| hours.is_outside(format!("{at}:00Z").parse().unwrap());
+        for (at, is_outside) in [
+            // Summer: two hours ahead of UTC. Winter: one.
+            ("2026-07-01T05:00", false),
+            ("2026-07-01T04:59", true),
+            ("2026-07-01T17:00", true),
+            ("2026-12-01T05:59", true),
+            ("2026-12-01T06:00", false),
+            ("2026-12-01T17:59", false),
+            // 02:00 to 03:00 is not there on 28 March 2027: 02:30 is never reached.
+            ("2027-03-28T00:59", false),
+            ("2027-03-28T01:00", true),
+            // And twice on 25 October 2026: both times until 02:30.
+            ("2026-10-25T00:29", false),
+            ("2026-10-25T00:30", true),
+            ("2026-10-25T01:29", false),
+            ("2026-10-25T01:30", true),
+        ] {
+            assert_eq!(outside(at), is_outside, "{at}");
+        }
     }
 
     #[test]
@@ -194,20 +197,8 @@ mod tests {
             "Mon-Fri-Sun 07:00-19:00",
             "Mon +7:00-19:00",
         ] {
-            let wrong = WorkHours::parse(&[text.to_owned()], "+00:00").unwrap_err();
-            assert_eq!(wrong.0, "work_hours", "{text}");
-        }
-        for offset in [
-            "",
-            "01:00",
-            "+1:00",
-            "+14:01",
-            "Europe/Berlin",
-            "+00:60",
-            "Z",
-        ] {
-            let wrong = WorkHours::parse(&[], offset).unwrap_err();
-            assert_eq!(wrong.0, "utc_offset", "{offset}");
+            let parsed = WorkHours::parse(&[text.to_owned()], Zone::UTC);
+            assert_eq!(parsed, None, "{text}");
         }
     }
 }

@@ -3,9 +3,10 @@
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
-use super::hours::WorkHours;
+use super::hours::{WORK_HOURS, WorkHours};
 use crate::engine::error::Error;
 use crate::engine::storage;
+use crate::engine::zone::{DEFAULT_ZONE, Zone};
 
 /// The stored format.
 const SCHEMA: u32 = 1;
@@ -30,8 +31,8 @@ pub(crate) struct AlertSettings {
     pub(crate) reveals_per_hour: u64,
     /// When looks are in order; empty = always.
     pub(crate) work_hours: Vec<String>,
-    /// How far those hours are from UTC.
-    pub(crate) utc_offset: String,
+    /// The IANA time zone whose clocks those hours go by.
+    pub(crate) time_zone: String,
     /// What an incident's number looks like, as a whole; `None` = anything.
     pub(crate) incident_pattern: Option<String>,
     /// How many refusals by a tenant's Mailu within an hour are in order, at most
@@ -47,7 +48,7 @@ impl Default for AlertSettings {
             schema: SCHEMA,
             reveals_per_hour: 5,
             work_hours: Vec::new(),
-            utc_offset: String::from("+00:00"),
+            time_zone: String::from(DEFAULT_ZONE),
             incident_pattern: None,
             refusals_per_hour: 5,
             drift: true,
@@ -102,8 +103,9 @@ impl Rules {
         if settings.work_hours.len() > MOST_HOURS {
             return Err(invalid("work_hours", "takes at most 20 entries."));
         }
-        let hours = WorkHours::parse(&settings.work_hours, &settings.utc_offset)
-            .map_err(|(field, why)| invalid(field, why))?;
+        let zone = Zone::of_field(&settings.time_zone)?;
+        let hours = WorkHours::parse(&settings.work_hours, zone)
+            .ok_or_else(|| invalid("work_hours", WORK_HOURS))?;
         let incident = settings
             .incident_pattern
             .as_deref()
@@ -156,7 +158,7 @@ mod tests {
     use super::*;
 
     /// The first stored format: what was once written is read for ever.
-    const FROZEN: &str = r#"{"schema":1,"reveals_per_hour":3,"work_hours":["Mon-Fri 07:00-19:00"],"utc_offset":"+01:00","incident_pattern":"INC-[0-9]+","refusals_per_hour":4,"drift":false}"#;
+    const FROZEN: &str = r#"{"schema":1,"reveals_per_hour":3,"work_hours":["Mon-Fri 07:00-19:00"],"time_zone":"Europe/Berlin","incident_pattern":"INC-[0-9]+","refusals_per_hour":4,"drift":false}"#;
 
     #[test]
     fn the_frozen_format_survives_a_round_trip() {
@@ -169,6 +171,7 @@ mod tests {
             (":1,", ":2,"),
             ("\"drift\"", "\"draft\""),
             ("07:00", "7:00"),
+            ("Berlin", "Bonn"),
             ("[0-9]+", "[0-9"),
             (":4,", ":8,"),
         ] {

@@ -70,7 +70,7 @@ impl Transport {
     /// Prepares the way; does no network work.
     pub(super) fn new(config: &MailuConfig, policy: &NetworkPolicy) -> Result<Self, ConnectError> {
         let url = &config.url;
-        if url.scheme() == Scheme::Http && !policy.dev_loopback {
+        if url.scheme() == Scheme::Http && !policy.allows_plain(url.host()) {
             return Err(ConnectError::PlainHttp);
         }
         // A literal host never reaches the resolver below.

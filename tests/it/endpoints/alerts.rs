@@ -252,7 +252,7 @@ fn a_look_outside_working_hours_is_told_once_for_each_tenant_and_hour() {
         host.write("config/alerts", hours).await.ok();
         looks(&world, &host, 3).await;
         assert!(rules(&host).await.is_empty());
-        let offset = json!({ "utc_offset": "+09:00" });
+        let offset = json!({ "time_zone": "Asia/Tokyo" });
         host.write("config/alerts", offset).await.ok();
         looks(&world, &host, 4).await;
         let each = TENANTS.map(|tenant| format!("{tenant} reveal_outside_hours"));
@@ -418,7 +418,7 @@ fn a_compromised_password_that_is_live_again_is_an_alert_unless_it_is_switched_o
 async fn the_defaults_and_a_partial_change() {
     let rig = Rig::start().await;
     let defaults = json!({
-        "reveals_per_hour": 5, "work_hours": [], "utc_offset": "+00:00",
+        "reveals_per_hour": 5, "work_hours": [], "time_zone": "UTC",
         "incident_pattern": null, "refusals_per_hour": 5, "drift": true,
     });
     assert_eq!(rig.read("config/alerts").await.ok().data, defaults);
@@ -427,11 +427,11 @@ async fn the_defaults_and_a_partial_change() {
         "incident_pattern": "INC-[0-9]{4,8}", "drift": false,
     });
     rig.write("config/alerts", body).await.ok();
-    let body = json!({ "reveals_per_hour": null, "drift": null, "utc_offset": "-03:30" });
+    let body = json!({ "reveals_per_hour": null, "drift": null, "time_zone": "America/St_Johns" });
     rig.patch("config/alerts", body.clone()).await.ok();
     let expected = json!({
         "reveals_per_hour": 5, "work_hours": ["Mon-Fri 07:00-19:00", "22:00-06:00"],
-        "utc_offset": "-03:30", "incident_pattern": "INC-[0-9]{4,8}",
+        "time_zone": "America/St_Johns", "incident_pattern": "INC-[0-9]{4,8}",
         "refusals_per_hour": 5, "drift": true,
     });
     assert_eq!(rig.read("config/alerts").await.data, expected);
@@ -441,7 +441,7 @@ async fn the_defaults_and_a_partial_change() {
     let log = rig.storage.get("mountlog").await.unwrap().unwrap();
     let log = String::from_utf8(log.value.clone()).unwrap();
     assert_eq!(log.matches("smtp_config_changed").count(), 4);
-    let body = json!({ "work_hours": "", "incident_pattern": "", "utc_offset": null });
+    let body = json!({ "work_hours": "", "incident_pattern": "", "time_zone": null });
     rig.write("config/alerts", body).await.ok();
     assert_eq!(rig.read("config/alerts").await.data, defaults);
 }
@@ -465,9 +465,11 @@ async fn what_the_rules_refuse() {
             json!(vec!["07:00-08:00"; 21]),
             "invalid_config",
         ),
-        ("utc_offset", json!("Europe/Berlin"), "too_long"),
-        ("utc_offset", json!("+15:00"), "invalid_config"),
-        ("utc_offset", json!(""), "invalid_config"),
+        ("time_zone", json!("Europe/Berln"), "invalid_config"),
+        ("time_zone", json!("+01:00"), "invalid_config"),
+        ("time_zone", json!(""), "invalid_config"),
+        ("time_zone", json!(60), "invalid_config"),
+        ("time_zone", json!("x".repeat(65)), "too_long"),
         ("incident_pattern", json!("INC-["), "invalid_config"),
         ("incident_pattern", json!("a)|(b"), "invalid_config"),
         (

@@ -1,5 +1,5 @@
 //! The engine's endpoints, file for file as in `src/engine/paths`; `routes` is about all of them,
-//! `cache`, `crowds`, `facts`, `failures`, `joining`, `nodes`, `secrets`, `unknown_fields` and `waiting`
+//! `cache`, `crowds`, `facts`, `failures`, `joining`, `nodes`, `numbers`, `secrets`, `unknown_fields` and `waiting`
 //! about what holds on every path.
 
 mod admin;
@@ -17,6 +17,7 @@ mod keyring;
 pub(crate) mod mount_status;
 mod nodes;
 mod notify;
+mod numbers;
 mod ops;
 mod pause;
 mod reset;

@@ -485,9 +485,13 @@ async fn answers_about_alerts(document: &mut Document, rig: &Rig) {
     document.call(rig, "get", path, json!({})).await;
     let body = json!({"work_hours": ["Mon-Fri 07:00-19:00"], "incident_pattern": "INC-[0-9]+"});
     document.call(rig, "post", path, body).await;
-    let body = json!({"utc_offset": "+01:00"});
+    let body = json!({"time_zone": "Europe/Berlin"});
     document.call(rig, "patch", path, body).await;
     document.call(rig, "get", path, json!({})).await;
+    for path in [path, "/config"] {
+        document.call(rig, "delete", path, json!({})).await;
+        document.call(rig, "get", path, json!({})).await;
+    }
 }
 
 /// An earlier password again, and an emergency.

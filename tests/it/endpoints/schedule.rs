@@ -502,102 +502,145 @@ async fn settings_that_are_taken_back_half_way_leave_nobody_behind() {
     assert_eq!(plan(&rig).await, before);
 }
 
-/// What is due waits for the next check there is by the new settings, and for nothing else.
+/// Each of them alone, and two in a row before the pass by the first has ended.
 #[tokio::test]
-async fn other_checks_put_no_due_change_off_and_tell_nobody_twice() {
-    for (settings, next) in [
+async fn other_slots_bring_what_is_due_to_the_next_check_and_tell_nobody_twice() {
+    let cases: [(Vec<Value>, &str); 5] = [
         (
-            json!({ "check_schedule": "0 5 * * *" }),
+            vec![json!({ "check_schedule": "0 5 * * *" })],
             "2026-09-28T05:00:25Z",
         ),
+        (vec![json!({ "spread": 0 })], "2026-09-29T02:00:00Z"),
         (
-            json!({ "check_schedule": "30 */2 * * *" }),
-            "2026-09-28T02:30:25Z",
+            vec![json!({ "time_zone": "America/New_York" })],
+            "2026-09-28T06:00:25Z",
         ),
         (
-            json!({ "check_schedule": "0 2 * * 3" }),
-            "2026-09-30T02:00:25Z",
+            vec![
+                json!({ "check_schedule": "0 7 1 * *" }),
+                json!({ "check_schedule": "0 9 * * *", "time_zone": "Europe/Berlin" }),
+            ],
+            "2026-09-28T07:00:25Z",
         ),
-        (json!({ "spread": "12h" }), "2026-09-28T11:00:25Z"),
-    ] {
+        (
+            vec![
+                json!({ "check_schedule": "0 4 1 * *", "spread": "6h" }),
+                json!({ "check_schedule": "30 3 * * *", "spread": "1h" }),
+            ],
+            "2026-09-28T03:30:25Z",
+        ),
+    ];
+    for (settings, next) in cases {
         let rig = imported("2026-04-01T02:00:00Z").await;
-        ticks_until(&rig, "2026-09-28T02:00:20Z").await;
+        ticks_until(&rig, "2026-09-28T02:00:00Z").await;
         assert_eq!(count(&rig, "rotation_notice").await, 1);
-        // Due, and not done: nothing ticks for some seconds.
-        rig.later(10);
-        rig.write("config", settings.clone()).await.ok();
-        for _ in 0..3 {
-            rig.later(20);
+        // Due since some minutes; nobody has come to it yet.
+        rig.later(600);
+        for one in &settings {
+            rig.write("config", one.clone()).await.ok();
             rig.tick().await;
         }
-        assert_eq!(rig.settled().await, FIRST, "{settings}");
-        assert_eq!(next_rotation(&rig).await, next, "{settings}");
+        for _ in 0..3 {
+            rig.later(60);
+            rig.tick().await;
+        }
+        assert_eq!(next_rotation(&rig).await, next, "{settings:?}");
+        assert_eq!(rig.settled().await, FIRST, "{settings:?}");
         rig.check_pointers("acme").await;
-        let next: DateTime<Utc> = next.parse().unwrap();
-        ticks_until(&rig, &(next - TimeDelta::seconds(1)).to_rfc3339()).await;
-        assert_eq!(rig.settled().await, FIRST, "{settings}");
-        ticks_until(&rig, &next.to_rfc3339()).await;
-        assert_ne!(rig.settled().await, FIRST, "{settings}");
-        assert_eq!(count(&rig, "rotation_notice").await, 1, "{settings}");
+        let then: DateTime<Utc> = next.parse().unwrap();
+        ticks_until(&rig, &(then + TimeDelta::minutes(2)).to_rfc3339()).await;
+        assert_ne!(rig.settled().await, FIRST, "{settings:?}");
+        assert_eq!(count(&rig, "rotation_notice").await, 1, "{settings:?}");
     }
 }
 
-/// Whose moment is past by the new settings too has nothing to wait for.
+/// What was overdue when it was imported waits for nothing but a check.
 #[tokio::test]
-async fn what_is_due_by_the_old_and_the_new_checks_is_done() {
-    let rig = imported("2026-04-01T02:00:00Z").await;
-    ticks_until(&rig, "2026-09-28T02:00:20Z").await;
-    rig.later(10);
-    rig.write("config", json!({ "spread": "10m" })).await.ok();
-    for _ in 0..3 {
-        rig.later(20);
-        rig.tick().await;
+async fn what_waits_for_a_check_comes_at_the_next_one_there_is() {
+    for (setting, next) in [
+        (
+            json!({ "check_schedule": "0 15 * * *" }),
+            "2026-09-21T15:00:25Z",
+        ),
+        (
+            json!({ "check_schedule": "0 * * * *", "spread": 0 }),
+            "2026-09-21T15:00:00Z",
+        ),
+        (
+            json!({ "time_zone": "America/Los_Angeles", "check_schedule": "30 7 * * *" }),
+            "2026-09-21T14:30:25Z",
+        ),
+    ] {
+        let rig = imported("2026-01-01T00:00:00Z").await;
+        assert_eq!(next_rotation(&rig).await, "2026-09-22T02:00:25Z");
+        rig.write("config", setting.clone()).await.ok();
+        for _ in 0..3 {
+            rig.later(60);
+            rig.tick().await;
+        }
+        assert_eq!(next_rotation(&rig).await, next, "{setting}");
+        rig.check_pointers("acme").await;
     }
+}
+
+#[tokio::test]
+async fn nothing_waits_for_a_check_that_there_is_not_any_more() {
+    let rig = imported("2026-04-01T02:00:00Z").await;
+    let monthly = json!({ "check_schedule": "0 2 1 * *" });
+    rig.write("config", monthly).await.ok();
+    ticks_until(&rig, "2026-09-30T22:00:00Z").await;
+    assert_eq!(next_rotation(&rig).await, "2026-10-01T02:00:25Z");
+    // Ticks stop for some hours: the check within the next hour is not waited for.
+    rig.later(3 * 3600 + 1800);
+    rig.tick().await;
+    ticks_until(&rig, "2026-10-01T02:10:00Z").await;
+    assert_eq!(rig.settled().await, FIRST);
+    let daily = json!({ "check_schedule": "0 5 * * *" });
+    rig.write("config", daily).await.ok();
+    ticks_until(&rig, "2026-10-01T04:59:00Z").await;
+    assert_eq!(rig.settled().await, FIRST);
+    ticks_until(&rig, "2026-10-01T05:02:00Z").await;
     assert_ne!(rig.settled().await, FIRST);
     assert_eq!(count(&rig, "rotation_notice").await, 1);
 }
 
-/// Settings that are written again before the first ones reached everybody put nothing off either.
+/// Of many whose period became shorter, each keeps a moment of his own: other slots are no reason to
+/// change all of them in one night.
 #[tokio::test]
-async fn checks_that_change_twice_within_a_pass_put_no_due_change_off() {
-    let rig = imported("2026-04-01T02:00:00Z").await;
-    ticks_until(&rig, "2026-09-28T02:00:20Z").await;
-    rig.later(10);
-    for schedule in ["0 5 * * *", "0 6 * * *"] {
-        rig.write("config", json!({ "check_schedule": schedule }))
-            .await
-            .ok();
-        // The pass has begun.
-        rig.later(20);
-        rig.tick().await;
+async fn other_slots_do_not_bring_those_together_who_were_spread() {
+    let rig = Rig::configured().await;
+    for number in 0..40 {
+        let body = json!({
+            "username": format!("admin{number}@acme.example"), "password": FIRST,
+            "last_rotated": "2026-05-01T02:00:00Z",
+        });
+        rig.write(&format!("t{number:02}/admin"), body).await.ok();
     }
-    for _ in 0..3 {
-        rig.later(20);
-        rig.tick().await;
-    }
-    assert_eq!(next_rotation(&rig).await, "2026-09-28T06:00:25Z");
-    ticks_until(&rig, "2026-09-28T06:00:25Z").await;
-    assert_ne!(rig.settled().await, FIRST);
-    assert_eq!(count(&rig, "rotation_notice").await, 1);
-}
-
-/// Nor is a change told again that other checks move before it is due.
-#[tokio::test]
-async fn a_notice_is_not_given_again_because_the_checks_changed() {
-    let rig = imported("2026-04-01T02:00:00Z").await;
-    ticks_until(&rig, "2026-09-23T12:00:00Z").await;
-    assert_eq!(count(&rig, "rotation_notice").await, 1);
-    rig.write("config", json!({ "check_schedule": "0 4 * * 5" }))
-        .await
-        .ok();
-    for _ in 0..3 {
-        rig.later(60);
-        rig.tick().await;
-    }
-    assert_eq!(next_rotation(&rig).await, "2026-10-02T04:00:25Z");
-    ticks_until(&rig, "2026-10-02T04:00:25Z").await;
-    assert_ne!(rig.settled().await, FIRST);
-    assert_eq!(count(&rig, "rotation_notice").await, 1);
+    rig.tick().await;
+    let days = async |settings: Value| {
+        rig.write("config", settings).await.ok();
+        for _ in 0..3 {
+            rig.later(60);
+            rig.tick().await;
+        }
+        let mut days = std::collections::BTreeSet::new();
+        for number in 0..40 {
+            let read = rig.read(&format!("t{number:02}/admin")).await;
+            days.insert(read.text_of("next_rotation")[..10].to_owned());
+        }
+        days
+    };
+    let is_spread = |days: &std::collections::BTreeSet<String>| {
+        days.len() > 5 && days.iter().all(|day| day.as_str() <= "2026-09-30")
+    };
+    let shorter = days(json!({ "rotation_period": "100d" })).await;
+    assert!(is_spread(&shorter), "{shorter:?}");
+    let other = days(json!({ "check_schedule": "0 4 * * *" })).await;
+    assert!(is_spread(&other), "{other:?}");
+    let yearly = days(json!({ "check_schedule": "0 2 1 1 *" })).await;
+    assert_eq!(yearly.len(), 1, "{yearly:?}");
+    let back = days(json!({ "check_schedule": "0 2 * * *" })).await;
+    assert!(is_spread(&back), "{back:?}");
 }
 
 #[tokio::test]
@@ -633,6 +676,14 @@ async fn a_pause_that_is_taken_back_lets_nobody_loose_between_two_checks() {
     assert_eq!(rig.settled().await, FIRST);
     ticks_until(&rig, "2026-09-25T02:00:25Z").await;
     assert_ne!(rig.settled().await, FIRST);
+}
+
+/// Nor is a change told again that other checks move before it is due.
+#[tokio::test]
+async fn a_notice_is_not_given_again_because_the_checks_changed() {
+    let rig = imported("2026-04-01T02:00:00Z").await;
+    ticks_until(&rig, "2026-09-23T12:00:00Z").await;
+    assert_eq!(count(&rig, "rotation_notice").await, 1);
 }
 
 /// The server dies with the password on its way: nobody asked, so somebody must be told.

@@ -177,6 +177,31 @@ async fn addresses_that_are_not_allowed_are_refused_when_written() {
 }
 
 #[tokio::test]
+async fn a_process_for_development_speaks_plain_http_to_this_machine_alone() {
+    let rig = Rig::start().await;
+    let body = json!({ "allowed_hosts": ["10.0.0.0/8", "*.example.test"] });
+    rig.write("config", body).await.ok();
+    for (url, status) in [
+        ("http://mail.example.test", 400),
+        ("http://10.1.2.3", 400),
+        ("http://[fd00::1]:8080", 400),
+        ("http://localhost.example.test", 400),
+        ("http://127.0.0.1:8080", 204),
+        ("http://localhost", 204),
+        ("http://[::1]", 204),
+        ("https://10.1.2.3", 204),
+    ] {
+        let body = json!({ "mailu_url": url, "api_token": "t" });
+        let written = rig.write("acme/config", body).await;
+        assert_eq!(written.status, status, "{url} {written:?}");
+        let hook =
+            json!({ "type": "webhook", "url": format!("{url}/x"), "hmac_key": "k".repeat(32) });
+        let written = rig.write("config/notify/hook", hook).await;
+        assert_eq!(written.status, status, "{url} {written:?}");
+    }
+}
+
+#[tokio::test]
 async fn names_that_lead_to_loopback_are_refused_when_connecting() {
     let rig = Rig::start().await;
     let host = strict(&rig);

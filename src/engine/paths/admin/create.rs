@@ -62,6 +62,7 @@ pub(super) async fn create(
 }
 
 fn credential(username: &EmailAddress, input: &Input, now: DateTime<Utc>) -> Credential {
+    let (policy, policy_text) = input.rotation_policy.clone().set().unzip();
     Credential {
         username: username.as_str().to_owned(),
         webmail_url: input
@@ -70,10 +71,12 @@ fn credential(username: &EmailAddress, input: &Input, now: DateTime<Utc>) -> Cre
             .set()
             .filter(|url| !url.is_empty()),
         admin_emails: input.admin_emails.clone().set().unwrap_or_default(),
-        rotation_policy: input.rotation_policy.set().unwrap_or(RotationPolicy::Mount),
+        rotation_policy: policy.unwrap_or(RotationPolicy::Mount),
+        policy_text,
         created_at: now,
         last_rotated: now,
         next_rotation: None,
+        paced_until: None,
         due_day: None,
         notice_sent_at: None,
         preflight: None,
@@ -242,6 +245,7 @@ pub(super) fn add_version(
     credential.drift = None;
     credential.last_rotated = last_rotated;
     credential.notice_sent_at = None;
+    credential.paced_until = None;
     credential.next_rotation = schedule::next_rotation(
         credential.rotation_policy,
         &config,

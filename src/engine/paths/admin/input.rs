@@ -15,7 +15,8 @@ const MOST_ADMIN_EMAILS: usize = 10;
 pub(super) struct Input {
     pub(super) username: Option<EmailAddress>,
     pub(super) webmail_url: Patch<String>,
-    pub(super) rotation_policy: Patch<RotationPolicy>,
+    /// The policy, and how it was written.
+    pub(super) rotation_policy: Patch<(RotationPolicy, String)>,
     pub(super) admin_emails: Patch<Vec<String>>,
     pub(super) password: Option<Sensitive<String>>,
     pub(super) last_rotated: Option<DateTime<Utc>>,
@@ -24,6 +25,14 @@ pub(super) struct Input {
 }
 
 impl Input {
+    /// Reports whether a request says what the credential is, and not which version it changes.
+    pub(super) fn describes(&self) -> bool {
+        let settings = !self.webmail_url.is_absent()
+            || !self.rotation_policy.is_absent()
+            || !self.admin_emails.is_absent();
+        self.cas.is_none() && (settings || self.username.is_some() || self.password.is_some())
+    }
+
     pub(super) fn parse(call: &Call, now: DateTime<Utc>) -> Result<Self, Error> {
         let fields = &call.fields;
         let username = fields.text("username").try_map(|text| {
@@ -64,9 +73,10 @@ impl Input {
         Ok(Self {
             username: username.set(),
             webmail_url: fields.text("webmail_url").try_map(webmail_url)?,
-            rotation_policy: fields
-                .text("rotation_policy")
-                .try_map(RotationPolicy::parse)?,
+            rotation_policy: fields.text("rotation_policy").try_map(|text| {
+                let text = text.trim();
+                RotationPolicy::parse(text).map(|policy| (policy, text.to_owned()))
+            })?,
             admin_emails: fields.texts("admin_emails").try_map(admin_emails)?,
             password,
             last_rotated,

@@ -37,6 +37,7 @@ const ROTATION_POLICY: Field = Field::text(
     "When to change the password: a duration such as 180_days, or manual. Default: the mount's \
      rotation_period.",
 )
+.max_bytes(64)
 .example("180_days")
 .resettable();
 const VERSION: Field = Field::integer("version", "The version answered.").example("3");
@@ -281,12 +282,20 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     };
     let work = async move {
         let apply = |locked| apply(locked, operation, input.clone(), change.clone());
-        // Settings of a credential wait for no server.
-        let written = if input.password.is_none() && has_credential(&worker, &mount, &name).await? {
+        // Settings of a credential wait for no server, nor does an import that is repeated.
+        let asks_nobody = input.password.is_none() || input.cas.is_none();
+        let alone = if asks_nobody && has_credential(&worker, &mount, &name).await? {
             apply(worker.lock_tenant(&mount, &name).await?).await
         } else {
-            let purpose = Purpose::Request;
-            worker.at_server(&mount, &name, purpose, apply).await
+            Err(Error::GaveWay)
+        };
+        let written = match alone {
+            // There is a change to settle first.
+            Err(Error::GaveWay) => {
+                let purpose = Purpose::Request;
+                worker.at_server(&mount, &name, purpose, apply).await
+            }
+            done => done,
         };
         let Written { data, warnings } = written?;
         Ok(Some(Response {

@@ -86,7 +86,10 @@ impl<'a> Read<'a> {
             created_at: credential.created_at,
             last_rotated: credential.last_rotated,
             last_vault_rotation: credential.last_rotated,
-            rotation_policy: credential.rotation_policy.as_text(config),
+            rotation_policy: match &credential.policy_text {
+                Some(written) => written.clone(),
+                None => credential.rotation_policy.as_text(config),
+            },
             rotation_period: credential.rotation_policy.period(config).unwrap_or(0),
             next_rotation: credential.next_rotation,
             ttl: schedule::read_again_after(record, config, settled, now),

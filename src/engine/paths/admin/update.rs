@@ -10,7 +10,7 @@ use crate::crypto::Sensitive;
 use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::rotation::{self, Change, InDrift, Settled};
-use crate::engine::storage::record::{MOST_TRIES, RotationPolicy};
+use crate::engine::storage::record::{Credential, MOST_TRIES, RotationPolicy};
 use crate::engine::{mail, schedule, watch};
 use crate::logical::StorageError;
 
@@ -26,11 +26,17 @@ pub(super) async fn update(
     refuse_other_username(&locked, &input)?;
     let (mut locked, mut input) = (locked, input);
     let mut warnings = Vec::new();
+    let describes = input.describes();
     if input.cas.is_none()
         && let Some(password) = input.password.take()
         && rotation::made_before(&locked.record, &change.request_id).is_none()
     {
         warnings.push(without_cas(&mut locked, &password, &change).await?);
+    }
+    if describes && input.password.is_none() && is_as_stored(&locked, &input) {
+        // All of it is so: an open change is not settled for that, and no server is asked. A
+        // creation that is under way goes on.
+        return Written::new(&locked, None, warnings);
     }
     supersede(&mut locked, &input).await?;
     let (mut locked, settled) = match rotation::settle(locked, InDrift::Stop).await? {
@@ -71,7 +77,7 @@ pub(super) async fn update(
             return Err(error);
         }
     }
-    if let Some(changed) = apply_settings(&mut locked, input, change)? {
+    if let Some(changed) = apply_settings(&mut locked, &input, change)? {
         event.get_or_insert(changed);
     }
     locked.check_room()?;
@@ -254,10 +260,39 @@ fn same_as_stored(
     Ok(found)
 }
 
+/// Puts the settings that a request names into a credential.
+fn put_settings(credential: &mut Credential, input: &Input) {
+    input
+        .webmail_url
+        .clone()
+        .map(|url| Some(url).filter(|url| !url.is_empty()))
+        .apply(&mut credential.webmail_url, None);
+    let mut policy = (credential.rotation_policy, credential.policy_text.take());
+    input
+        .rotation_policy
+        .clone()
+        .map(|(policy, text)| (policy, Some(text)))
+        .apply(&mut policy, (RotationPolicy::Mount, None));
+    (credential.rotation_policy, credential.policy_text) = policy;
+    input
+        .admin_emails
+        .clone()
+        .apply(&mut credential.admin_emails, Vec::new());
+}
+
+/// Reports whether there is a password, and every setting that a request names is what is stored.
+fn is_as_stored(locked: &LockedTenant, input: &Input) -> bool {
+    locked.record.credential.as_ref().is_some_and(|stored| {
+        let mut credential = stored.clone();
+        put_settings(&mut credential, input);
+        stored.current.is_some() && credential == *stored
+    })
+}
+
 /// Applies the settings a request names, in memory; the event if any of them changed.
 fn apply_settings(
     locked: &mut LockedTenant,
-    input: Input,
+    input: &Input,
     change: Change,
 ) -> Result<Option<Event>, Error> {
     let now = locked.engine.clock().now();
@@ -266,16 +301,7 @@ fn apply_settings(
         return Ok(None);
     };
     let before = credential.clone();
-    input
-        .webmail_url
-        .map(|url| Some(url).filter(|url| !url.is_empty()))
-        .apply(&mut credential.webmail_url, None);
-    input
-        .rotation_policy
-        .apply(&mut credential.rotation_policy, RotationPolicy::Mount);
-    input
-        .admin_emails
-        .apply(&mut credential.admin_emails, Vec::new());
+    put_settings(credential, input);
     let changed = [
         (
             "admin_emails",
@@ -283,7 +309,8 @@ fn apply_settings(
         ),
         (
             "rotation_policy",
-            before.rotation_policy != credential.rotation_policy,
+            (before.rotation_policy, &before.policy_text)
+                != (credential.rotation_policy, &credential.policy_text),
         ),
         ("webmail_url", before.webmail_url != credential.webmail_url),
     ];
@@ -295,6 +322,7 @@ fn apply_settings(
     if before.rotation_policy != credential.rotation_policy {
         // A shorter period must not rotate the tenant by accident right away.
         let spread = TimeDelta::try_seconds(i64::try_from(config.spread).unwrap_or(0));
+        credential.paced_until = None;
         credential.next_rotation = schedule::next_rotation(
             credential.rotation_policy,
             &config,

@@ -289,6 +289,12 @@ async fn store(engine: &Engine, mount: &Mount, name: String, call: &Call) -> Res
         None => engine.identifiers().hex()?,
     };
     // A secret that is not given again stays what it is: its endpoint did not change.
+    if let Some(stored) = stored
+        && stored.events == events
+        && stored.is_same_target(&target, secret.as_ref(), &keyring)
+    {
+        return store_again(engine, mount, stored.clone()).await;
+    }
     let opened = match (&secret, stored) {
         (Some(secret), _) => Some(secret.clone()),
         (None, Some(stored)) if target.needs_secret() => stored.open(&keyring)?,
@@ -307,6 +313,14 @@ async fn store(engine: &Engine, mount: &Mount, name: String, call: &Call) -> Res
     channel.events = events;
     let write = Write::Put(channel.entry()?);
     announced(engine, mount, call, write).await?;
+    engine.outbox.channel_written(&channel.name);
+    Ok(())
+}
+
+/// The same channel was written again: no news for anybody, but what was given up is tried again.
+async fn store_again(engine: &Engine, mount: &Mount, mut channel: Channel) -> Result<(), Error> {
+    channel.written_at = engine.clock().now();
+    engine.put_channel(mount, &channel).await?;
     engine.outbox.channel_written(&channel.name);
     Ok(())
 }

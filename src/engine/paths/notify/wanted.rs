@@ -178,7 +178,10 @@ fn email(call: &Call, kept: Option<&Target>, policy: &NetworkPolicy) -> Result<T
         .apply(&mut tls, Secured::Starttls);
     let usual = if tls == Secured::Tls { 465 } else { 587 };
     let port = match call.fields.integer("port") {
-        Patch::Set(port) => u16::try_from(port).unwrap_or(0),
+        Patch::Set(port) => u16::try_from(port)
+            .ok()
+            .filter(|port| *port > 0)
+            .ok_or_else(|| invalid("port", &"must be from 1 to 65535"))?,
         Patch::Absent => kept.map_or(usual, |it| it.port),
         Patch::Null => usual,
     };
@@ -189,7 +192,7 @@ fn email(call: &Call, kept: Option<&Target>, policy: &NetworkPolicy) -> Result<T
         format!("{host}:{port}")
     };
     let address = SmtpAddress::parse(&shown)
-        .map_err(|_of_both| invalid("host", &"not a host name or an address, or no valid port"))?;
+        .map_err(|_of_both| invalid("host", &"not a host name or an address"))?;
     policy
         .check_literal(address.host(), address.port())
         .map_err(|error| invalid("host", &error))?;

@@ -179,6 +179,7 @@ pub(in crate::engine::rotation) fn put_intent(
         source: change.source,
         again: change.again,
         create_account,
+        encoding: values::encoding(tenant, change),
         target: None,
         hold: false,
         keep_app_tokens: false,

@@ -126,6 +126,11 @@ impl Announced {
         &self.tenant
     }
 
+    /// Borrows the tenant, whose intent may become another one of the same change.
+    pub(super) const fn tenant_mut(&mut self) -> &mut LockedTenant {
+        &mut self.tenant
+    }
+
     /// Stores the change as announced: it waits before it is sent.
     ///
     /// # Errors
@@ -340,6 +345,7 @@ impl Proven {
         let seen = |at: &DateTime<Utc>| !is_new || announced_at <= *at - ttl;
         credential.rotate_at = credential.rotate_at.filter(seen);
         credential.preflight = None;
+        credential.paced_until = None;
         credential.next_rotation = schedule::next_rotation(
             credential.rotation_policy,
             &self.tenant.config,

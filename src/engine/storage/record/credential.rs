@@ -18,12 +18,19 @@ pub struct Credential {
     pub admin_emails: Vec<String>,
     /// When to rotate.
     pub rotation_policy: RotationPolicy,
+    /// The policy as it was written: what describes the credential compares it with what is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_text: Option<String>,
     /// When the credential was created.
     pub created_at: DateTime<Utc>,
     /// When the current password became current (or, imported, was said to).
     pub last_rotated: DateTime<Utc>,
     /// When the schedule wants the next change; `None` = never (policy `manual`).
     pub next_rotation: Option<DateTime<Utc>>,
+    /// What became overdue by a shorter period of the mount waits until then, so that not everybody
+    /// has his turn at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paced_until: Option<DateTime<Utc>>,
     /// The day under which the schedule finds the tenant; kept, because the pointer must be found
     /// again when the settings it was computed from have changed.
     pub due_day: Option<NaiveDate>,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Proof, Server, Version};
 use crate::audit::{Actor, RotationType};
-use crate::crypto::Sealed;
+use crate::crypto::{PasswordEncoding, Sealed};
 use crate::provider::StoredHash;
 
 /// Looks at Mailu that may wait at once.
@@ -43,6 +43,10 @@ pub struct Intent {
     pub again: Option<u64>,
     /// The account may have to be created first.
     pub create_account: bool,
+    /// The mount's `password_encoding` when the candidate was made by it; `None` if a policy, a
+    /// person or an earlier change made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<PasswordEncoding>,
     /// A move to another server: where the candidate is to be sent instead of the record's server.
     pub target: Option<Server>,
     /// Up to schema 3 a hold waited here; it is the credential's from the beginning on now.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::engine::{EMAIL, Rig};
+use crate::support::engine::{EMAIL, FIRST, Rig};
 
 #[tokio::test]
 async fn a_write_keeps_what_it_does_not_name_and_null_restores_the_default() {
@@ -14,7 +14,7 @@ async fn a_write_keeps_what_it_does_not_name_and_null_restores_the_default() {
     });
     rig.write("acme/admin", body).await.ok();
     let read = rig.read("acme/admin").await;
-    assert_eq!(read.get("rotation_policy"), "90_days");
+    assert_eq!(read.get("rotation_policy"), "90d", "as it was written");
     assert_eq!(read.get("rotation_period"), 90 * 86_400);
     assert_eq!(read.get("next_rotation"), "2026-12-21T02:00:25Z");
     rig.check_pointers("acme").await;
@@ -48,6 +48,52 @@ async fn a_write_keeps_what_it_does_not_name_and_null_restores_the_default() {
     assert_eq!(read.get("rotation_policy"), "180_days");
     assert_eq!(read.get("admin_emails"), &json!([]));
     rig.settled().await;
+}
+
+/// A tool that describes a credential compares what it wrote with what it reads.
+#[tokio::test]
+async fn a_policy_is_read_in_the_form_in_which_it_was_written() {
+    let rig = Rig::created().await;
+    for (written, period) in [
+        ("90d", 90 * 86_400),
+        ("90_days", 90 * 86_400),
+        ("2160h", 90 * 86_400),
+        ("7776000", 90 * 86_400),
+        ("7776000s", 90 * 86_400),
+        ("36h30m", 131_400),
+        ("manual", 0),
+    ] {
+        let body = json!({ "rotation_policy": written });
+        rig.write("acme/admin", body.clone()).await.ok();
+        let stored = rig.storage.snapshot();
+        let read = rig.read("acme/admin").await.ok();
+        assert_eq!(read.get("rotation_policy"), written);
+        assert_eq!(read.get("rotation_period"), period, "{written}");
+        rig.write("acme/admin", body).await.ok();
+        assert_eq!(rig.storage.snapshot(), stored, "{written}");
+    }
+}
+
+/// Nothing is asked for: whatever is under way, and whatever the server does.
+#[tokio::test]
+async fn what_describes_a_credential_is_written_again_while_a_change_is_open() {
+    let rig = Rig::configured().await;
+    let body = json!({
+        "username": EMAIL, "password": FIRST, "rotation_policy": "90d",
+        "admin_emails": "ops@acme.example",
+    });
+    rig.write("acme/admin", body.clone()).await.ok();
+    rig.mailu.set_admin_down(true);
+    let order = json!({ "incident_id": "INC-1", "reason": "a test" });
+    let queued = rig.write("acme/reset", order).await.ok();
+    assert_eq!(queued.get("state"), "queued");
+    let stored = rig.storage.snapshot();
+    for _ in 0..2 {
+        let again = rig.write("acme/admin", body.clone()).await.ok();
+        assert!(again.get("event").is_null(), "{again:?}");
+        assert_eq!(again.warnings.len(), 1, "{again:?}");
+    }
+    assert_eq!(rig.storage.snapshot(), stored);
 }
 
 #[tokio::test]
