@@ -70,6 +70,9 @@ async fn mail_goes_through_either_kind_of_tls() {
         );
         assert_eq!(mail.header("Date"), "Mon, 21 Sep 2026 14:13:20 +0000");
         assert_eq!(mail.header("Auto-Submitted"), "auto-generated");
+        assert_eq!(mail.header("MIME-Version"), "1.0");
+        assert_eq!(mail.header("To"), "oncall@ops.test");
+        assert!(mail.header("Content-Type").starts_with("text/plain"));
     }
 }
 
