@@ -26,6 +26,7 @@ pub(super) const fn explain(finding: Finding) -> Explained {
         Finding::AccountDisabled => ACCOUNT_DISABLED,
         Finding::ChangeAtLogin => CHANGE_AT_LOGIN,
         Finding::TlsExpiresSoon => TLS_EXPIRES_SOON,
+        Finding::CaExpired => CA_EXPIRED,
         Finding::MailuOld => MAILU_OLD,
         Finding::MailuUnknown => MAILU_UNKNOWN,
     }
@@ -82,6 +83,11 @@ const CHANGE_AT_LOGIN: Explained = told(
     "the next login on the web has to change the password, which would be a foreign change",
     "ask nobody to log in on the web before the change, which ends that; or write <tenant>/rotate now",
 );
+const CA_EXPIRED: Explained = told(
+    "a CA certificate in ca_cert of <tenant>/config has expired",
+    "write the current one: this engine still accepts what the expired one has issued, and hardly \
+     anybody else does",
+);
 const TLS_EXPIRES_SOON: Explained = told(
     "the server's certificate ends before the change or within two weeks after it",
     "renew the certificate of the Mailu server",
@@ -116,6 +122,7 @@ mod tests {
             AccountDisabled,
             ChangeAtLogin,
             TlsExpiresSoon,
+            CaExpired,
             MailuOld,
             MailuUnknown,
         ] {

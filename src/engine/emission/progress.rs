@@ -158,6 +158,7 @@ impl Emission {
         Delivery {
             last: state.last,
             failing: state.failing,
+            tls_fault: state.tls_fault,
             total: state.successes,
             external: matches!(state.way, Way::External),
             exempt_keys: state.exempt_keys.clone(),

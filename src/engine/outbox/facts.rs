@@ -72,6 +72,7 @@ const fn code(finding: Finding) -> &'static str {
         Finding::AccountDisabled => "account_disabled",
         Finding::ChangeAtLogin => "change_at_login",
         Finding::TlsExpiresSoon => "tls_expires_soon",
+        Finding::CaExpired => "ca_expired",
         Finding::MailuOld => "mailu_old",
         Finding::MailuUnknown => "mailu_unknown",
     }
@@ -97,6 +98,7 @@ const fn meaning(finding: Finding) -> &'static str {
         Finding::TlsExpiresSoon => {
             "the Mailu server's certificate ends before the change or soon after it"
         }
+        Finding::CaExpired => "a CA certificate that was given for the server has expired",
         Finding::MailuOld => {
             "the Mailu server is of the 2.0 line, which has no app tokens to revoke in a reset"
         }
@@ -120,6 +122,7 @@ const fn hint(finding: Finding) -> &'static str {
         Finding::AccountDisabled => "enable the account in Mailu if it is still needed",
         Finding::ChangeAtLogin => "nothing: the coming change ends that, unless somebody logs in",
         Finding::TlsExpiresSoon => "renew the certificate",
+        Finding::CaExpired => "write the current CA to ca_cert in <tenant>/config",
         Finding::MailuOld => "update Mailu",
         Finding::MailuUnknown => "check that it is a supported Mailu",
     }
@@ -145,6 +148,7 @@ mod tests {
             Finding::AccountDisabled,
             Finding::ChangeAtLogin,
             Finding::TlsExpiresSoon,
+            Finding::CaExpired,
             Finding::MailuOld,
             Finding::MailuUnknown,
         ] {
