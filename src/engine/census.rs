@@ -14,7 +14,7 @@ use super::error::Error;
 use super::guard::{FOREIGN_STORAGE, REFUSES_WRITES};
 use super::mail::{UnaskedServer, Why};
 use super::mount_log::MOUNT;
-use super::outbox::Undelivered;
+use super::outbox::{ChannelTrouble, Undelivered};
 use super::runner::{Known, SweepProgress};
 use super::schedule::Checks;
 use super::state::State;
@@ -82,13 +82,9 @@ impl StorageUse {
             (REFUSES_WRITES, self.refused_since),
             (FOREIGN_STORAGE, self.foreign_since),
         ];
-        found.into_iter().filter_map(|(code, since)| {
-            since.map(|since| Attention {
-                tenant: MOUNT.to_owned(),
-                code: code.to_owned(),
-                since,
-            })
-        })
+        found
+            .into_iter()
+            .filter_map(|(code, since)| since.map(|since| Attention::of(MOUNT, code, since)))
     }
 }
 
@@ -148,11 +144,31 @@ pub(super) struct Counts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Attention {
     pub(super) tenant: String,
+    /// The notification channel it is about.
+    pub(super) channel: Option<String>,
     pub(super) code: String,
     pub(super) since: DateTime<Utc>,
 }
 
+impl From<ChannelTrouble> for Attention {
+    fn from(trouble: ChannelTrouble) -> Self {
+        Self {
+            channel: Some(trouble.channel),
+            ..Self::of(MOUNT, trouble.code, trouble.since)
+        }
+    }
+}
+
 impl Attention {
+    fn of(tenant: &str, code: &str, since: DateTime<Utc>) -> Self {
+        Self {
+            tenant: tenant.to_owned(),
+            channel: None,
+            code: code.to_owned(),
+            since,
+        }
+    }
+
     fn is_of_a_server(&self) -> bool {
         Why::ALL.iter().any(|why| why.code() == self.code)
     }
@@ -182,11 +198,7 @@ impl Attention {
 /// What a person has to look at of servers that cannot be asked: each of them, or the way out of
 /// here if it is more than half of all tenants at once.
 fn of_servers(servers: &[UnaskedServer], tenants: u64) -> Vec<Attention> {
-    let finding = |code: &str, since| Attention {
-        tenant: MOUNT.to_owned(),
-        code: code.to_owned(),
-        since,
-    };
+    let finding = |code: &str, since| Attention::of(MOUNT, code, since);
     let unreached = servers.iter().filter(|it| it.why == Why::Unreachable);
     let met: u64 = unreached.clone().map(|it| it.tenants).sum();
     let since = unreached.clone().map(|it| it.since).min();
@@ -234,11 +246,7 @@ impl Engine {
         let last_tick = self.runner.look(|tenant, known| {
             counts.add(known, now);
             if let Some((code, since)) = &known.attention {
-                attention.push(Attention {
-                    tenant: tenant.as_str().to_owned(),
-                    code: code.clone(),
-                    since: *since,
-                });
+                attention.push(Attention::of(tenant.as_str(), code, *since));
             }
         });
         let storage = self.storage_use(mount).await;
@@ -247,6 +255,8 @@ impl Engine {
         let servers = self.unasked.all();
         attention.extend(of_servers(&servers, tenants));
         attention.extend(self.of_delivery(now));
+        let troubles = self.channels_in_trouble(mount).await?;
+        attention.extend(troubles.into_iter().map(Attention::from));
         attention.sort_by(Attention::by_gravity);
         let attention_total = attention.len() as u64;
         attention.truncate(MOST_LISTED);
@@ -285,11 +295,8 @@ impl Engine {
         let slow = self.emission.delivery().slow;
         let slow = slow.map(|since| (MOUNT.to_owned(), "audit_slow", Some(since)));
         let stuck = self.emission.stuck().into_iter().chain(slow);
-        let attention = stuck.map(|(tenant, code, since)| Attention {
-            tenant,
-            code: code.to_owned(),
-            since: since.unwrap_or(now),
-        });
+        let attention =
+            stuck.map(|(log, code, since)| Attention::of(&log, code, since.unwrap_or(now)));
         attention.collect()
     }
 

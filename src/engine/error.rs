@@ -6,7 +6,7 @@
 use super::storage::record::HELD_BACK;
 use crate::crypto;
 use crate::logical::{self, StorageError, SystemViewError};
-use crate::provider::{Refusal, Trouble};
+use crate::provider::{Refusal, TlsFault, Trouble};
 
 /// Why the engine did not do what was asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -142,6 +142,16 @@ impl Error {
         }
     }
 
+    /// Returns which fault of TLS it was: they share a code.
+    pub(crate) const fn tls_fault(&self) -> Option<TlsFault> {
+        match self {
+            Self::Unreachable(Trouble::Tls(fault)) | Self::Interrupted(Trouble::Tls(fault)) => {
+                Some(*fault)
+            }
+            _ => None,
+        }
+    }
+
     /// Returns the stable code, as events and `status` show it.
     pub(crate) fn code(&self) -> &'static str {
         match self {
@@ -191,7 +201,7 @@ pub(crate) const fn refusal_code(refusal: Refusal) -> &'static str {
 pub(crate) const fn trouble_code(trouble: Trouble) -> &'static str {
     match trouble {
         Trouble::AddressRefused => "address_refused",
-        Trouble::Tls => "mailu_tls",
+        Trouble::Tls(_) => "mailu_tls",
         Trouble::Denied { .. } => "unrecognised_refusal",
         Trouble::Redirect => "mailu_redirect",
         Trouble::NoApi => "mailu_no_api",
@@ -243,7 +253,19 @@ pub(crate) const fn refusal_hint(refusal: Refusal) -> &'static str {
     }
 }
 
-/// What an operator does about an unusable answer.
+/// What an operator does about an unusable answer that was just met, and why it is one.
+pub(crate) fn trouble_text(trouble: Trouble) -> String {
+    match trouble {
+        Trouble::Tls(why) => format!(
+            "TLS with the Mailu server failed: {} (ca_cert and tls_server_name are in \
+             <tenant>/config)",
+            why.told()
+        ),
+        trouble => trouble_hint(trouble).to_owned(),
+    }
+}
+
+/// What an operator does about an unusable answer of which only the code was kept.
 pub(crate) const fn trouble_hint(trouble: Trouble) -> &'static str {
     match trouble {
         Trouble::Unresolved => {
@@ -258,9 +280,9 @@ pub(crate) const fn trouble_hint(trouble: Trouble) -> &'static str {
             "no connection to the Mailu server. Check that it runs and that this server may \
              reach it"
         }
-        Trouble::Tls => {
-            "the Mailu server's certificate was not accepted. Check its name and validity, and \
-             set ca_cert or tls_server_name in <tenant>/config"
+        Trouble::Tls(_) => {
+            "the Mailu server's certificate was not accepted. Write <tenant>/verify to learn why; \
+             ca_cert and tls_server_name are in <tenant>/config"
         }
         Trouble::Timeout => {
             "the Mailu server did not answer in time. Check its load, or raise request_timeout \
@@ -315,20 +337,20 @@ impl From<Error> for logical::Error {
             ),
             Error::Refused(refusal) => Self::user(code, format!("{}.", refusal_hint(refusal))),
             Error::Unreachable(trouble) if trouble.is_permanent() => {
-                Self::user(code, format!("{}.", trouble_hint(trouble)))
+                Self::user(code, format!("{}.", trouble_text(trouble)))
             }
             Error::Interrupted(trouble) => Self::status(
                 503,
                 code,
                 format!(
                     "{}. What was open is settled; repeat the request for the rest.",
-                    trouble_hint(trouble)
+                    trouble_text(trouble)
                 ),
             ),
             Error::Unreachable(trouble) => Self::status(
                 503,
                 code,
-                format!("{}. Nothing was changed.", trouble_hint(trouble)),
+                format!("{}. Nothing was changed.", trouble_text(trouble)),
             ),
             Error::Standby | Error::Storage(StorageError::ReadOnly) => Self::ReadOnly,
             Error::Keyring(why) => Self::status(

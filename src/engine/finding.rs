@@ -29,6 +29,7 @@ pub(super) const fn explain(finding: Finding) -> Explained {
         Finding::MarkDoesNotFit => MARK_DOES_NOT_FIT,
         Finding::AppTokensOpen => APP_TOKENS_OPEN,
         Finding::TlsExpiresSoon => TLS_EXPIRES_SOON,
+        Finding::CaExpired => CA_EXPIRED,
         Finding::MailuOld => MAILU_OLD,
         Finding::MailuUnknown => MAILU_UNKNOWN,
     }
@@ -98,6 +99,11 @@ const APP_TOKENS_OPEN: Explained = told(
     "anybody can edit the server's app tokens without logging in (CVE-2026-49217)",
     "upgrade the server to Mailu 2024.06.52 or later now; the change itself works",
 );
+const CA_EXPIRED: Explained = told(
+    "a CA certificate in ca_cert of <tenant>/config has expired",
+    "write the current one: this engine still accepts what the expired one has issued, and hardly \
+     anybody else does",
+);
 const TLS_EXPIRES_SOON: Explained = told(
     "the server's certificate ends before the change or within two weeks after it",
     "renew the certificate of the Mailu server",
@@ -135,6 +141,7 @@ mod tests {
             MarkDoesNotFit,
             AppTokensOpen,
             TlsExpiresSoon,
+            CaExpired,
             MailuOld,
             MailuUnknown,
         ] {

@@ -2,7 +2,8 @@
 
 use super::error::{refusal_code, refusal_hint, trouble_hint};
 use super::guard::{FOREIGN_STORAGE, REFUSES_WRITES};
-use crate::provider::{Refusal, Trouble};
+use super::outbox::{CHANNEL_DEAD, CHANNEL_FAILING};
+use crate::provider::{Refusal, TlsFault, Trouble};
 
 /// Every definite refusal by Mailu.
 const REFUSALS: [Refusal; 7] = [
@@ -49,7 +50,7 @@ fn explain_other(code: &str) -> (&'static str, &'static str) {
         ),
         "mailu_tls" => (
             "TLS with the Mailu server failed",
-            advice(trouble_hint(Trouble::Tls)),
+            advice(trouble_hint(Trouble::Tls(TlsFault::Other))),
         ),
         "mailu_redirect" => (
             "the server answered with a redirect",
@@ -210,6 +211,23 @@ fn explain_audit(code: &str) -> (&'static str, &'static str) {
         "event_parked" => (
             "the server refused an event ten times, so no audit device has it",
             "read the server's log, then write config/audit again: it is tried anew",
+        ),
+        _ => explain_channel(code),
+    }
+}
+
+/// [`explain`] for notification channels.
+fn explain_channel(code: &str) -> (&'static str, &'static str) {
+    match code {
+        CHANNEL_FAILING => (
+            "a notification channel fails for long, or its mail server refuses it for good",
+            "read `last_error` of config/notify/<channel>; write the channel again once it is \
+             mended, and config/notify/<channel>/test to try it",
+        ),
+        CHANNEL_DEAD => (
+            "a notification channel has given up messages: somebody was not told",
+            "read `last_error` of config/notify/<channel>; any write of the channel tries them \
+             again, and after 30 days they are dropped",
         ),
         _ => explain_alert(code),
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::network::Scheme;
-use crate::network::endpoint::{Checked, EndpointError, authority, checked};
+use crate::network::endpoint::{Checked, EndpointError, Query, authority, checked};
 use crate::network::http::Peer;
 use crate::network::policy::{literal, may_be_host_api};
 
@@ -81,7 +81,7 @@ impl Address {
             scheme,
             host,
             port,
-        } = checked(text).map_err(|error| match error {
+        } = checked(text, Query::Refused).map_err(|error| match error {
             EndpointError::Address(_) => AddressError::Never,
             _ => AddressError::Form,
         })?;

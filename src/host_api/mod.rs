@@ -25,7 +25,7 @@ use async_trait::async_trait;
 
 use crate::clock::Clock;
 use crate::crypto::Sensitive;
-use crate::network::Fault;
+use crate::network::{Fault, TlsFault};
 
 pub use address::{Address, AddressError};
 pub use client::opener;
@@ -161,11 +161,20 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns which fault of TLS it was: they share a code.
+    #[must_use]
+    pub const fn tls_fault(self) -> Option<TlsFault> {
+        match self {
+            Self::Unreachable(Fault::Tls(fault)) => Some(fault),
+            _ => None,
+        }
+    }
+
     /// Returns the stable code.
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
-            Self::Unreachable(Fault::Tls) => "audit_tls",
+            Self::Unreachable(Fault::Tls(_)) => "audit_tls",
             // It was connected to, and gave no answer.
             Self::Unreachable(Fault::Timeout) => "audit_slow",
             Self::Unreachable(_) => "audit_unreachable",

@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{Address, Error, HostApi, HostApiConfig, Login, OpenError, Reach, Taken, opener};
 use crate::clock::{Clock, ManualClock};
 use crate::crypto::Sensitive;
-use crate::network::{CaError, Fault};
+use crate::network::{CaError, Fault, TlsFault};
 use crate::tasks::Tasks;
 
 const SECRET_ID: &str = "secret-id-of-this-role";
@@ -707,7 +707,7 @@ impl Authority {
 async fn only_the_right_certificate_is_accepted() {
     let authority = Authority::new();
     let other = Authority::new();
-    let tls = || Err(Error::Unreachable(Fault::Tls));
+    let tls = |why| Err(Error::Unreachable(Fault::Tls(why)));
     for (certificate, host, ca, name, ended) in [
         ("localhost", "localhost", Some(&authority), None, taken()),
         ("127.0.0.1", "127.0.0.1", Some(&authority), None, taken()),
@@ -725,16 +725,34 @@ async fn only_the_right_certificate_is_accepted() {
             Some("vault.example"),
             taken(),
         ),
-        ("vault.example", "127.0.0.1", Some(&authority), None, tls()),
+        (
+            "vault.example",
+            "127.0.0.1",
+            Some(&authority),
+            None,
+            tls(TlsFault::OtherName),
+        ),
         (
             "127.0.0.1",
             "127.0.0.1",
             Some(&authority),
             Some("vault.example"),
-            tls(),
+            tls(TlsFault::OtherName),
         ),
-        ("127.0.0.1", "127.0.0.1", Some(&other), None, tls()),
-        ("127.0.0.1", "127.0.0.1", None, None, tls()),
+        (
+            "127.0.0.1",
+            "127.0.0.1",
+            Some(&other),
+            None,
+            tls(TlsFault::Signature),
+        ),
+        (
+            "127.0.0.1",
+            "127.0.0.1",
+            None,
+            None,
+            tls(TlsFault::UnknownIssuer),
+        ),
     ] {
         let acceptor = authority.server(certificate);
         let server = Server::tls(acceptor, &[token("b.1", 600), answer(200, EVENT)]).await;

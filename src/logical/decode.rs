@@ -96,7 +96,7 @@ fn typed(field: &Field, value: Value) -> Result<Typed, Error> {
         return Ok(Typed::Null);
     }
     match field.kind {
-        FieldType::Text => checked(field, text(field, value)?).map(Typed::Text),
+        FieldType::Text => checked(field, text(field, value)?).map(|text| trimmed(field, text)),
         FieldType::Secret => secret(field, value).map(Typed::Secret),
         FieldType::Integer => integer(field, &value).map(Typed::Integer),
         FieldType::Boolean => boolean(field, &value).map(Typed::Boolean),
@@ -112,6 +112,17 @@ fn typed(field: &Field, value: Value) -> Result<Typed, Error> {
             Err(invalid(field, "is only answered, not taken"))
         }
     }
+}
+
+/// Cuts the blanks around a text of one line, as around the items of a list: nobody means them, and
+/// one cannot see them. A secret is taken as it is.
+fn trimmed(field: &Field, text: String) -> Typed {
+    let bare = text.trim();
+    Typed::Text(if field.multiline || bare.len() == text.len() {
+        text
+    } else {
+        bare.to_owned()
+    })
 }
 
 fn invalid(field: &Field, rule: &str) -> Error {
@@ -356,6 +367,20 @@ mod tests {
     }
 
     #[test]
+    fn blanks_around_a_text_mean_nothing_and_those_of_a_secret_do() {
+        let blank = json!({
+            "reason": " a  b\u{a0}", "admins": " a@b.test , c@d.test", "ca_cert": " x\n",
+            "password": " p ",
+        });
+        let fields = fields(blank).unwrap();
+        assert_eq!(fields.text("reason"), Patch::Set("a  b"));
+        let admins = fields.texts("admins").set().unwrap();
+        assert_eq!(admins, ["a@b.test", "c@d.test"]);
+        assert_eq!(fields.text("ca_cert"), Patch::Set(" x\n"));
+        assert_eq!(fields.secret("password").set().unwrap().expose(), " p ");
+    }
+
+    #[test]
     fn absent_null_and_empty_are_told_apart() {
         let fields = fields(json!({"wait": null, "reason": ""})).unwrap();
         assert_eq!(fields.duration("wait"), Patch::Null);
@@ -486,6 +511,7 @@ mod tests {
         };
         assert_eq!(missing(json!({"token": "t"})), "reason");
         assert_eq!(missing(json!({"token": "t", "reason": ""})), "reason");
+        assert_eq!(missing(json!({"token": "t", "reason": "  "})), "reason");
         assert_eq!(missing(json!({"token": "t", "reason": null})), "reason");
         assert_eq!(missing(json!({"reason": "r", "token": ""})), "token");
         let complete = data(json!({"reason": "r", "token": "t"}));

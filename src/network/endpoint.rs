@@ -1,12 +1,11 @@
 //! The addresses an operator writes: the URL of a Mailu API and the address of its SMTP service.
 
 use std::fmt;
-use std::net::IpAddr;
 
-use url::{Host, Url};
+use url::Url;
 
+use super::host::{Host, host_name};
 use super::policy::{AddressRefusal, NetworkPolicy};
-use super::rules::host_name;
 
 /// Longest URL accepted, in bytes.
 const MAX_URL: usize = 2_048;
@@ -85,8 +84,14 @@ pub enum EndpointError {
     /// A `?` or a `#`.
     #[error("the URL must not contain a query or a fragment")]
     Query,
+    /// A `#`, where a `?` may be.
+    #[error("the URL must not contain a fragment (#…), which is never sent")]
+    Fragment,
     /// Neither an address nor a host name.
-    #[error("the URL's host is neither an address nor a host name")]
+    #[error(
+        "the URL's host is neither an address nor a host name. Write a name with other letters as \
+         xn--… if it is not taken"
+    )]
     Host,
     /// The address rules forbid the host whatever it resolves to.
     #[error("{0}")]
@@ -121,7 +126,7 @@ impl EndpointUrl {
             scheme,
             host,
             port,
-        } = checked(text)?;
+        } = checked(text, Query::Refused)?;
         let prefix = prefix_of(url.path());
         let authority = authority(&host, port, scheme);
         Ok(Self {
@@ -199,22 +204,34 @@ pub(crate) struct Checked {
     pub(crate) port: u16,
 }
 
+/// Whether a URL may have a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Query {
+    /// It may not: paths are put behind it.
+    Refused,
+    /// It may.
+    Allowed,
+}
+
 /// Parses a URL strictly: whatever the URL standard would repair is refused.
-pub(crate) fn checked(text: &str) -> Result<Checked, EndpointError> {
+pub(crate) fn checked(text: &str, query: Query) -> Result<Checked, EndpointError> {
     if text.len() > MAX_URL {
         return Err(EndpointError::TooLong);
     }
     // The URL standard repairs all of these; a typing error should not be repaired silently.
     let odd =
         |character: char| character.is_control() || character.is_whitespace() || character == '\\';
-    if text.contains(odd) || has_dot_segment(text) {
+    let path = text.split(['?', '#']).next().unwrap_or_default();
+    if text.contains(odd) || has_dot_segment(path) {
         return Err(EndpointError::Malformed);
     }
     let scheme = scheme_of(text)?;
-    if text.contains(['?', '#']) {
-        return Err(EndpointError::Query);
+    match query {
+        Query::Refused if text.contains(['?', '#']) => return Err(EndpointError::Query),
+        Query::Allowed if text.contains('#') => return Err(EndpointError::Fragment),
+        Query::Refused | Query::Allowed => {}
     }
-    let url = Url::parse(text).map_err(|error| match error {
+    let mut url = Url::parse(text).map_err(|error| match error {
         url::ParseError::EmptyHost
         | url::ParseError::IdnaError
         | url::ParseError::InvalidIpv4Address
@@ -226,7 +243,18 @@ pub(crate) fn checked(text: &str) -> Result<Checked, EndpointError> {
     if user || url.authority().contains('@') {
         return Err(EndpointError::UserInfo);
     }
+    let written = text.split("://").nth(1).unwrap_or_default();
+    let written = written.split(['/', '?', '#']).next().unwrap_or_default();
+    if written.contains('%') {
+        // The URL standard would decode it.
+        return Err(EndpointError::Host);
+    }
     let host = host_of(&url)?;
+    // The dot that ends a full name would be looked for in certificates.
+    if url.domain().is_some_and(|name| name != host) {
+        url.set_host(Some(&host))
+            .map_err(|_no_text| EndpointError::Host)?;
+    }
     let port = url.port().unwrap_or(scheme.default_port());
     if port == 0 {
         return Err(EndpointError::Malformed);
@@ -260,9 +288,9 @@ fn has_dot_segment(text: &str) -> bool {
 
 fn host_of(url: &Url) -> Result<String, EndpointError> {
     match url.host() {
-        Some(Host::Ipv4(ip)) => Ok(ip.to_string()),
-        Some(Host::Ipv6(ip)) => Ok(ip.to_string()),
-        Some(Host::Domain(name)) => host_name(name).ok_or(EndpointError::Host),
+        Some(url::Host::Ipv4(ip)) => Ok(ip.to_string()),
+        Some(url::Host::Ipv6(ip)) => Ok(ip.to_string()),
+        Some(url::Host::Domain(name)) => host_name(name).ok_or(EndpointError::Host),
         None => Err(EndpointError::Host),
     }
 }
@@ -316,7 +344,10 @@ pub struct SmtpAddress {
 
 /// The text is no `host:port`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-#[error("not an SMTP address of the form host:port, such as mail.acme.example:465")]
+#[error(
+    "not an SMTP address of the form host:port, such as mail.acme.example:465 or [2001:db8::1]:465. \
+     Write a name with other letters as xn--… if it is not taken"
+)]
 pub struct SmtpAddressError;
 
 impl SmtpAddress {
@@ -332,19 +363,15 @@ impl SmtpAddress {
         if port == 0 || !digits {
             return Err(SmtpAddressError);
         }
-        let bracketed = host
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'));
-        let host = match (bracketed, host.parse::<IpAddr>()) {
-            (Some(inside), _) => match inside.parse() {
-                Ok(IpAddr::V6(ip)) => ip.to_string(),
-                _ => return Err(SmtpAddressError),
-            },
-            (None, Ok(IpAddr::V4(ip))) => ip.to_string(),
-            (None, Ok(IpAddr::V6(_))) => return Err(SmtpAddressError),
-            (None, Err(_)) => host_name(host).ok_or(SmtpAddressError)?,
-        };
-        Ok(Self { host, port })
+        // Without brackets, which of the colons is the port's?
+        if host.contains(':') && !host.starts_with('[') {
+            return Err(SmtpAddressError);
+        }
+        let host = Host::parse(host).map_err(|_of_the_host| SmtpAddressError)?;
+        Ok(Self {
+            host: host.to_string(),
+            port,
+        })
     }
 
     /// Returns the lower-case host name, or the address without brackets.
@@ -413,6 +440,7 @@ mod tests {
             "https://mail.acme.example",
             "https://mail.acme.example/",
             "HTTPS://MAIL.ACME.EXAMPLE:443",
+            "https://mail.acme.example.:443/",
             "https://mail.acme.example/api",
             "https://mail.acme.example/api/v1/",
         ] {
@@ -487,8 +515,10 @@ mod tests {
             ("https://:secret@m.example", EndpointError::UserInfo),
             ("https://m.example/?a=b", EndpointError::Query),
             ("https://m.example/#a", EndpointError::Query),
-            ("https://m.example./", EndpointError::Host),
+            ("https://m.example../", EndpointError::Host),
             ("https://m_.-.example", EndpointError::Host),
+            ("https://m%C3%BCller.example", EndpointError::Host),
+            ("https://m.%65xample/%65", EndpointError::Host),
             ("https://1.2.3.4.5", EndpointError::Host),
         ] {
             assert_eq!(parse(text), Err(why), "{text}");
@@ -508,6 +538,7 @@ mod tests {
             "https://[::ffff:a9fe:a9fe]",
             "https://169.254.169.254",
             "https://localhost",
+            "https://localhost.",
             "https://api.localhost",
             "https://0.0.0.0",
         ] {
@@ -577,6 +608,13 @@ mod tests {
         for text in ["m.example:465", "1.1.1.1:587", "[2606:4700::1]:465"] {
             let address = SmtpAddress::parse(text).unwrap();
             assert_eq!(address.to_string(), text);
+        }
+        for (text, spelling) in [
+            ("M.Example.:465", "m.example:465"),
+            ("m\u{fc}ller.example:587", "xn--mller-kva.example:587"),
+            ("[2606:4700:0::1]:465", "[2606:4700::1]:465"),
+        ] {
+            assert_eq!(SmtpAddress::parse(text).unwrap().to_string(), spelling);
         }
         for text in [
             "",

@@ -1,5 +1,7 @@
 //! [`Fault`]: how far a connection came.
 
+use super::TlsFault;
+
 /// Why a peer could not be spoken to; never with a text of the peer's or the system's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Fault {
@@ -12,9 +14,9 @@ pub enum Fault {
     /// No connection, or a TLS handshake that did not end in time; nothing was sent.
     #[error("no connection")]
     Unreachable,
-    /// TLS failed (wrong name, unknown CA, expired); nothing was sent.
-    #[error("the TLS certificate was not accepted")]
-    Tls,
+    /// TLS failed; nothing was sent.
+    #[error("{0}")]
+    Tls(TlsFault),
     /// The time was over; it may have been sent.
     #[error("no answer in time")]
     Timeout,

@@ -12,7 +12,7 @@ use reqwest::{Client, ClientBuilder, redirect, retry};
 use rustls::ClientConfig;
 
 use super::policy::resolve;
-use super::{Fault, NetworkPolicy, Scheme};
+use super::{Fault, NetworkPolicy, Scheme, TlsFault};
 
 /// Most of a call's time that may go into connecting. A call that ends there was never sent, which
 /// is worth more than a late connection.
@@ -126,10 +126,11 @@ pub(crate) fn fault(error: &reqwest::Error) -> Fault {
         let wrapped = current
             .downcast_ref::<io::Error>()
             .and_then(io::Error::get_ref);
-        let tls =
-            current.is::<rustls::Error>() || wrapped.is_some_and(|one| one.is::<rustls::Error>());
-        if connecting && tls {
-            return Fault::Tls;
+        let tls = current
+            .downcast_ref::<rustls::Error>()
+            .or_else(|| wrapped?.downcast_ref());
+        if let (true, Some(error)) = (connecting, tls) {
+            return Fault::Tls(TlsFault::from(error));
         }
         cause = match wrapped {
             Some(inner) => Some(inner),

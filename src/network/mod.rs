@@ -7,19 +7,27 @@
 //! connected to by the very addresses that were checked; literals, which skip resolution, are
 //! checked when they are parsed and again when they are used.
 
+pub(crate) mod connect;
 pub(crate) mod endpoint;
 mod fault;
+pub(crate) mod hello_name;
+pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod policy;
 mod ranges;
 mod rules;
 pub(crate) mod smtp;
 pub(crate) mod tls;
+mod tls_fault;
 mod web_url;
 
 pub use endpoint::{EndpointError, EndpointUrl, Scheme, SmtpAddress, SmtpAddressError};
 pub use fault::Fault;
+pub use hello_name::{HelloNameError, parse_hello_name};
+pub use host::{HostError, parse_host};
 pub use policy::{AddressRefusal, NetworkPolicy};
 pub use rules::{AddressRule, AddressRuleError};
-pub use tls::{CaError, ServerNameError, parse_ca, parse_server_name};
+pub use smtp::{SmtpReply, SmtpStage};
+pub use tls::{CaError, ExpiredCa, ServerNameError, expired_cas, parse_ca, parse_server_name};
+pub use tls_fault::TlsFault;
 pub use web_url::WebUrl;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use rustls::pki_types::DnsName;
 
+use super::host::{Host, host_name};
 use super::policy::is_local_name;
 use super::ranges::{Reach, embedded_v4, reach};
 
@@ -45,12 +45,15 @@ pub enum AddressRuleError {
     #[error("not a network such as 10.0.0.0/8 or fd00::/8")]
     Network,
     /// Is no host name and no `*.` followed by one.
-    #[error("not an address, a network, a host name or *. and a domain")]
+    #[error(
+        "not an address, a network, a host name or *. and a domain. Write a name with other \
+         letters as xn--… if it is not taken"
+    )]
     Host,
 }
 
 impl AddressRule {
-    /// Parses one entry. Host names are folded to lower case, networks to their first address.
+    /// Parses one entry. Host names get their one spelling, networks their first address.
     ///
     /// # Errors
     ///
@@ -59,24 +62,19 @@ impl AddressRule {
         if text.is_empty() || text.len() > MAX_RULE {
             return Err(AddressRuleError::Length);
         }
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(Self(Rule::Network(IpNet::from(address.to_canonical()))));
-        }
-        if text.contains('/') {
-            return text
-                .parse::<IpNet>()
+        if let Some((address, bits)) = text.split_once('/') {
+            return parse_network(address, bits)
                 .map(|network| Self(Rule::Network(network.trunc())))
-                .map_err(|_ignored_text| AddressRuleError::Network);
+                .ok_or(AddressRuleError::Network);
         }
-        let (name, below) = match text.strip_prefix("*.") {
-            Some(domain) => (domain, true),
-            None => (text, false),
-        };
-        let name = host_name(name).ok_or(AddressRuleError::Host)?;
-        Ok(Self(if below {
-            Rule::Below(format!(".{name}"))
-        } else {
-            Rule::Host(name)
+        if let Some(domain) = text.strip_prefix("*.") {
+            let domain = host_name(domain).ok_or(AddressRuleError::Host)?;
+            return Ok(Self(Rule::Below(format!(".{domain}"))));
+        }
+        Ok(Self(match Host::parse(text) {
+            Ok(Host::Address(ip)) => Rule::Network(IpNet::from(ip.to_canonical())),
+            Ok(Host::Name(name)) => Rule::Host(name),
+            Err(_no_host) => return Err(AddressRuleError::Host),
         }))
     }
 
@@ -112,7 +110,8 @@ impl AddressRule {
         if let Some(wide) = width(network) {
             return Some(wide);
         }
-        let written = text.parse::<IpNet>().ok()?;
+        let (address, bits) = text.split_once('/')?;
+        let written = parse_network(address, bits)?;
         (written != network).then(|| format!("has bits beside the network; it means {network}"))
     }
 
@@ -194,13 +193,12 @@ fn width(network: IpNet) -> Option<String> {
     }
 }
 
-/// Returns the lower-case form of a host name; `None` for addresses and anything else.
-pub(super) fn host_name(text: &str) -> Option<String> {
-    let name = DnsName::try_from(text).ok()?;
-    // `1.2.3` and `0x7f.1` are names to a certificate and addresses to a resolver.
-    let last = text.rsplit('.').next()?;
-    let numeric = last.starts_with(|first: char| first.is_ascii_digit());
-    (!numeric && !text.ends_with('.')).then(|| name.as_ref().to_ascii_lowercase())
+/// Reads a network; its address has the grammar of every host.
+fn parse_network(address: &str, bits: &str) -> Option<IpNet> {
+    match Host::parse(address) {
+        Ok(Host::Address(ip)) => format!("{ip}/{bits}").parse().ok(),
+        Ok(Host::Name(_)) | Err(_) => None,
+    }
 }
 
 impl FromStr for AddressRule {
@@ -243,6 +241,11 @@ mod tests {
             ("::ffff:10.0.0.1", "10.0.0.1"),
             ("Mail.Acme.Example", "mail.acme.example"),
             ("*.Mail.internal", "*.mail.internal"),
+            ("Mail.Acme.Example.", "mail.acme.example"),
+            ("m\u{fc}ller.example", "xn--mller-kva.example"),
+            ("*.m\u{fc}ller.example.", "*.xn--mller-kva.example"),
+            ("[FD00::1]", "fd00::1"),
+            ("[fd00::]/8", "fd00::/8"),
         ] {
             let rule = AddressRule::parse(given).unwrap();
             assert_eq!(rule.to_string(), kept);

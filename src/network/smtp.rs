@@ -1,5 +1,5 @@
-//! As much SMTP as it takes to prove a password and to hand in a mail: greeting, EHLO, STARTTLS,
-//! AUTH, MAIL, RCPT, DATA, QUIT.
+//! As much SMTP as it takes to prove a password and to hand in a mail: greeting, EHLO or HELO,
+//! STARTTLS, AUTH, MAIL, RCPT, DATA, QUIT.
 //!
 //! The server is not trusted: what is read is bounded in every direction, and a
 //! reply that is not of the standard's form ends the conversation. What must stay true: bytes from
@@ -29,17 +29,84 @@ const MAX_BYTES: usize = 64 * 1024;
 /// Longest command line, in bytes with its end. Source: RFC 5321, section 4.5.3.1.4.
 const MAX_COMMAND: usize = 512;
 
-/// Says nothing about this host. Source: RFC 5321, section 4.1.3: a client without a name of its
-/// own gives an address.
-const HELLO: &[u8] = b"EHLO [127.0.0.1]\r\n";
+/// "Syntax error, command unrecognized" and "Command not implemented": what a server says that knows
+/// no EHLO. Source: RFC 5321, sections 3.2 and 4.2.2.
+const UNKNOWN_COMMAND: [u16; 2] = [500, 502];
 
-/// Nothing can be concluded from this conversation: it broke, or the server does not speak SMTP.
+/// Why a conversation led to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Broken;
+pub(crate) enum Failed {
+    /// Nothing can be concluded from it: it broke, or the server does not speak SMTP.
+    Broken,
+    /// The server said no.
+    Said(SmtpReply),
+}
 
-impl From<io::Error> for Broken {
+use Failed::Broken;
+
+impl From<io::Error> for Failed {
     fn from(_text_of_the_peer: io::Error) -> Self {
-        Self
+        Broken
+    }
+}
+
+/// A definite no of a mail server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SmtpReply {
+    /// What was answered so.
+    pub stage: SmtpStage,
+    /// Its code, 400 to 599: below 500 it may be another one later.
+    pub code: u16,
+}
+
+/// What a mail server answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SmtpStage {
+    /// The connection itself.
+    Greeting,
+    /// EHLO, or HELO after it.
+    Hello,
+    /// STARTTLS.
+    StartTls,
+    /// AUTH.
+    Login,
+    /// MAIL FROM.
+    Sender,
+    /// RCPT TO.
+    Recipient,
+    /// DATA, and the text after it.
+    Text,
+}
+
+impl SmtpStage {
+    /// Returns what the server answered, as people know it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Greeting => "the connection",
+            Self::Hello => "EHLO",
+            Self::StartTls => "STARTTLS",
+            Self::Login => "AUTH",
+            Self::Sender => "MAIL FROM",
+            Self::Recipient => "RCPT TO",
+            Self::Text => "DATA",
+        }
+    }
+
+    /// What a reply with another code than the wanted one says.
+    pub(crate) const fn failed(self, code: u16) -> Failed {
+        match code {
+            400..=599 => Failed::Said(SmtpReply { stage: self, code }),
+            _ => Broken,
+        }
+    }
+}
+
+impl SmtpReply {
+    /// Reports whether the same would be answered the same. Source: RFC 5321, section 4.2.1.
+    #[must_use]
+    pub const fn is_permanent(self) -> bool {
+        self.code >= 500
     }
 }
 
@@ -76,25 +143,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
     }
 
     /// Waits for the server's first word.
-    pub(crate) async fn greeting(&mut self) -> Result<(), Broken> {
-        self.expect(220).await
+    pub(crate) async fn greeting(&mut self) -> Result<(), Failed> {
+        self.expect(220, SmtpStage::Greeting).await
     }
 
-    /// Says EHLO and reads what the server offers.
-    pub(crate) async fn hello(&mut self) -> Result<Offer, Broken> {
-        self.send(HELLO).await?;
+    /// Says EHLO as `name` and reads what the server offers; a server that does not know EHLO is
+    /// told HELO, and offers nothing.
+    pub(crate) async fn hello(&mut self, name: &str) -> Result<Offer, Failed> {
+        // Whoever could write this could write commands of his own.
+        if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Broken);
+        }
+        self.send(format!("EHLO {name}\r\n").as_bytes()).await?;
         let mut offer = Offer::default();
         let code = self.reply(|keyword| offer.add(keyword)).await?;
-        (code == 250).then_some(offer).ok_or(Broken)
+        if code == 250 {
+            return Ok(offer);
+        }
+        let failed = SmtpStage::Hello.failed(code);
+        if !UNKNOWN_COMMAND.contains(&code) {
+            return Err(failed);
+        }
+        // One that hangs up now has said no all the same.
+        let plain = async {
+            self.send(format!("HELO {name}\r\n").as_bytes()).await?;
+            self.expect(250, SmtpStage::Hello).await
+        };
+        match plain.await {
+            Ok(()) => Ok(Offer::default()),
+            Err(Broken) => Err(failed),
+            Err(said) => Err(said),
+        }
     }
 
     /// Asks for TLS and gives the stream back for the handshake.
     ///
     /// Bytes behind the reply were sent before anybody could have: somebody on the path hopes that
     /// they are taken for the server's (CVE-2011-0411 is the same at servers).
-    pub(crate) async fn start_tls(mut self) -> Result<S, Broken> {
+    pub(crate) async fn start_tls(mut self) -> Result<S, Failed> {
         self.send(b"STARTTLS\r\n").await?;
-        self.expect(220).await?;
+        self.expect(220, SmtpStage::StartTls).await?;
         if self.stream.buffer().is_empty() {
             Ok(self.stream.into_inner())
         } else {
@@ -108,7 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
         mechanism: Mechanism,
         user: &str,
         password: &Sensitive<String>,
-    ) -> Result<u16, Broken> {
+    ) -> Result<u16, Failed> {
         let password = password.expose().as_bytes();
         match mechanism {
             Mechanism::Plain => {
@@ -117,16 +205,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
                     self.send(&short).await?;
                 } else {
                     self.send(b"AUTH PLAIN\r\n").await?;
-                    self.expect(334).await?;
+                    self.expect(334, SmtpStage::Login).await?;
                     let long = line(b"", &[b"\0", user.as_bytes(), b"\0", password])?;
                     self.send(&long).await?;
                 }
             }
             Mechanism::Login => {
                 self.send(b"AUTH LOGIN\r\n").await?;
-                self.expect(334).await?;
+                self.expect(334, SmtpStage::Login).await?;
                 self.send(&line(b"", &[user.as_bytes()])?).await?;
-                self.expect(334).await?;
+                self.expect(334, SmtpStage::Login).await?;
                 self.send(&line(b"", &[password])?).await?;
             }
         }
@@ -134,17 +222,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
     }
 
     /// Begins a mail from `address`; returns the code of the reply.
-    pub(crate) async fn mail_from(&mut self, address: &str) -> Result<u16, Broken> {
+    pub(crate) async fn mail_from(&mut self, address: &str) -> Result<u16, Failed> {
         self.name("MAIL FROM", address).await
     }
 
     /// Names one recipient of the mail; returns the code of the reply.
-    pub(crate) async fn rcpt_to(&mut self, address: &str) -> Result<u16, Broken> {
+    pub(crate) async fn rcpt_to(&mut self, address: &str) -> Result<u16, Failed> {
         self.name("RCPT TO", address).await
     }
 
     /// Sends the mail's text; returns the code of the reply that ends it.
-    pub(crate) async fn data(&mut self, message: &[u8]) -> Result<u16, Broken> {
+    pub(crate) async fn data(&mut self, message: &[u8]) -> Result<u16, Failed> {
         self.send(b"DATA\r\n").await?;
         let code = self.reply(|_text| ()).await?;
         if code != 354 {
@@ -154,7 +242,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
         self.reply(|_text| ()).await
     }
 
-    async fn name(&mut self, command: &str, address: &str) -> Result<u16, Broken> {
+    async fn name(&mut self, command: &str, address: &str) -> Result<u16, Failed> {
         // Whoever could write this could write commands of his own.
         let foreign = |byte: u8| !byte.is_ascii_graphic() || b"<>".contains(&byte);
         if address.bytes().any(foreign) {
@@ -166,24 +254,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
     }
 
     /// Says farewell and waits for the server's.
-    pub(crate) async fn quit(&mut self) -> Result<(), Broken> {
+    pub(crate) async fn quit(&mut self) -> Result<(), Failed> {
         self.send(b"QUIT\r\n").await?;
-        self.expect(221).await
+        self.expect(221, SmtpStage::Text).await
     }
 
-    async fn send(&mut self, line: &[u8]) -> Result<(), Broken> {
+    async fn send(&mut self, line: &[u8]) -> Result<(), Failed> {
         self.stream.write_all(line).await?;
         self.stream.flush().await?;
         Ok(())
     }
 
-    async fn expect(&mut self, code: u16) -> Result<(), Broken> {
+    async fn expect(&mut self, code: u16, stage: SmtpStage) -> Result<(), Failed> {
         let got = self.reply(|_text| ()).await?;
-        (got == code).then_some(()).ok_or(Broken)
+        (got == code).then_some(()).ok_or(stage.failed(got))
     }
 
     /// Reads one reply: its code, with every text but the first handed to `each`.
-    async fn reply(&mut self, mut each: impl FnMut(&str)) -> Result<u16, Broken> {
+    async fn reply(&mut self, mut each: impl FnMut(&str)) -> Result<u16, Failed> {
         let mut first = None;
         loop {
             let line = self.line().await?;
@@ -200,7 +288,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
     }
 
     /// Reads one line without its end.
-    async fn line(&mut self) -> Result<String, Broken> {
+    async fn line(&mut self) -> Result<String, Failed> {
         self.lines_left = self.lines_left.checked_sub(1).ok_or(Broken)?;
         let limit = MAX_LINE.min(self.bytes_left);
         let mut line = Vec::new();
@@ -234,7 +322,7 @@ impl Offer {
 }
 
 /// Splits a line of a reply into its code, whether it is the last, and its text.
-fn parse(line: &str) -> Result<(u16, bool, &str), Broken> {
+fn parse(line: &str) -> Result<(u16, bool, &str), Failed> {
     let (code, rest) = line.split_at_checked(3).ok_or(Broken)?;
     let well_formed = match code.as_bytes() {
         [first, second, third] => {
@@ -270,7 +358,7 @@ fn stuffed(message: &[u8]) -> Vec<u8> {
 
 /// Writes `start`, the base64 of `parts` and a line's end into a buffer that is wiped and never
 /// moved while it grew.
-fn line(start: &[u8], parts: &[&[u8]]) -> Result<Zeroizing<Vec<u8>>, Broken> {
+fn line(start: &[u8], parts: &[&[u8]]) -> Result<Zeroizing<Vec<u8>>, Failed> {
     let mut plain = Zeroizing::new(Vec::with_capacity(
         parts.iter().map(|part| part.len()).sum(),
     ));
@@ -304,7 +392,7 @@ mod tests {
     }
 
     /// Reads a reply that the server has sent before it hung up.
-    async fn reply_to(said: &[u8]) -> Result<u16, Broken> {
+    async fn reply_to(said: &[u8]) -> Result<u16, Failed> {
         let (mut dialogue, server) = server(said).await;
         drop(server);
         dialogue.reply(|_text| ()).await
@@ -379,7 +467,7 @@ mod tests {
     async fn offers_are_read_from_any_spelling() {
         let offer = async |said: &str| {
             let (mut dialogue, _server) = server(said.as_bytes()).await;
-            dialogue.hello().await.unwrap()
+            dialogue.hello("me.test").await.unwrap()
         };
         let plain = offer("250-x\r\n250-8BITMIME\r\n250 auth login plain\r\n").await;
         assert_eq!(plain.mechanism, Some(Mechanism::Plain));
@@ -393,6 +481,71 @@ mod tests {
         assert_eq!(offer("250 STARTTLS\r\n").await, Offer::default());
     }
 
+    /// A no is told with its code, wherever it is said; what is no reply, and what is no answer to
+    /// this, is none.
+    #[tokio::test]
+    async fn a_definite_no_is_no_silence() {
+        for (greeting, code) in [
+            ("554 5.7.1 blocked\r\n", Some(554)),
+            ("421 4.3.2 too busy\r\n", Some(421)),
+            ("450-later\r\n450 please\r\n", Some(450)),
+            ("354 what\r\n", None),
+            ("250 what\r\n", None),
+            ("HTTP/1.1 400 Bad Request\r\n", None),
+        ] {
+            let (mut dialogue, _server) = server(greeting.as_bytes()).await;
+            let failed = code.map_or(Broken, |code| SmtpStage::Greeting.failed(code));
+            assert_eq!(dialogue.greeting().await, Err(failed), "{greeting}");
+        }
+        assert!(
+            matches!(SmtpStage::Greeting.failed(554), Failed::Said(reply) if reply.is_permanent())
+        );
+        assert!(
+            matches!(SmtpStage::Greeting.failed(421), Failed::Said(reply) if !reply.is_permanent())
+        );
+    }
+
+    /// What the client sends as a greeting to a server that says `said`, and what it makes of it.
+    async fn hello(said: &str) -> (Result<Offer, Failed>, String) {
+        let (mut dialogue, mut peer) = server(said.as_bytes()).await;
+        peer.shutdown().await.unwrap();
+        let offer = dialogue.hello("me.ops.test").await;
+        drop(dialogue);
+        let mut sent = String::new();
+        peer.read_to_string(&mut sent).await.unwrap();
+        (offer, sent)
+    }
+
+    #[tokio::test]
+    async fn a_server_that_knows_no_ehlo_is_told_helo() {
+        let both = "EHLO me.ops.test\r\nHELO me.ops.test\r\n";
+        let one = "EHLO me.ops.test\r\n";
+        let no = |code| Err(SmtpStage::Hello.failed(code));
+        for (said, offer, sent) in [
+            ("500 what?\r\n250 old\r\n", Ok(Offer::default()), both),
+            ("502 what?\r\n250 old\r\n", Ok(Offer::default()), both),
+            ("502 what?\r\n550 not you\r\n", no(550), both),
+            ("500 what?\r\n421 later\r\n", no(421), both),
+            // It hangs up after the first no: that is what it said.
+            ("500 what?\r\n", no(500), both),
+            ("501 no such name\r\n250 old\r\n", no(501), one),
+            ("504 a full name, please\r\n", no(504), one),
+            ("550 not you\r\n", no(550), one),
+            ("421 later\r\n", no(421), one),
+            ("", Err(Broken), one),
+        ] {
+            assert_eq!(hello(said).await, (offer, sent.to_owned()), "{said:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_name_becomes_a_command() {
+        let (mut dialogue, _server) = server(b"250 ok\r\n").await;
+        for name in ["a b", "a\r\nQUIT", "\u{e4}.test"] {
+            assert_eq!(dialogue.hello(name).await, Err(Broken));
+        }
+    }
+
     #[tokio::test]
     async fn what_comes_with_the_reply_to_starttls_ends_it() {
         let (dialogue, _server) = server(b"220 go\r\n250-x\r\n250 AUTH PLAIN\r\n").await;
@@ -400,7 +553,8 @@ mod tests {
         let (dialogue, _server) = server(b"220 go\r\n").await;
         assert!(dialogue.start_tls().await.is_ok());
         let (dialogue, _server) = server(b"454 not now\r\n").await;
-        assert_eq!(dialogue.start_tls().await.unwrap_err(), Broken);
+        let said = SmtpStage::StartTls.failed(454);
+        assert_eq!(dialogue.start_tls().await.unwrap_err(), said);
     }
 
     /// What the client sends to a server that says `said`, and the verdict it takes.
@@ -408,7 +562,7 @@ mod tests {
         mechanism: Mechanism,
         password: &str,
         said: &str,
-    ) -> (Result<u16, Broken>, Vec<String>) {
+    ) -> (Result<u16, Failed>, Vec<String>) {
         let (mut dialogue, mut server) = server(said.as_bytes()).await;
         let password = Sensitive::new(password.to_owned());
         let verdict = dialogue
@@ -441,14 +595,15 @@ mod tests {
         assert_eq!(sent.len(), 2);
         assert_eq!(sent[0], "AUTH PLAIN");
         let (verdict, sent) = auth(Mechanism::Plain, &long, "504 no\r\n").await;
-        assert_eq!(verdict, Err(Broken));
+        assert_eq!(verdict, Err(SmtpStage::Login.failed(504)));
         assert_eq!(sent, ["AUTH PLAIN"]);
     }
 
     #[tokio::test]
     async fn a_server_that_does_not_ask_is_told_nothing() {
         let (verdict, sent) = auth(Mechanism::Login, "p", "535 no\r\n").await;
-        assert_eq!((verdict, sent.len()), (Err(Broken), 1));
+        let said = SmtpStage::Login.failed(535);
+        assert_eq!((verdict, sent.len()), (Err(said), 1));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::endpoint::{Checked, EndpointError, Scheme, checked};
+use super::endpoint::{Checked, EndpointError, Query, Scheme, checked};
 use super::http::Peer;
 use super::policy::NetworkPolicy;
 use crate::crypto::Sensitive;
@@ -12,13 +12,15 @@ use crate::crypto::Sensitive;
 #[derive(Clone, PartialEq, Eq)]
 pub struct WebUrl {
     text: Sensitive<String>,
+    is_secret: bool,
     scheme: Scheme,
     host: String,
     port: u16,
 }
 
 impl WebUrl {
-    /// Parses a URL: https, no credentials, no query, no fragment, nothing that had to be repaired.
+    /// Parses a URL: https, no credentials, no fragment, nothing that had to be repaired. It may have
+    /// a query, as those of many chats do.
     ///
     /// # Errors
     ///
@@ -29,12 +31,13 @@ impl WebUrl {
             scheme,
             host,
             port,
-        } = checked(text)?;
+        } = checked(text, Query::Allowed)?;
         if scheme == Scheme::Http && !policy.allows_plain(&host) {
             return Err(EndpointError::Scheme);
         }
         policy.check_literal(&host, port)?;
         Ok(Self {
+            is_secret: url.query().is_some(),
             text: Sensitive::new(url.into()),
             scheme,
             host,
@@ -46,6 +49,12 @@ impl WebUrl {
     #[must_use]
     pub const fn expose(&self) -> &Sensitive<String> {
         &self.text
+    }
+
+    /// Reports whether the URL is a secret whatever it is used for: a query carries keys.
+    #[must_use]
+    pub const fn is_secret(&self) -> bool {
+        self.is_secret
     }
 
     /// Returns `scheme://host:port`, which is no secret.
@@ -90,10 +99,26 @@ mod tests {
         );
         assert_eq!(url.origin(), "https://hooks.chat.example:443");
         assert!(!format!("{url:?}").contains("secret"));
+        assert!(!url.is_secret());
+        for text in [
+            "https://chat.example/v1/spaces/A/messages?key=k-e_y&token=to%2Fken%3D",
+            "https://prod-1.chat.example:8443/workflows/a/triggers/manual/paths/invoke?sv=1.0&sig=s",
+            "https://zulip.example/api/v1/external/slack?api_key=k&stream=a/../b",
+            "https://zulip.example/?",
+        ] {
+            let url = WebUrl::parse(text, &policy).unwrap();
+            assert_eq!(url.expose().expose(), text);
+            assert!(url.is_secret(), "{text}");
+            let shown = format!("{} {url:?}", url.origin());
+            assert!(!shown.contains('?') && !shown.contains("key"), "{shown}");
+        }
         for refused in [
             "http://hooks.chat.example/x",
             "https://user:word@hooks.chat.example/x",
-            "https://hooks.chat.example/x?token=1",
+            "https://user@hooks.chat.example/x?token=1",
+            "https://hooks.chat.example/x#part",
+            "https://hooks.chat.example/x?token=1#part",
+            "https://hooks.chat.example/x?token=a b",
             "https://127.0.0.1/x",
             "https://169.254.169.254/x",
             "https://10.0.0.1/x",

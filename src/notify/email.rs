@@ -6,12 +6,11 @@
 //! recipients and text go through verified TLS only, to an address that was checked.
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use lettre::message::header::{ContentType, HeaderName, HeaderValue};
+use lettre::message::header::{ContentType, HeaderName, HeaderValue, MIME_VERSION_1_0};
 use lettre::message::{Mailbox, Message as Mail};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -23,9 +22,11 @@ use super::registry::{ConnectError, EmailConfig, MailTls};
 use super::{Channel, Error, Message, Recipient, text};
 use crate::audit::Severity;
 use crate::crypto::sha256_hex;
-use crate::network::smtp::{Broken, Dialogue};
+use crate::network::connect::connect;
+use crate::network::hello_name::hello_name;
+use crate::network::smtp::{Dialogue, Failed, SmtpStage};
 use crate::network::tls::{client_config, parse_server_name};
-use crate::network::{Fault, NetworkPolicy, ServerNameError};
+use crate::network::{Fault, NetworkPolicy, ServerNameError, TlsFault};
 
 /// For the whole conversation with a server that may be far away and slow to scan a mail.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -79,43 +80,47 @@ impl Email {
         let (host, port) = (self.config.host.as_str(), self.config.port);
         let addresses = self.policy.resolve(host, port).await;
         let addresses = addresses.map_err(Error::Unreachable)?;
-        let connecting = TcpStream::connect(addresses.as_slice());
-        match tokio::time::timeout(CONNECT, connecting).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(_)) | Err(_) => Err(Error::Unreachable(Fault::Unreachable)),
-        }
+        let stream = connect(&addresses, CONNECT).await;
+        stream.map_err(Error::Unreachable)
     }
 
     async fn secure(&self, stream: TcpStream) -> Result<Dialogue<TlsStream<TcpStream>>, Error> {
         let handshake = self.tls.connect(self.name.clone(), stream);
         match tokio::time::timeout(CONNECT, handshake).await {
             Ok(Ok(stream)) => Ok(Dialogue::new(stream)),
-            Ok(Err(error)) if is_tls(&error) => Err(Error::Unreachable(Fault::Tls)),
-            Ok(Err(_)) | Err(_) => Err(Error::Unreachable(Fault::Unreachable)),
+            Ok(Err(error)) => Err(Error::Unreachable(match TlsFault::of(&error) {
+                Some(fault) => Fault::Tls(fault),
+                None => Fault::Unreachable,
+            })),
+            Err(_elapsed) => Err(Error::Unreachable(Fault::Unreachable)),
         }
     }
 
     async fn converse(&self, to: &[Mailbox], mail: &[u8]) -> Result<(), Error> {
         let stream = self.connect().await?;
+        let local = stream.local_addr();
+        let local = local.map_err(|_no_text| Error::Unreachable(Fault::Broken))?;
+        let name = hello_name(self.config.ehlo_name.as_deref(), local.ip());
         match self.config.tls {
             MailTls::Implicit => {
                 let mut dialogue = self.secure(stream).await?;
                 dialogue.greeting().await?;
-                self.hand_in(dialogue, to, mail).await
+                self.hand_in(dialogue, &name, to, mail).await
             }
             MailTls::StartTls => {
                 let mut plain = Dialogue::new(stream);
                 plain.greeting().await?;
-                if !plain.hello().await?.starttls {
+                if !plain.hello(&name).await?.starttls {
                     return Err(Error::NotOffered);
                 }
                 let stream = plain.start_tls().await?;
-                self.hand_in(self.secure(stream).await?, to, mail).await
+                self.hand_in(self.secure(stream).await?, &name, to, mail)
+                    .await
             }
             MailTls::None => {
                 let mut dialogue = Dialogue::new(stream);
                 dialogue.greeting().await?;
-                self.hand_in(dialogue, to, mail).await
+                self.hand_in(dialogue, &name, to, mail).await
             }
         }
     }
@@ -124,39 +129,38 @@ impl Email {
     async fn hand_in<S: AsyncRead + AsyncWrite + Unpin + Send>(
         &self,
         mut dialogue: Dialogue<S>,
+        name: &str,
         to: &[Mailbox],
         mail: &[u8],
     ) -> Result<(), Error> {
-        let offer = dialogue.hello().await?;
+        let offer = dialogue.hello(name).await?;
         if let Some(login) = &self.config.login {
             let mechanism = offer.mechanism.ok_or(Error::NotOffered)?;
             let said = dialogue
                 .authenticate(mechanism, &login.username, &login.password)
                 .await?;
-            accepted(said, Error::LoginRefused)?;
+            accepted(SmtpStage::Login, said)?;
         }
         let said = dialogue.mail_from(self.config.from.as_str()).await?;
-        accepted(said, Error::Denied)?;
+        accepted(SmtpStage::Sender, said)?;
         // Who can have the mail gets it; a wrong address must not keep it from the others.
         let (mut taken, mut refused) = (0, None);
         for recipient in to {
-            match dialogue.rcpt_to(recipient.email.as_ref()).await? {
-                200..=299 => taken += 1,
-                code => refused = refused.max(Some(code)),
+            let said = dialogue.rcpt_to(recipient.email.as_ref()).await?;
+            match accepted(SmtpStage::Recipient, said) {
+                Ok(()) => taken += 1,
+                Err(error) => refused = refused.or(Some(error)),
             }
         }
         match refused {
-            Some(code) if taken == 0 => return Err(of_message(code)),
+            Some(error) if taken == 0 => return Err(error),
             Some(_) => tracing::warn!(taken, "the mail server refused some of the recipients"),
             None => {}
         }
         let said = dialogue.data(mail).await?;
         // The verdict stands, however the connection ends.
         let _farewell = tokio::time::timeout(FAREWELL, dialogue.quit()).await;
-        match said {
-            200..=299 => Ok(()),
-            code => Err(of_message(code)),
-        }
+        accepted(SmtpStage::Text, said)
     }
 }
 
@@ -179,36 +183,22 @@ impl Channel for Email {
     }
 }
 
-impl From<Broken> for Error {
-    fn from(_nothing_said: Broken) -> Self {
-        Self::Unreachable(Fault::Broken)
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Broken => Self::Unreachable(Fault::Broken),
+            Failed::Said(reply) => Self::Smtp(reply),
+        }
     }
 }
 
-/// What a reply means before a recipient was named.
-const fn accepted(code: u16, refused: Error) -> Result<(), Error> {
-    match code {
-        200..=299 => Ok(()),
-        400..=499 => Err(Error::Busy { retry_after: None }),
-        500..=599 => Err(refused),
-        _ => Err(Error::Failing),
+/// What a reply means at this stage.
+fn accepted(stage: SmtpStage, code: u16) -> Result<(), Error> {
+    match (code, stage.failed(code)) {
+        (200..=299, _) => Ok(()),
+        (_, Failed::Said(reply)) => Err(Error::Smtp(reply)),
+        (_, Failed::Broken) => Err(Error::Failing),
     }
-}
-
-/// What a refusal of a recipient or of the text means.
-const fn of_message(code: u16) -> Error {
-    match code {
-        // "Service not available", "insufficient system storage". Source: RFC 5321, section 4.2.3.
-        421 | 452 => Error::Busy { retry_after: None },
-        400..=499 => Error::Deferred,
-        500..=599 => Error::Rejected,
-        _ => Error::Failing,
-    }
-}
-
-fn is_tls(error: &io::Error) -> bool {
-    let wrapped = error.get_ref();
-    wrapped.is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 fn mailbox(address: &str) -> Result<Mailbox, ConnectError> {
@@ -235,6 +225,9 @@ fn write(
         .date(SystemTime::from(message.sent_at))
         .message_id(Some(message_id(message, from)))
         .subject(format!("[smtp] {urgent}{}", text.summary))
+        // Without it the two headers about the content mean nothing, and strict servers refuse
+        // the mail. Source: RFC 2045, section 4.
+        .header(MIME_VERSION_1_0)
         .header(ContentType::TEXT_PLAIN);
     for recipient in to {
         builder = builder.to(recipient.clone());
@@ -304,6 +297,48 @@ mod tests {
         String::from_utf8(write(message, &from, &[to]).unwrap()).unwrap()
     }
 
+    /// Each of these stands in every mail, once, and nothing else does.
+    const REQUIRED: [&str; 9] = [
+        "Auto-Submitted",
+        "Content-Transfer-Encoding",
+        "Content-Type",
+        "Date",
+        "From",
+        "MIME-Version",
+        "Message-ID",
+        "Subject",
+        "To",
+    ];
+
+    /// The names of a mail's headers, sorted.
+    fn headers(head: &str) -> Vec<&str> {
+        let lines = head.lines().filter(|line| !line.starts_with(' '));
+        let mut names: Vec<_> = lines.map(|line| line.split(':').next().unwrap()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// What strict servers ask for, whatever the mail says and whomever it goes to.
+    #[test]
+    fn every_mail_has_the_headers_it_must_have_and_lines_of_allowed_length() {
+        let mut long = example();
+        long.reason = Some("\u{e4}\u{1f511}".repeat(400));
+        long.changed = vec![String::from("allowed_hosts"); 40];
+        let mut to_one = example();
+        to_one.recipient = Recipient::Address(String::from("admin@acme.example"));
+        let mut test = example();
+        test.event = None;
+        for message in [example(), long, to_one, test] {
+            let mail = mail(&message);
+            let (head, body) = mail.split_once("\r\n\r\n").unwrap();
+            assert_eq!(headers(head), REQUIRED, "{head}");
+            assert!(head.contains("\r\nMIME-Version: 1.0\r\n"), "{head}");
+            // Source: RFC 5322, section 2.1.1.
+            assert!(mail.split("\r\n").all(|line| line.len() <= 998));
+            assert!(!body.replace("\r\n", "").contains(['\r', '\n']));
+        }
+    }
+
     #[test]
     fn hostile_words_reach_neither_a_header_nor_a_second_line() {
         let hostile = "x\r\nBcc: victim@evil.example\r\n\r\n<a href=https://evil.example>\r\n.\r\n";
@@ -313,25 +348,7 @@ mod tests {
         message.display_name = hostile.to_owned();
         let mail = mail(&message);
         let (head, body) = mail.split_once("\r\n\r\n").unwrap();
-        for header in head.lines() {
-            let name = header.split(':').next().unwrap();
-            assert!(
-                [
-                    "From",
-                    "To",
-                    "Date",
-                    "Message-ID",
-                    "Subject",
-                    "Content-Type",
-                    "Content-Transfer-Encoding",
-                    "Auto-Submitted",
-                    "MIME-Version"
-                ]
-                .contains(&name)
-                    || header.starts_with(' '),
-                "{header}"
-            );
-        }
+        assert_eq!(headers(head), REQUIRED);
         assert!(!head.contains("evil") && !head.contains("Bcc"));
         assert!(!body.contains("\r\nBcc") && !body.contains("\r\n.\r\n"));
         assert!(!body.contains("://evil") && !body.contains("victim@"));
@@ -369,6 +386,7 @@ mod tests {
             tls_server_name: None,
             ca_cert: None,
             login: None,
+            ehlo_name: None,
             from: String::from("a@b.test"),
             to: vec![String::from("c@d.test")],
         };

@@ -53,8 +53,13 @@ impl Poster {
         })
     }
 
-    /// Sends `body` once. The answer's body is never read.
-    pub(super) async fn post(&self, headers: HeaderMap, body: Vec<u8>) -> Result<(), Error> {
+    /// Sends `body` once; `seen` is what 409 means. The answer's body is never read.
+    pub(super) async fn post(
+        &self,
+        headers: HeaderMap,
+        body: Vec<u8>,
+        seen: Result<(), Error>,
+    ) -> Result<(), Error> {
         let answer = self
             .client
             .post(self.url.expose().expose())
@@ -66,6 +71,7 @@ impl Poster {
             .map_err(|error| Error::Unreachable(fault(&error)))?;
         match answer.status().as_u16() {
             200..=299 => Ok(()),
+            409 => seen,
             408 | 425 | 429 | 503 => Err(Error::Busy {
                 retry_after: retry_after(&answer),
             }),
@@ -76,9 +82,44 @@ impl Poster {
     }
 }
 
-/// Reads `Retry-After` in seconds; a date is not worth a second clock.
 fn retry_after(answer: &Response) -> Option<Duration> {
-    let seconds = answer.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    let seconds = seconds.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(MOST_PATIENCE))
+    patience(answer.headers().get(RETRY_AFTER)?.to_str().ok()?)
+}
+
+/// Reads `Retry-After` in seconds, of which some chats send fractions; a date is not worth a second
+/// clock.
+fn patience(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let decimal = |byte: u8| byte.is_ascii_digit() || byte == b'.';
+    if !text.bytes().all(decimal) {
+        return None;
+    }
+    let seconds = text.parse::<f64>().ok()?;
+    Some(Duration::try_from_secs_f64(seconds).map_or(MOST_PATIENCE, |rest| rest.min(MOST_PATIENCE)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rest_is_read_to_the_second_and_has_an_end() {
+        for (text, rest) in [
+            ("1", Some(1_000)),
+            (" 30 ", Some(30_000)),
+            ("0", Some(0)),
+            ("0.65", Some(650)),
+            ("1.5", Some(1_500)),
+            ("86400", Some(3_600_000)),
+            ("99999999999999999999999", Some(3_600_000)),
+            ("", None),
+            (".", None),
+            ("-1", None),
+            ("1e3", None),
+            ("soon", None),
+            ("Sun, 29 Nov 2026 04:07:33 GMT", None),
+        ] {
+            assert_eq!(patience(text), rest.map(Duration::from_millis), "{text}");
+        }
+    }
 }

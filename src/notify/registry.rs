@@ -36,6 +36,8 @@ pub struct EmailConfig {
     pub ca_cert: Option<String>,
     /// How to log in, if the server wants it.
     pub login: Option<MailLogin>,
+    /// What the engine calls itself in EHLO; `None` = this host's full name or its address.
+    pub ehlo_name: Option<String>,
     /// The sender's address.
     pub from: String,
     /// Whom messages to [`super::Recipient::Channel`] go to.

@@ -37,7 +37,9 @@ impl Slack {
 impl Channel for Slack {
     async fn deliver(&self, message: &Message) -> Result<(), Error> {
         let body = document(message).map_err(|_no_text| Error::Rejected)?;
-        self.poster.post(HeaderMap::new(), body).await
+        self.poster
+            .post(HeaderMap::new(), body, Err(Error::Rejected))
+            .await
     }
 }
 

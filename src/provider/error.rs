@@ -1,6 +1,6 @@
 //! Failures of a mail server, by what one does about them; never with the server's own text.
 
-use crate::network::Fault;
+use crate::network::{Fault, TlsFault};
 
 /// Mailu's own "no", told by status and words. Of a *change* it says only that one copy of the
 /// request was refused: a front may have repeated it. What it came to, a look tells.
@@ -41,9 +41,9 @@ pub enum Trouble {
     /// No connection, or a TLS handshake that did not end in time; nothing was sent.
     #[error("no connection to the server")]
     Unreachable,
-    /// TLS failed (wrong name, unknown CA, expired); nothing was sent.
-    #[error("the server's TLS certificate was not accepted")]
-    Tls,
+    /// TLS failed; nothing was sent.
+    #[error("{0}")]
+    Tls(TlsFault),
     /// The time was over.
     #[error("the server did not answer in time")]
     Timeout,
@@ -90,7 +90,7 @@ impl Trouble {
     pub const fn before_sending(self) -> bool {
         matches!(
             self,
-            Self::Unresolved | Self::AddressRefused | Self::Unreachable | Self::Tls
+            Self::Unresolved | Self::AddressRefused | Self::Unreachable | Self::Tls(_)
         )
     }
 
@@ -108,7 +108,11 @@ impl Trouble {
     pub const fn is_permanent(self) -> bool {
         matches!(
             self,
-            Self::AddressRefused | Self::Tls | Self::Denied { .. } | Self::Redirect | Self::NoApi
+            Self::AddressRefused
+                | Self::Tls(_)
+                | Self::Denied { .. }
+                | Self::Redirect
+                | Self::NoApi
         )
     }
 
@@ -129,7 +133,7 @@ impl From<Fault> for Trouble {
             Fault::Unresolved => Self::Unresolved,
             Fault::AddressRefused => Self::AddressRefused,
             Fault::Unreachable => Self::Unreachable,
-            Fault::Tls => Self::Tls,
+            Fault::Tls(why) => Self::Tls(why),
             Fault::Timeout => Self::Timeout,
             Fault::Broken => Self::Broken,
         }

@@ -19,11 +19,12 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::crypto::Sensitive;
+use crate::network::host::host_name;
 
 pub use crate::network::{
-    AddressRefusal, AddressRule, AddressRuleError, CaError, EndpointError, EndpointUrl,
-    NetworkPolicy, Scheme, ServerNameError, SmtpAddress, SmtpAddressError, parse_ca,
-    parse_server_name,
+    AddressRefusal, AddressRule, AddressRuleError, CaError, EndpointError, EndpointUrl, Fault,
+    NetworkPolicy, Scheme, ServerNameError, SmtpAddress, SmtpAddressError, SmtpReply, SmtpStage,
+    TlsFault, parse_ca, parse_server_name,
 };
 pub use error::{Refusal, Trouble};
 pub use hash::{HashCheck, NoVerdict, StoredHash};
@@ -89,10 +90,27 @@ pub enum Login {
     Accepted,
     /// 535: wrong, disabled, tokens required or rate limited; they look the same.
     Refused,
-    /// 4xx: not now, whatever the password is. Mailu 2.0 limits logins with 451.
-    NotNow,
-    /// No usable answer.
+    /// There was nobody to ask, or no way to ask it with this password.
     CannotTell,
+    /// The server was asked and gave no verdict on the password.
+    Failed(LoginFault),
+}
+
+/// Why a mail server gave no verdict on a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginFault {
+    /// The server could not be spoken to.
+    Unreachable(Fault),
+    /// It does not offer STARTTLS, or no way to log in that is known here.
+    NotOffered,
+    /// It said no to something that is not the password, or for now.
+    Said(SmtpReply),
+}
+
+impl From<Fault> for LoginFault {
+    fn from(fault: Fault) -> Self {
+        Self::Unreachable(fault)
+    }
 }
 
 /// The engine's mark in an account's comment: who set the password last.
@@ -204,17 +222,29 @@ pub struct EmailAddress {
 
 /// The text is not an address this engine accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a mail address of the form name@domain, at most 254 characters")]
+#[error(
+    "not a mail address of the form name@domain, at most 254 characters, without blanks, quotes, \
+     slashes and, before the @, letters other than a to z. Write a domain with other letters as \
+     xn--… if it is not taken"
+)]
 pub struct InvalidAddress;
 
+/// What Mailu takes before the `@` besides letters and digits, but for the slash: an address stands
+/// in the path of a call, and no server finds one there.
+const IN_NAMES: &[u8] = b".!#$%&'*+-=?^_`{|}~";
+
 impl EmailAddress {
-    /// Parses `name@domain`: printable ASCII without spaces, quotes or path characters, a domain
-    /// with a dot, at most 254 bytes.
+    /// Parses `name@domain`: printable ASCII without spaces, double quotes or slashes, a domain with
+    /// a dot, at most 254 bytes. A domain with other letters gets its `xn--` form and loses the dot
+    /// that ends it.
     ///
     /// ```
     /// use vault_plugin_secrets_smtp::provider::EmailAddress;
     ///
     /// assert!(EmailAddress::parse("admin@acme.example").is_ok());
+    /// assert!(EmailAddress::parse("o'brien@acme.example").is_ok());
+    /// let other = EmailAddress::parse("a@m\u{fc}ller.example").unwrap();
+    /// assert_eq!(other.as_str(), "a@xn--mller-kva.example");
     /// assert!(EmailAddress::parse("admin@localhost").is_err());
     /// assert!(EmailAddress::parse("a/../b@acme.example").is_err());
     /// ```
@@ -223,12 +253,13 @@ impl EmailAddress {
     ///
     /// [`InvalidAddress`] for anything else.
     pub fn parse(text: &str) -> Result<Self, InvalidAddress> {
-        let (name, domain) = text.split_once('@').ok_or(InvalidAddress)?;
+        let (name, given) = text.split_once('@').ok_or(InvalidAddress)?;
         let name_ok = !name.is_empty()
             && name.len() <= 64
             && name
                 .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b".+-_=~".contains(&byte));
+                .all(|byte| byte.is_ascii_alphanumeric() || IN_NAMES.contains(&byte));
+        let domain = host_name(given).ok_or(InvalidAddress)?;
         let label_ok = |label: &str| {
             !label.is_empty()
                 && label.len() <= 63
@@ -239,16 +270,19 @@ impl EmailAddress {
                     .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         };
         let domain_ok = domain.contains('.') && domain.split('.').all(label_ok);
+        let text = if given.eq_ignore_ascii_case(&domain) {
+            text.to_owned()
+        } else {
+            format!("{name}@{domain}")
+        };
         if text.len() <= 254 && name_ok && domain_ok {
-            Ok(Self {
-                text: text.to_owned(),
-            })
+            Ok(Self { text })
         } else {
             Err(InvalidAddress)
         }
     }
 
-    /// Returns the address as it was given.
+    /// Returns the address as it was given, its domain in ASCII.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text

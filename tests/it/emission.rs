@@ -5,7 +5,7 @@ use vault_plugin_secrets_smtp::audit::EXEMPT_RESPONSE_KEYS;
 use vault_plugin_secrets_smtp::clock::Clock as _;
 use vault_plugin_secrets_smtp::host_api::Error;
 use vault_plugin_secrets_smtp::logical::{Operation, Storage as _, StorageEntry};
-use vault_plugin_secrets_smtp::network::Fault as Net;
+use vault_plugin_secrets_smtp::network::{Fault as Net, TlsFault};
 
 use crate::support::devices::Does;
 use crate::support::engine::Host;
@@ -215,7 +215,7 @@ fn while_the_host_fails_events_wait_and_status_says_why() {
             (Error::LoginRefused, "audit_login_refused"),
             (Error::Denied, "audit_denied"),
             (Error::Unreachable(Net::Unreachable), "audit_unreachable"),
-            (Error::Unreachable(Net::Tls), "audit_tls"),
+            (Error::Unreachable(Net::Tls(TlsFault::Expired)), "audit_tls"),
             (Error::Unreachable(Net::Timeout), "audit_slow"),
             (Error::Unintelligible, "audit_wrong_answer"),
             (Error::Limited { retry_after: None }, "audit_limited"),
@@ -233,7 +233,10 @@ fn while_the_host_fails_events_wait_and_status_says_why() {
                 ("failing", &json!(code))
             );
             assert_eq!(delivery["undelivered"], 2);
-            assert!(delivery["hint"].is_string() && delivery["oldest"].is_string());
+            let hint = delivery["hint"].as_str().unwrap();
+            let verdict = hint.contains("certificate, or one of its chain, has expired. ");
+            assert_eq!(verdict, code == "audit_tls", "{hint}");
+            assert!(delivery["oldest"].is_string());
             // 1, 2, 4, … seconds: not more than a few calls in five minutes. Logins are fewer, lest
             // the host lock the role: five within a quarter of an hour would do.
             let (few, rest) = match error {

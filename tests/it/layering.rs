@@ -48,13 +48,14 @@ const LAYERS: [(&str, &[&str]); 18] = [
 ];
 
 /// A crate and the only modules that may name it.
-const FENCES: [(&str, &[&str]); 15] = [
+const FENCES: [(&str, &[&str]); 16] = [
     ("tonic", &["goplugin", "wire", "proto"]),
     ("prost", &["goplugin", "wire", "proto"]),
     ("reqwest", &["network", "notify", "provider", "host_api"]),
     ("lettre", &["notify"]),
     ("bcrypt", &["provider"]),
     ("x509_cert", &["network"]),
+    ("webpki", &["network"]),
     ("aes_gcm", &["crypto"]),
     ("hkdf", &["crypto"]),
     ("rand", &["crypto"]),

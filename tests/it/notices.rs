@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use vault_plugin_secrets_smtp::clock::Clock as _;
 use vault_plugin_secrets_smtp::logical::{Operation, Storage as _, StorageEntry};
+use vault_plugin_secrets_smtp::network::{SmtpReply, SmtpStage};
 use vault_plugin_secrets_smtp::notify::Error;
 
 use crate::support::engine::Host;
@@ -769,6 +770,269 @@ fn each_address_of_a_channel_is_told_once_whatever_becomes_of_the_others() {
         story.push("ops>later@ops.example rotated");
         assert_eq!(world.notices.story(), story);
         assert_eq!(next.read("config/notify/ops").await.get("dead"), 1);
+    });
+}
+
+/// A no of a mail server's.
+const fn no(stage: SmtpStage, code: u16) -> Error {
+    Error::Smtp(SmtpReply { stage, code })
+}
+
+/// Some of a channel's addresses are wrong, others only not known yet.
+#[test]
+fn an_address_that_is_refused_for_good_is_asked_for_once() {
+    const EACH: &[(&str, Error)] = &[
+        ("wrong@ops.example", no(SmtpStage::Recipient, 550)),
+        ("later@ops.example", no(SmtpStage::Recipient, 450)),
+    ];
+    simulate(async {
+        let (world, host, _) = world().await;
+        host.delete(HOOK).await.ok();
+        let mut ops = with_no_addresses(email());
+        ops["to"] = json!(["wrong@ops.example", "a@ops.example", "later@ops.example"]);
+        host.write("config/notify/ops", ops).await.ok();
+        world.notices.let_it("ops", Does::FailsForEach(EACH));
+        rotate(&world, &host).await;
+        for _ in 0..10 {
+            tick(&world, &host).await;
+        }
+        let asked = |whom: &str| {
+            let line = format!("ops>{whom}@ops.example rotated");
+            world
+                .notices
+                .asked()
+                .iter()
+                .filter(|it| **it == line)
+                .count()
+        };
+        assert_eq!((asked("wrong"), asked("a")), (1, 1));
+        assert!(asked("later") > 2);
+        let read = host.read("config/notify/ops").await.ok();
+        assert_eq!(read.get("pending"), 1, "{:?}", read.data);
+        // A later process knows it, too.
+        let next = world.sound_process();
+        world.later(900).await;
+        next.tick().await;
+        assert_eq!((asked("wrong"), asked("a")), (1, 1));
+        // Once nobody is left who may still get it, it is given up, and that shows.
+        const WRONG: &[(&str, Error)] = &[EACH[0]];
+        world.notices.let_it("ops", Does::FailsForEach(WRONG));
+        for _ in 0..3 {
+            world.later(3_600).await;
+            next.tick().await;
+        }
+        assert_eq!(world.notices.story().len(), 2);
+        let read = next.read("config/notify/ops").await.ok();
+        assert_eq!(
+            (read.get("pending"), read.get("dead")),
+            (&json!(0), &json!(1))
+        );
+        assert_eq!(read.get("last_error")["code"], "notify_rejected");
+        assert_eq!(asked("wrong"), 1);
+        let found = attention(&next).await;
+        assert_eq!(found, [("ops".to_owned(), "channel_dead".to_owned())]);
+        // Whoever writes the channel says that it is mended: then it is asked again.
+        world.notices.mend("ops");
+        next.patch("config/notify/ops", json!({})).await.ok();
+        tick(&world, &next).await;
+        assert_eq!(
+            (asked("wrong"), asked("a"), asked("later")),
+            (2, 1, asked("later"))
+        );
+        assert_eq!(world.notices.story().len(), 3);
+        assert!(waiting(&world).await.is_empty());
+        assert!(attention(&next).await.is_empty());
+    });
+}
+
+/// Channel and code of what `status` lists.
+async fn attention(host: &Host) -> Vec<(String, String)> {
+    let status = host.read("status").await.ok();
+    let listed = status.get("attention").as_array().unwrap().iter();
+    let text = |it: &Value| it.as_str().unwrap().to_owned();
+    listed
+        .filter(|it| !it["channel"].is_null())
+        .map(|it| {
+            assert_eq!(it["tenant"], "-");
+            assert!(it["hint"].as_str().unwrap().contains("config/notify"));
+            (text(&it["channel"]), text(&it["code"]))
+        })
+        .collect()
+}
+
+/// A mail server that refuses the channel itself for good is not asked again with every message and
+/// every hour: whoever does that is put on lists.
+#[test]
+fn a_channel_that_is_refused_for_good_is_left_alone_for_a_day() {
+    for refusal in [
+        no(SmtpStage::Greeting, 554),
+        no(SmtpStage::Hello, 501),
+        no(SmtpStage::StartTls, 502),
+        no(SmtpStage::Login, 535),
+        no(SmtpStage::Sender, 550),
+    ] {
+        simulate(async {
+            let (world, host, _) = world().await;
+            world.notices.let_it("hook", Does::Fails(refusal));
+            rotate(&world, &host).await;
+            tick(&world, &host).await;
+            assert_eq!(world.notices.attempts("hook"), 1);
+            let found = [("hook".to_owned(), "channel_failing".to_owned())];
+            assert_eq!(attention(&host).await, found, "at once: {refusal}");
+            let read = host.read(HOOK).await.ok();
+            let words = read.get("last_error")["message"].as_str().unwrap();
+            assert!(words.contains("answered"), "{words}");
+            for _ in 0..11 {
+                rotate(&world, &host).await;
+                world.later(3_600).await;
+                host.tick().await;
+            }
+            assert_eq!(world.notices.attempts("hook"), 1, "{refusal}");
+            // A later process knows it, too.
+            drop(host);
+            let host = world.sound_process();
+            tick(&world, &host).await;
+            assert_eq!(world.notices.attempts("hook"), 1, "{refusal}");
+            assert_eq!(attention(&host).await, found);
+            // After that once more.
+            world.later(3 * 3_600).await;
+            host.tick().await;
+            assert_eq!(world.notices.attempts("hook"), 2, "{refusal}");
+            world.later(600).await;
+            host.tick().await;
+            assert_eq!(world.notices.attempts("hook"), 2, "{refusal}");
+            // A test that gets through ends it, and so does a write.
+            world.notices.mend("hook");
+            if refusal == no(SmtpStage::Hello, 501) {
+                host.write("config/notify/hook/test", json!({})).await.ok();
+            } else {
+                host.patch(HOOK, json!({})).await.ok();
+            }
+            world.later(3_600).await;
+            host.tick().await;
+            assert!(told(&world).len() > 8, "{:?}", told(&world));
+            assert_eq!(host.read(HOOK).await.get("last_error"), &Value::Null);
+        });
+    }
+}
+
+/// What is refused for now is tried again soon, at whatever stage.
+#[test]
+fn a_channel_that_is_refused_for_now_is_tried_again() {
+    for refusal in [
+        no(SmtpStage::Greeting, 421),
+        no(SmtpStage::Hello, 451),
+        no(SmtpStage::Login, 454),
+        no(SmtpStage::Sender, 452),
+        no(SmtpStage::Text, 451),
+    ] {
+        simulate(async {
+            let (world, host, _) = world().await;
+            world.notices.let_it("hook", Does::Fails(refusal));
+            rotate(&world, &host).await;
+            for _ in 0..4 {
+                tick(&world, &host).await;
+            }
+            assert!(world.notices.attempts("hook") > 1, "{refusal}");
+            assert!(attention(&host).await.is_empty(), "not for long yet");
+            if refusal == no(SmtpStage::Greeting, 421) {
+                world.later(2 * 3_600).await;
+                host.tick().await;
+                let found = [("hook".to_owned(), "channel_failing".to_owned())];
+                assert_eq!(attention(&host).await, found);
+            }
+            world.notices.mend("hook");
+            world.later(3_600).await;
+            host.tick().await;
+            host.tick().await;
+            assert_eq!(told(&world).len(), 1, "{refusal}");
+            assert!(attention(&host).await.is_empty());
+        });
+    }
+}
+
+/// The queue of a chat that takes one message a second is empty after as many seconds, not after as
+/// many ticks.
+#[test]
+fn a_queue_empties_at_the_pace_of_its_channel_and_what_is_critical_comes_first() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        host.write("config", json!({ "min_rotation_interval": 0 }))
+            .await
+            .ok();
+        for _ in 0..30 {
+            host.write("acme/rotate", json!({})).await.ok();
+        }
+        let body = json!({ "incident_id": "INC-7", "reason": "stolen" });
+        host.write("acme/reset", body).await.ok();
+        world.notices.let_it("hook", Does::OneASecond);
+        world.later(60).await;
+        let before = world.clock.now();
+        host.tick().await;
+        let took = (world.clock.now() - before).num_seconds();
+        let story = world.notices.story();
+        let (first, rest) = story.split_at(2);
+        let resets = ["hook emergency_reset_started", "hook emergency_reset"];
+        assert_eq!(first, resets);
+        assert_eq!(rest.len(), 30, "{rest:?}");
+        assert!((31..60).contains(&took), "{took}");
+        assert!(waiting(&world).await.is_empty());
+        let read = host.read(HOOK).await.ok();
+        assert_eq!(read.get("delivered"), 32);
+    });
+}
+
+/// A reset is made while the channel still works off what was there before.
+#[test]
+fn what_is_critical_overtakes_a_queue_that_is_being_told() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        host.write("config", json!({ "min_rotation_interval": 0 }))
+            .await
+            .ok();
+        for _ in 0..30 {
+            host.write("acme/rotate", json!({})).await.ok();
+        }
+        world.notices.let_it("hook", Does::OneASecond);
+        world.later(60).await;
+        let resetting = async {
+            tokio::time::sleep(std::time::Duration::from_millis(5_500)).await;
+            let told = world.notices.story().len();
+            let body = json!({ "incident_id": "INC-7", "reason": "stolen" });
+            host.write("acme/reset", body).await.ok();
+            told
+        };
+        let (told, ()) = tokio::join!(resetting, host.tick());
+        let story = world.notices.story();
+        assert!((3..10).contains(&told), "{told}");
+        assert_eq!(story.len(), 32);
+        let resets = story.iter().skip(told).take(4);
+        let resets = resets.filter(|it| it.contains("reset")).count();
+        assert_eq!(resets, 2, "{story:?}");
+    });
+}
+
+/// A host that always asks for one more second is not asked every second.
+#[test]
+fn a_channel_that_keeps_asking_for_patience_is_not_hammered() {
+    simulate(async {
+        let (world, host, _) = world().await;
+        let busy = Error::Busy {
+            retry_after: Some(std::time::Duration::from_secs(1)),
+        };
+        world.notices.let_it("hook", Does::Fails(busy));
+        rotate(&world, &host).await;
+        tick(&world, &host).await;
+        assert_eq!(world.notices.attempts("hook"), 4);
+        for _ in 0..60 {
+            tick(&world, &host).await;
+        }
+        let attempts = world.notices.attempts("hook");
+        assert!((8..40).contains(&attempts), "{attempts}");
+        world.notices.mend("hook");
+        world.later(3_600).await;
+        host.tick().await;
+        assert_eq!(told(&world).len(), 1);
     });
 }
 

@@ -153,6 +153,57 @@ async fn a_certificate_that_is_not_valid_is_another_thing_than_no_server() {
         assert_eq!(codes(&looked), [found], "{url}");
         assert_eq!(looked.certificate_expires_at, None, "{url}");
         assert_eq!(looked.mailu_version, None, "{url}");
+        let fault = match place {
+            "another name" => Some("other_name"),
+            "the past" => Some("expired"),
+            _ => None,
+        };
+        assert_eq!(looked.tls_fault.as_deref(), fault, "{url}");
+    }
+}
+
+/// The library takes a trusted CA without looking at its time; others look.
+#[tokio::test]
+async fn a_given_ca_that_has_expired_is_told_at_the_write_and_before_the_change() {
+    let until = |year| {
+        let mut params = rcgen::CertificateParams::default();
+        params.not_after = rcgen::date_time_ymd(year, 12, 31);
+        let key = rcgen::KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().pem()
+    };
+    let rig = Rig::created().await;
+    for (more, told) in [
+        (until(2040), None),
+        (
+            format!("# old\n{}", until(2021)),
+            Some("Certificate 2 of ca_cert has expired on 2021-12-31"),
+        ),
+    ] {
+        let mut server = rig.server();
+        server["ca_cert"] = json!(format!("{}{more}", rig.mailu.ca_pem()));
+        let written = rig.write("acme/config", server.clone()).await.ok();
+        let warned: Vec<_> = written.warnings.iter().collect();
+        assert_eq!(warned.len(), usize::from(told.is_some()), "{warned:?}");
+        let said = |text: &str| warned.iter().any(|it| it.starts_with(text));
+        assert!(told.is_none_or(said), "{warned:?}");
+        let expected = if told.is_some() {
+            &["ca_expired"][..]
+        } else {
+            &[]
+        };
+        assert_eq!(findings(&rig).await, expected);
+        let hook = json!({
+            "type": "webhook", "url": "https://hooks.ops.example/smtp",
+            "hmac_key": "key-of-the-signature", "ca_cert": server["ca_cert"],
+        });
+        let written = rig.write("config/notify/hook", hook).await.ok();
+        assert_eq!(written.warnings.len(), usize::from(told.is_some()));
+        let audit = json!({
+            "address": "https://127.0.0.1:8200", "role_id": "r", "secret_id": "s",
+            "ca_cert": server["ca_cert"],
+        });
+        let written = rig.write("config/audit", audit).await.ok();
+        assert_eq!(written.warnings.len(), usize::from(told.is_some()));
     }
 }
 

@@ -11,7 +11,7 @@ use vault_plugin_secrets_smtp::clock::Clock;
 use vault_plugin_secrets_smtp::crypto::Sensitive;
 use vault_plugin_secrets_smtp::provider::{
     Account, AppTokenId, Connector, EmailAddress, Login, MailProvider, ProviderConfig, ReadError,
-    Refusal, Sent, ServerVersion, StoredHash, Trouble,
+    Refusal, Sent, ServerVersion, StoredHash, TlsFault, Trouble,
 };
 
 use super::clock::SimulatedClock;
@@ -219,7 +219,7 @@ impl Client {
             }
             Health::Expired => {
                 tokio::time::sleep(LATENCY).await;
-                Err(Failure::Trouble(Trouble::Tls))
+                Err(Failure::Trouble(Trouble::Tls(TlsFault::Expired)))
             }
         }
     }

@@ -6,7 +6,7 @@
 
 mod sealing;
 
-pub(super) use sealing::{seal, web_url};
+pub(super) use sealing::{Secrets, web_url};
 
 use std::sync::Arc;
 
@@ -94,6 +94,9 @@ pub(super) struct EmailTarget {
     pub(super) username: Option<String>,
     /// With what.
     pub(super) password: Option<Sealed>,
+    /// What is said in EHLO; `None` = this host's own name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ehlo_name: Option<String>,
     /// The sender.
     pub(super) from: String,
     /// Whom everything goes to.
@@ -130,8 +133,11 @@ pub(super) struct SlackTarget {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WebhookTarget {
-    /// Where they are posted.
+    /// Where they are posted; of a URL that is a secret itself, scheme, host and port.
     pub(super) url: String,
+    /// The URL, if it has a query: those carry keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) secret_url: Option<Sealed>,
     /// What they are signed with.
     pub(super) hmac_key: Option<Sealed>,
     /// PEM certificates that replace the public roots.

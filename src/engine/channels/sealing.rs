@@ -12,6 +12,18 @@ use crate::logical::Mount;
 use crate::network::{NetworkPolicy, WebUrl};
 use crate::notify::{ChannelConfig, EmailConfig, MailLogin, MailTls, SlackConfig, WebhookConfig};
 
+/// What a webhook's URL is sealed as.
+const SECRET_URL: &str = "url";
+
+/// The secrets of a channel, opened.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Secrets {
+    /// The one that [`Target::secret`] names.
+    pub(in crate::engine) own: Option<Sensitive<String>>,
+    /// A webhook's URL, if that is one.
+    pub(in crate::engine) url: Option<Sensitive<String>>,
+}
+
 impl Target {
     /// Returns the secret's name and, if there is one, the secret.
     pub(in crate::engine) const fn secret(&self) -> (&'static str, Option<&Sealed>) {
@@ -22,8 +34,36 @@ impl Target {
         }
     }
 
+    /// Returns a webhook's sealed URL, if that is a secret.
+    pub(in crate::engine) const fn secret_url(&self) -> Option<&Sealed> {
+        match self {
+            Self::Webhook(target) => target.secret_url.as_ref(),
+            Self::Email(_) | Self::Slack(_) => None,
+        }
+    }
+
+    /// Encrypts every secret for this target, in this life of the channel.
+    pub(in crate::engine) fn seal(
+        &mut self,
+        keyring: &Keyring,
+        (name, id): (&str, &str),
+        secrets: &Secrets,
+    ) -> Result<(), Error> {
+        let endpoint = self.endpoint();
+        if let Some(secret) = &secrets.own {
+            let (field, _) = self.secret();
+            let sealed = seal(keyring, (name, id), (field, &endpoint), secret)?;
+            self.set_secret(sealed);
+        }
+        if let (Self::Webhook(target), Some(url)) = (self, &secrets.url) {
+            let sealed = seal(keyring, (name, id), (SECRET_URL, &endpoint), url)?;
+            target.secret_url = Some(sealed);
+        }
+        Ok(())
+    }
+
     /// Puts the sealed secret in its place.
-    pub(in crate::engine) fn set_secret(&mut self, sealed: Sealed) {
+    fn set_secret(&mut self, sealed: Sealed) {
         match self {
             Self::Email(target) => target.password = Some(sealed),
             Self::Slack(target) => target.url = Some(sealed),
@@ -85,8 +125,8 @@ impl From<Secured> for MailTls {
     }
 }
 
-/// Encrypts the secret of a channel that may be sent to `endpoint`.
-pub(in crate::engine) fn seal(
+/// Encrypts a secret of a channel that may be sent to `endpoint`.
+fn seal(
     keyring: &Keyring,
     (name, id): (&str, &str),
     (field, endpoint): (&str, &str),
@@ -99,73 +139,84 @@ pub(in crate::engine) fn seal(
 }
 
 impl Channel {
-    /// Decrypts the channel's secret; `None` if it has none.
-    pub(in crate::engine) fn open(
-        &self,
-        keyring: &Keyring,
-    ) -> Result<Option<Sensitive<String>>, Error> {
-        let (field, Some(sealed)) = self.target.secret() else {
-            return Ok(None);
-        };
+    /// Decrypts the channel's secrets.
+    pub(in crate::engine) fn open(&self, keyring: &Keyring) -> Result<Secrets, Error> {
         let (owner, endpoint) = (format!("{CHANNELS}{}", self.name), self.target.endpoint());
-        let opened = keyring.open(&binding(&owner, &self.id, field, &endpoint), sealed);
-        opened.map(Some).map_err(Error::Unopenable)
+        let open = |field: &str, sealed: Option<&Sealed>| {
+            let opened = sealed
+                .map(|sealed| keyring.open(&binding(&owner, &self.id, field, &endpoint), sealed));
+            opened.transpose().map_err(Error::Unopenable)
+        };
+        let (field, sealed) = self.target.secret();
+        Ok(Secrets {
+            own: open(field, sealed)?,
+            url: open(SECRET_URL, self.target.secret_url())?,
+        })
     }
 
-    /// Reports whether a write names the target that is stored: `target` is without its secret, and
-    /// `secret` is what was given, if anything was.
+    /// Reports whether a write names the target that is stored: `target` is without its secrets, and
+    /// `given` are those that were given, if any were.
     pub(in crate::engine) fn is_same_target(
         &self,
         target: &Target,
-        secret: Option<&Sensitive<String>>,
+        given: &Secrets,
         keyring: &Keyring,
     ) -> bool {
         let mut target = target.clone();
         if let Some(sealed) = self.target.secret().1 {
             target.set_secret(sealed.clone());
         }
+        if let (Target::Webhook(target), Some(sealed)) = (&mut target, self.target.secret_url())
+            && given.url.is_some()
+        {
+            target.secret_url = Some(sealed.clone());
+        }
         if target != self.target {
             return false;
         }
         // One that does not open any more is replaced by the one that is given.
-        let is_kept = |given: &Sensitive<String>| matches!(self.open(keyring), Ok(Some(kept)) if kept == *given);
-        secret.is_none_or(is_kept)
+        let Ok(kept) = self.open(keyring) else {
+            return given.own.is_none() && given.url.is_none();
+        };
+        let is_kept = |given: &Option<Sensitive<String>>, kept: &Option<Sensitive<String>>| {
+            given.is_none() || given == kept
+        };
+        is_kept(&given.own, &kept.own) && is_kept(&given.url, &kept.url)
     }
 
-    /// Returns what it takes to use the channel, its secret opened.
+    /// Returns what it takes to use the channel, its secrets opened.
     pub(in crate::engine) fn usable(
         &self,
         keyring: &Keyring,
         policy: &NetworkPolicy,
     ) -> Result<ChannelConfig, Error> {
-        let secret = self.open(keyring)?;
-        self.target.with(secret, policy)
+        let secrets = self.open(keyring)?;
+        self.target.with(secrets, policy)
     }
 
-    /// Encrypts the secret with the newest key; returns whether there was anything to do.
+    /// Encrypts the secrets with the newest key; returns whether there was anything to do.
     fn seal_anew(&mut self, keyring: &Keyring) -> Result<bool, Error> {
-        let (field, sealed) = self.target.secret();
-        if sealed.is_none_or(|sealed| sealed.key_version() == keyring.latest()) {
+        let sealed = [self.target.secret().1, self.target.secret_url()];
+        let newest = |sealed: &Sealed| sealed.key_version() == keyring.latest();
+        if sealed.into_iter().flatten().all(newest) {
             return Ok(false);
         }
-        let Some(secret) = self.open(keyring)? else {
-            return Ok(false);
-        };
-        let endpoint = self.target.endpoint();
-        let anew = seal(keyring, (&self.name, &self.id), (field, &endpoint), &secret)?;
-        self.target.set_secret(anew);
+        let secrets = self.open(keyring)?;
+        self.target
+            .seal(keyring, (&self.name, &self.id), &secrets)?;
         Ok(true)
     }
 }
 
 impl Target {
-    /// Returns what it takes to use the target with this secret.
+    /// Returns what it takes to use the target with these secrets.
     pub(in crate::engine) fn with(
         &self,
-        secret: Option<Sensitive<String>>,
+        secrets: Secrets,
         policy: &NetworkPolicy,
     ) -> Result<ChannelConfig, Error> {
         let missing = Error::Defect("a channel without its secret");
+        let secret = secrets.own;
         Ok(match self {
             Self::Email(target) => ChannelConfig::Email(email(target, secret)),
             Self::Slack(SlackTarget { ca_cert, .. }) => ChannelConfig::Slack(SlackConfig {
@@ -173,8 +224,9 @@ impl Target {
                 ca_cert: ca_cert.clone(),
             }),
             Self::Webhook(WebhookTarget { url, ca_cert, .. }) => {
+                let secret_url = secrets.url.as_ref().map(Sensitive::expose);
                 ChannelConfig::Webhook(WebhookConfig {
-                    url: web_url("url", url, policy)?,
+                    url: web_url("url", secret_url.unwrap_or(url), policy)?,
                     hmac_key: secret.ok_or(missing)?,
                     ca_cert: ca_cert.clone(),
                 })
@@ -192,6 +244,7 @@ fn email(target: &EmailTarget, secret: Option<Sensitive<String>>) -> EmailConfig
         tls_server_name: target.tls_server_name.clone(),
         ca_cert: target.ca_cert.clone(),
         login: login.map(|(username, password)| MailLogin { username, password }),
+        ehlo_name: target.ehlo_name.clone(),
         from: target.from.clone(),
         to: target.to.clone(),
     }

@@ -14,6 +14,7 @@ use crate::audit::EventLog;
 use crate::clock::Clock;
 use crate::host_api::HostApi;
 use crate::keyed_lock::KeyedLock;
+use crate::network::TlsFault;
 
 /// Between two tries: the first, which doubles, and the longest.
 const FIRST_REST: Duration = Duration::from_secs(1);
@@ -65,6 +66,8 @@ pub(in crate::engine) struct Delivery {
     pub(in crate::engine) failing: Option<(&'static str, DateTime<Utc>)>,
     /// Since when the host takes long for each event.
     pub(in crate::engine) slow: Option<DateTime<Utc>>,
+    /// Which fault it is, if TLS fails.
+    pub(in crate::engine) tls_fault: Option<TlsFault>,
     /// How many this process delivered.
     pub(in crate::engine) total: u64,
     /// A collector outside is to fetch the events.
@@ -124,6 +127,8 @@ pub(super) struct State {
     pub(super) failing: Option<(&'static str, DateTime<Utc>)>,
     /// Since when the host takes long for each event, whether it took them or not.
     pub(super) slow: Option<DateTime<Utc>>,
+    /// Which fault it is, if TLS fails.
+    pub(super) tls_fault: Option<TlsFault>,
     pub(super) exempt_keys: ExemptKeys,
     /// When people were told last that changes wait.
     pub(super) stall_told: Option<DateTime<Utc>>,
@@ -454,7 +459,7 @@ impl Emission {
     /// The host could not be told; returns for how long nothing is tried.
     pub(super) fn note_failure(
         &self,
-        code: &'static str,
+        (code, tls_fault): (&'static str, Option<TlsFault>),
         asked: Option<Duration>,
         clock: &dyn Clock,
     ) -> Duration {
@@ -464,6 +469,7 @@ impl Emission {
         state.rests_until = clock.monotonic() + rest;
         let since = state.failing.map_or(clock.now(), |(_, since)| since);
         state.failing = Some((code, since));
+        state.tls_fault = tls_fault;
         rest
     }
 

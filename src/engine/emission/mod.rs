@@ -138,7 +138,7 @@ impl Engine {
                 tracing::warn!(%error, "events for the audit devices wait");
                 engine
                     .emission
-                    .note_failure(error.code(), None, engine.clock());
+                    .note_failure((error.code(), None), None, engine.clock());
                 return;
             }
             // What was stored, or written anew, while this run came to its end found it running.
@@ -359,9 +359,9 @@ impl Engine {
             }
             _ => None,
         };
-        let rest = self
-            .emission
-            .note_failure(error.code(), asked, self.clock());
+        let rest =
+            self.emission
+                .note_failure((error.code(), error.tls_fault()), asked, self.clock());
         tracing::warn!(code = error.code(), "the audit devices do not take events");
         self.emission.postpone(log, Duration::ZERO, self.clock());
         if rest > OWN_REST {

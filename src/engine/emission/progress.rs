@@ -168,6 +168,7 @@ impl Emission {
             last: state.last,
             failing: state.failing,
             slow: state.slow,
+            tls_fault: state.tls_fault,
             total: state.successes,
             external: matches!(state.way, Way::External),
             exempt_keys: state.exempt_keys.clone(),

@@ -155,6 +155,9 @@ impl Place {
                 if let Some(since) = stops.unasked_since(why) {
                     self.note_met(why, since, stops);
                 }
+                if let Heard::Nothing(Trouble::Tls(fault)) = heard {
+                    self.unasked.note_tls_fault(&self.server, fault);
+                }
             }
             None if heard == Heard::Accepted => self.unasked.answered(&self.server, &self.tenant),
             None => {}

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::heard::Heard;
 use crate::engine::error::Error;
-use crate::provider::{Refusal, Trouble};
+use crate::engine::hint;
+use crate::provider::{Refusal, TlsFault, Trouble};
 
 /// Tenants whose names are kept; of more only the number is known.
 const MOST_TENANTS: usize = 200_000;
@@ -65,7 +66,7 @@ impl Why {
             Heard::Refused => Some(Self::TokenRefused),
             Heard::Denied(_) => Some(Self::UnrecognisedRefusal),
             Heard::NoApi => Some(Self::NoApi),
-            Heard::Nothing(Trouble::Tls) => Some(Self::TlsInvalid),
+            Heard::Nothing(Trouble::Tls(_)) => Some(Self::TlsInvalid),
             Heard::Nothing(Trouble::AddressRefused) => Some(Self::Unreachable),
             Heard::Limited | Heard::Busy(_) => Some(Self::RateLimited),
             heard if heard.is_silence() => Some(Self::Unreachable),
@@ -95,11 +96,24 @@ pub(in crate::engine) struct UnaskedServer {
     pub(in crate::engine) status: Option<u16>,
     /// How many tenants it is the server of that met it so.
     pub(in crate::engine) tenants: u64,
+    /// What its certificate was found wrong for last.
+    pub(in crate::engine) tls_fault: Option<TlsFault>,
+}
+
+impl UnaskedServer {
+    /// Returns what to do.
+    pub(in crate::engine) fn hint(&self) -> String {
+        match self.tls_fault.filter(|_| self.why == Why::TlsInvalid) {
+            Some(fault) => fault.told(),
+            None => hint::explain(self.why.code()).1.to_owned(),
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Met {
     why: Why,
+    tls_fault: Option<TlsFault>,
     since: DateTime<Utc>,
     status: Option<u16>,
     tenants: BTreeSet<String>,
@@ -159,6 +173,7 @@ impl UnaskedServers {
         let room = met.values().map(|it| it.tenants.len()).sum::<usize>() < MOST_TENANTS;
         let known = met.entry(server.to_owned()).or_insert_with(|| Met {
             why,
+            tls_fault: None,
             since,
             status,
             tenants: BTreeSet::new(),
@@ -174,6 +189,13 @@ impl UnaskedServers {
             known.tenants.insert(tenant.to_owned());
         } else if !known.tenants.contains(tenant) {
             known.more = known.more.saturating_add(1);
+        }
+    }
+
+    /// What was found wrong with a server's certificate, after [`UnaskedServers::met`].
+    pub(super) fn note_tls_fault(&self, server: &str, fault: TlsFault) {
+        if let Some(known) = self.lock().get_mut(server) {
+            known.tls_fault = Some(fault);
         }
     }
 
@@ -203,6 +225,7 @@ impl Met {
             tenants: u64::try_from(self.tenants.len())
                 .unwrap_or(u64::MAX)
                 .saturating_add(self.more),
+            tls_fault: self.tls_fault,
         }
     }
 }

@@ -12,8 +12,10 @@ use crate::engine::channels::{Channel, Channels};
 /// With so many entries that wait for a channel it is told of no completion any more, only of what
 /// went wrong or needs somebody.
 const FULL: usize = 10_000;
-/// With so many it is told of nothing.
+/// With so many it is told of what is critical only.
 const OVERFULL: usize = 12_000;
+/// With so many it is told of nothing.
+const TO_THE_BRIM: usize = 14_000;
 /// So many entries that were given up are kept for a channel, the newest ones.
 const MOST_DEAD: usize = 2_000;
 
@@ -29,7 +31,11 @@ fn is_spare(event: &Event) -> bool {
 impl Outbox {
     /// Reports whether so much waits for `channel` that it is not told of `event`.
     pub(super) fn is_full(&self, channel: &Channel, event: &Event) -> bool {
-        let most = if is_spare(event) { FULL } else { OVERFULL };
+        let most = match event.severity {
+            Severity::Critical => TO_THE_BRIM,
+            _ if is_spare(event) => FULL,
+            _ => OVERFULL,
+        };
         let state = self.state();
         let mut waiting = state.known.iter().flat_map(BTreeMap::values);
         // The answer does not need the whole count.

@@ -54,6 +54,9 @@ pub(super) struct Delivery {
     /// Which of several addresses of the channel have got it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) served: Vec<String>,
+    /// Which of them the mail server refuses for good.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) refused: Vec<String>,
 }
 
 impl Entry {
@@ -105,14 +108,17 @@ impl Delivery {
             delivered_at: None,
             dead_since: None,
             served: Vec::new(),
+            refused: Vec::new(),
         }
     }
 
-    /// Adds who has got it to those that are noted.
-    pub(super) fn add_served(&mut self, addresses: Vec<String>) {
-        for address in addresses {
-            if !self.served.contains(&address) {
-                self.served.push(address);
+    /// Adds who has got it, and who cannot have it, to those that are noted.
+    pub(super) fn add_settled(&mut self, (served, refused): (Vec<String>, Vec<String>)) {
+        for (noted, addresses) in [(&mut self.served, served), (&mut self.refused, refused)] {
+            for address in addresses {
+                if !noted.contains(&address) {
+                    noted.push(address);
+                }
             }
         }
     }

@@ -75,6 +75,7 @@ const fn code(finding: Finding) -> &'static str {
         Finding::MarkDoesNotFit => "mark_does_not_fit",
         Finding::AppTokensOpen => "app_tokens_open",
         Finding::TlsExpiresSoon => "tls_expires_soon",
+        Finding::CaExpired => "ca_expired",
         Finding::MailuOld => "mailu_old",
         Finding::MailuUnknown => "mailu_unknown",
     }
@@ -109,6 +110,7 @@ const fn meaning(finding: Finding) -> &'static str {
         Finding::TlsExpiresSoon => {
             "the Mailu server's certificate ends before the change or soon after it"
         }
+        Finding::CaExpired => "a CA certificate that was given for the server has expired",
         Finding::MailuOld => {
             "the Mailu server is of the 2.0 line, which has no app tokens to revoke in a reset"
         }
@@ -135,6 +137,7 @@ const fn hint(finding: Finding) -> &'static str {
         Finding::MarkDoesNotFit => "shorten the comment to 170 characters",
         Finding::AppTokensOpen => "update Mailu to 2024.06.52 or later now",
         Finding::TlsExpiresSoon => "renew the certificate",
+        Finding::CaExpired => "write the current CA to ca_cert in <tenant>/config",
         Finding::MailuOld => "update Mailu",
         Finding::MailuUnknown => "check that it is a supported Mailu",
     }
@@ -163,6 +166,7 @@ mod tests {
             Finding::MarkDoesNotFit,
             Finding::AppTokensOpen,
             Finding::TlsExpiresSoon,
+            Finding::CaExpired,
             Finding::MailuOld,
             Finding::MailuUnknown,
         ] {

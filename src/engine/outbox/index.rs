@@ -8,12 +8,19 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::entry::{self, Entry};
 use super::rest;
+use crate::audit::{EventName, Severity};
 use crate::clock::Clock;
 use crate::engine::channels::{Channel, Channels};
 use crate::keyed_lock::KeyedLock;
 
 /// An attempt that is further ahead than any rest was written by a clock that was wrong.
 pub(super) const FURTHEST: TimeDelta = TimeDelta::hours(2);
+
+/// A host that asks for less is asked no sooner.
+pub(super) const SHORTEST_REST: Duration = Duration::from_secs(1);
+/// So many times in a row a host is believed that it will take something after the rest it asks
+/// for.
+const MOST_TRUSTED: u32 = 3;
 
 /// The outbox of one mount, in memory.
 #[derive(Debug, Default)]
@@ -38,6 +45,8 @@ pub(super) struct State {
     resting: HashMap<String, (u32, Duration)>,
     /// Events that a channel was not told of because there were too many.
     dropped: u64,
+    /// Grows with every entry that was not known before.
+    news: u64,
 }
 
 /// What is known of one entry.
@@ -46,6 +55,8 @@ pub(super) struct Known {
     pub(super) created_at: DateTime<Utc>,
     /// The event was found with its tenant.
     believed: bool,
+    /// Critical, or of an emergency: it is told before all that is not.
+    critical: bool,
     pub(super) open: Vec<Open>,
 }
 
@@ -61,10 +72,12 @@ pub(super) struct Open {
     told: bool,
     /// Which of several addresses of the channel have got it, stored or not.
     served: Vec<String>,
+    /// Which of them the mail server refuses for good, stored or not.
+    refused: Vec<String>,
 }
 
 /// One delivery for a worker.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unit {
     pub(super) event_id: String,
     pub(super) to: Option<String>,
@@ -103,6 +116,23 @@ impl Open {
     }
 }
 
+/// Reports whether an event is of an emergency, whatever its severity.
+const fn is_a_reset(event: EventName) -> bool {
+    matches!(
+        event,
+        EventName::EmergencyResetStarted | EventName::EmergencyReset
+    )
+}
+
+/// Adds what is missing.
+fn merge(into: &mut Vec<String>, from: &[String]) {
+    for text in from {
+        if !into.contains(text) {
+            into.push(text.clone());
+        }
+    }
+}
+
 /// Reports whether there is such a channel, in this life of it.
 pub(super) fn has_owner(channels: &Channels, name: &str, id: &str) -> bool {
     // What cannot be read at the moment may be mended.
@@ -111,8 +141,8 @@ pub(super) fn has_owner(channels: &Channels, name: &str, id: &str) -> bool {
 }
 
 impl State {
-    /// What is due for a channel. What was tried least recently comes first: one message that always
-    /// fails must not keep the others waiting.
+    /// What is due for a channel. Critical events come first; of the others, and of these, what was
+    /// tried least recently: one message that always fails must not keep the others waiting.
     fn due(&self, channel: &Channel, now: DateTime<Utc>) -> Vec<Unit> {
         let mut due = Vec::new();
         for (event_id, entry) in self.known.iter().flatten() {
@@ -124,11 +154,11 @@ impl State {
                         to: open.to.clone(),
                         told: open.told,
                     };
-                    due.push((open.next_attempt, unit));
+                    due.push(((!entry.critical, open.next_attempt), unit));
                 }
             }
         }
-        due.sort_by_key(|(at, _)| *at);
+        due.sort_by_key(|(turn, _)| *turn);
         due.into_iter().map(|(_, unit)| unit).collect()
     }
 }
@@ -212,10 +242,12 @@ impl Outbox {
             dead_since: delivery.dead_since,
             told: false,
             served: delivery.served.clone(),
+            refused: delivery.refused.clone(),
         });
         let mut noted = Known {
             created_at: entry.created_at,
             believed,
+            critical: entry.event.severity == Severity::Critical || is_a_reset(entry.event.event),
             open: open.collect(),
         };
         if let Some(before) = known.get(&entry.event.event_id) {
@@ -226,13 +258,15 @@ impl Outbox {
                     continue;
                 };
                 open.told = before.told;
-                let stored = open.served.clone();
-                let served = before.served.iter();
-                let unstored = served.filter(|it| !stored.contains(it));
-                open.served.extend(unstored.cloned());
+                merge(&mut open.served, &before.served);
+                // Somebody wrote the channel since it was given up: everyone is asked again.
+                if before.dead_since.is_none() {
+                    merge(&mut open.refused, &before.refused);
+                }
             }
         }
-        known.insert(entry.event.event_id.clone(), noted);
+        let before = known.insert(entry.event.event_id.clone(), noted);
+        state.news += u64::from(before.is_none());
     }
 
     pub(super) fn remove(&self, event_id: &str) {
@@ -278,13 +312,56 @@ impl Outbox {
         }
     }
 
-    /// Which of several addresses of a channel have got a message.
-    pub(super) fn served(&self, event_id: &str, channel: &str) -> Vec<String> {
+    /// Notes that the mail server refuses a message for one of several addresses of a channel for
+    /// good.
+    pub(super) fn note_refused(&self, event_id: &str, channel: &str, address: &str) {
+        let mut state = self.state();
+        let known = state.known.as_mut().and_then(|it| it.get_mut(event_id));
+        let open = known.into_iter().flat_map(|known| &mut known.open);
+        for open in open.filter(|it| it.channel == channel && it.to.is_none()) {
+            open.refused.push(address.to_owned());
+        }
+    }
+
+    /// Which of several addresses of a channel have got a message, and which cannot have it.
+    pub(super) fn settled(&self, event_id: &str, channel: &str) -> (Vec<String>, Vec<String>) {
         let state = self.state();
         let known = state.known.as_ref().and_then(|it| it.get(event_id));
         let mut open = known.into_iter().flat_map(|known| &known.open);
         let open = open.find(|it| it.channel == channel && it.to.is_none());
-        open.map(|it| it.served.clone()).unwrap_or_default()
+        open.map(|it| (it.served.clone(), it.refused.clone()))
+            .unwrap_or_default()
+    }
+
+    /// Everyone is asked again: the channel was written since the message was given up.
+    pub(super) fn forget_refused(&self, event_id: &str, channel: &str) {
+        let mut state = self.state();
+        let known = state.known.as_mut().and_then(|it| it.get_mut(event_id));
+        let open = known.into_iter().flat_map(|known| &mut known.open);
+        for open in open.filter(|it| it.channel == channel) {
+            open.refused.clear();
+        }
+    }
+
+    /// Grows with every entry that was not known before: whoever has taken what is due knows by it
+    /// whether there may be more.
+    pub(super) fn news(&self) -> u64 {
+        self.state().news
+    }
+
+    /// What is due for a channel now, in the order it is to be told.
+    pub(super) fn due(&self, channel: &Channel, now: DateTime<Utc>) -> Vec<Unit> {
+        self.state().due(channel, now)
+    }
+
+    /// Since when something that was given up lies there for a channel.
+    pub(in crate::engine) fn dead_since(&self, channel: &Channel) -> Option<DateTime<Utc>> {
+        let state = self.state();
+        let known = state.known.iter().flat_map(BTreeMap::values);
+        let open = known.flat_map(|entry| &entry.open);
+        open.filter(|open| open.is_for(channel) && open.is_dead(Some(channel)))
+            .filter_map(|open| open.dead_since)
+            .min()
     }
 
     /// Reports whether somebody was to look, whatever is due, and begins to. Asked before the
@@ -310,19 +387,14 @@ impl Outbox {
         found.map(|(event_id, _)| event_id.clone()).collect()
     }
 
-    /// Takes what is due, for every channel that is free, and says whether there was one with
-    /// something due that is not; [`Outbox::release`] must follow for each.
-    pub(super) fn take_due(
-        &self,
-        channels: &Channels,
-        clock: &dyn Clock,
-    ) -> (Vec<(Channel, Vec<Unit>)>, bool) {
+    /// Takes every channel that is free and has something due, and says whether there was one that
+    /// is not free; [`Outbox::release`] must follow for each.
+    pub(super) fn take_due(&self, channels: &Channels, clock: &dyn Clock) -> (Vec<Channel>, bool) {
         let (now, monotonic) = (clock.now(), clock.monotonic());
         let mut state = self.state();
         let (mut taken, mut skipped) = (Vec::new(), false);
         for channel in &channels.list {
-            let due = state.due(channel, now);
-            if due.is_empty() {
+            if state.due(channel, now).is_empty() {
                 continue;
             }
             let rests = state.resting.get(&channel.name);
@@ -330,10 +402,10 @@ impl Outbox {
             if rests || state.busy.contains(&channel.name) {
                 skipped = true;
             } else {
-                taken.push((channel.clone(), due));
+                taken.push(channel.clone());
             }
         }
-        for (channel, _) in &taken {
+        for channel in &taken {
             state.busy.insert(channel.name.clone());
         }
         (taken, skipped)
@@ -344,7 +416,8 @@ impl Outbox {
         self.state().busy.remove(channel);
     }
 
-    /// Lets a channel rest after a failure of its own.
+    /// Lets a channel rest after a failure of its own: for as long as its host asked, to the
+    /// second, unless it keeps asking.
     pub(super) fn rest(&self, channel: &str, asked: Option<Duration>, clock: &dyn Clock) {
         let mut state = self.state();
         let failures = state
@@ -352,12 +425,18 @@ impl Outbox {
             .get(channel)
             .map_or(0, |(failures, _)| *failures);
         let failures = failures.saturating_add(1);
-        let until = clock.monotonic() + rest(channel, failures).max(asked.unwrap_or_default());
+        let usual = rest(channel, failures);
+        let rests = match asked {
+            Some(asked) if failures <= MOST_TRUSTED => asked.max(SHORTEST_REST),
+            Some(asked) => asked.max(usual),
+            None => usual,
+        };
+        let until = clock.monotonic() + rests;
         state.resting.insert(channel.to_owned(), (failures, until));
     }
 
     /// The channel works.
-    pub(super) fn works(&self, channel: &str) {
+    pub(in crate::engine) fn works(&self, channel: &str) {
         self.state().resting.remove(channel);
     }
 

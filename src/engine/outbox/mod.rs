@@ -14,8 +14,10 @@
 //!   minutes, because the Put of a writer who was killed may still be on its way.
 //! - Nothing but that one Put stands between an event and its record. Without a channel there is
 //!   not even that.
-//! - Each channel has one worker, which tells one after the other: a channel that hangs delays
-//!   only itself, and after a failure of the channel the rest of its messages wait with it.
+//! - Each channel has one worker, which tells one after the other, what is critical first: a channel
+//!   that hangs delays only itself, and after a failure of the channel the rest of its messages wait
+//!   with it. A worker begins with a tick and goes on by itself until nothing is left, at the pace
+//!   that the channel's host asks for.
 //! - A message counts as delivered when that is stored. A process killed in between tells it
 //!   again, with the same `event_id`.
 //! - What is in memory here is an index of `outbox/`, read once after this node became the active
@@ -29,11 +31,13 @@ mod facts;
 mod index;
 mod recipients;
 mod state;
+mod trouble;
 mod worker;
 
 pub(super) use enqueue::Announced;
 pub(super) use index::{Outbox, Undelivered};
 pub(super) use state::ChannelState;
+pub(super) use trouble::{CHANNEL_DEAD, CHANNEL_FAILING, ChannelTrouble};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,8 +102,8 @@ impl Engine {
             tracing::warn!(%error, "notifications without a receiver stay for now");
         }
         let (due, skipped) = self.outbox.take_due(&channels, self.clock());
-        for (channel, units) in due {
-            self.begin_channel(mount, channel, units);
+        for channel in due {
+            self.begin_channel(mount, channel);
         }
         Ok(skipped || removed.is_err())
     }

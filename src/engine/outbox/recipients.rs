@@ -1,7 +1,7 @@
 //! Whom one delivery goes to: a mail to several addresses is a mail to each, so that whoever could
 //! not have it gets it later, and nobody gets it twice.
 
-use super::entry::Entry;
+use super::entry::{Delivery, Entry};
 use super::facts;
 use super::worker::{AtWork, Failure};
 use crate::engine::channels::Target;
@@ -25,14 +25,28 @@ impl AtWork {
             }
         };
         let (outbox, event_id) = (&self.engine.outbox, entry.event.event_id.as_str());
-        let served = outbox.served(event_id, name);
+        let own = |it: &&Delivery| it.is_for(&self.channel, to);
+        let kept = entry.deliveries.iter().find(own);
+        if kept.is_some_and(|it| it.dead_since.is_some()) {
+            // It is told again because somebody wrote the channel: everyone is asked anew.
+            outbox.forget_refused(event_id, name);
+        }
+        let (served, refused) = outbox.settled(event_id, name);
         let mut failed = None;
         for address in addresses.iter().filter(|it| !served.contains(it)) {
+            // What was refused for good is not asked for again with every other address.
+            if refused.contains(address) {
+                failed = failed.or(Some(Failure::REFUSED));
+                continue;
+            }
             let message = facts::message(entry, name, Some(address), now);
             match usable.deliver(&message).await.map_err(Failure::from) {
                 Ok(()) => outbox.note_served(event_id, name, address),
                 Err(failure) if failure.scope == Scope::Channel => return Err(failure),
                 Err(failure) => {
+                    if failure.for_good {
+                        outbox.note_refused(event_id, name, address);
+                    }
                     // What may still be taken is not given up because of an address that is wrong.
                     failed = failed.filter(|it: &Failure| !it.refused).or(Some(failure));
                 }

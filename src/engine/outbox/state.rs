@@ -1,5 +1,7 @@
 //! How a channel fares: what a read of it shows, kept over restarts.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +13,10 @@ use crate::logical::{Mount, StorageEntry};
 
 /// The stored format.
 const SCHEMA: u32 = 1;
+
+/// A channel whose mail server refuses it for good is left alone for so long; a write of the channel
+/// ends that, and a test that gets through.
+pub(super) const CLOSED: Duration = Duration::from_secs(24 * 3600);
 
 /// How a channel fares, under `notified/<name>`. Written once after each run of its worker: what a
 /// killed process had not written is not counted.
@@ -26,7 +32,10 @@ pub(in crate::engine) struct ChannelState {
     /// The last failure, until the next success.
     pub(in crate::engine) last_error: Option<ChannelError>,
     /// Since when the channel itself fails, and not only a message.
-    pub(super) failing_since: Option<DateTime<Utc>>,
+    pub(in crate::engine) failing_since: Option<DateTime<Utc>>,
+    /// When its mail server refused it for good, until it takes something again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) refused_at: Option<DateTime<Utc>>,
 }
 
 /// Why something was not delivered.
@@ -37,6 +46,9 @@ pub(in crate::engine) struct ChannelError {
     pub(in crate::engine) code: String,
     /// Since when.
     pub(in crate::engine) since: DateTime<Utc>,
+    /// What was met and what to do, in words of this engine's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::engine) message: Option<String>,
 }
 
 impl ChannelState {
@@ -48,6 +60,7 @@ impl ChannelState {
             last_delivered_at: None,
             last_error: None,
             failing_since: None,
+            refused_at: None,
         }
     }
 
@@ -56,17 +69,35 @@ impl ChannelState {
         self.last_delivered_at = Some(now);
         self.last_error = None;
         self.failing_since = None;
+        self.refused_at = None;
     }
 
-    pub(super) fn note_failed(&mut self, code: &str, of_the_channel: bool, now: DateTime<Utc>) {
-        let since = self.last_error.as_ref().map_or(now, |error| error.since);
+    pub(super) fn note_failed(
+        &mut self,
+        (code, message): (&str, Option<String>),
+        of_the_channel: bool,
+        now: DateTime<Utc>,
+    ) {
+        let before = self.last_error.take();
+        let since = before.as_ref().map_or(now, |error| error.since);
+        // What is told again without being asked for again keeps its words.
+        let same = before.filter(|error| error.code == code);
         self.last_error = Some(ChannelError {
             code: code.to_owned(),
             since,
+            message: message.or_else(|| same?.message),
         });
         if of_the_channel {
             self.failing_since.get_or_insert(now);
         }
+    }
+
+    /// Returns for how long the channel is still left alone after a refusal for good; a write of it
+    /// since then ends that. A refusal in what is the future by now says nothing.
+    pub(super) fn closed_for(&self, channel: &Channel, now: DateTime<Utc>) -> Option<Duration> {
+        let at = self.refused_at.filter(|at| channel.written_at < *at)?;
+        let gone = (now - at).to_std().ok()?;
+        CLOSED.checked_sub(gone).filter(|left| !left.is_zero())
     }
 }
 
@@ -101,6 +132,21 @@ impl Engine {
     ) -> Result<(), Error> {
         let entry = StorageEntry::new(storage::notified_key(name), storage::encode(state)?);
         Ok(mount.storage.put(entry).await?)
+    }
+
+    /// A channel took something: whoever refused it for good does not any more.
+    pub(in crate::engine) async fn reopen_channel(
+        &self,
+        mount: &Mount,
+        channel: &Channel,
+    ) -> Result<(), Error> {
+        self.outbox.works(&channel.name);
+        let mut state = self.channel_state(mount, channel).await?;
+        if state.refused_at.take().is_some() {
+            self.store_channel_state(mount, &channel.name, &state)
+                .await?;
+        }
+        Ok(())
     }
 
     /// Forgets how a removed channel fared.

@@ -1,5 +1,6 @@
 //! The worker of one channel: tells what is due, one after the other, and notes how that ended.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::believe::Belief;
 use super::entry::{Delivery, Entry};
-use super::index::Unit;
+use super::index::{SHORTEST_REST, Unit};
+use super::state::CLOSED;
 use super::{ChannelState, rest};
 use crate::engine::Engine;
 use crate::engine::channels::Channel;
@@ -22,24 +24,80 @@ const PATIENCE: TimeDelta = TimeDelta::hours(24);
 /// How often a message is refused for good before it is given up.
 const MOST_REFUSALS: u32 = 5;
 
+/// A host that asks for so much patience at most is waited for, instead of for the next tick.
+const WORTH_WAITING: Duration = Duration::from_secs(60);
+/// So many times in a row, without anything delivered in between.
+const MOST_WAITS: u32 = 3;
+
 /// Why a message was not delivered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Failure {
+    error: Option<notify::Error>,
     code: &'static str,
     pub(super) scope: Scope,
     /// Whether the message was refused for good.
     pub(super) refused: bool,
+    /// Whether a mail server says that a repeat would be answered the same.
+    pub(super) for_good: bool,
     retry_after: Option<Duration>,
 }
 
 impl From<notify::Error> for Failure {
     fn from(error: notify::Error) -> Self {
+        let for_good = error.is_permanent();
         Self {
+            error: Some(error),
             code: error.code(),
             scope: error.scope(),
-            refused: matches!(error, notify::Error::Rejected),
+            refused: matches!(error, notify::Error::Rejected)
+                || (for_good && error.scope() == Scope::Message),
+            for_good,
             retry_after: error.retry_after(),
         }
+    }
+}
+
+impl Failure {
+    /// An address was refused for good before.
+    pub(super) const REFUSED: Self = Self {
+        error: None,
+        code: notify::Error::Rejected.code(),
+        scope: Scope::Message,
+        refused: true,
+        for_good: true,
+        retry_after: None,
+    };
+
+    /// What this process met before it could ask the channel's host.
+    const fn before_asking(code: &'static str, scope: Scope) -> Self {
+        Self {
+            error: None,
+            code,
+            scope,
+            refused: false,
+            for_good: false,
+            retry_after: None,
+        }
+    }
+
+    /// Returns how long the channel rests at least.
+    const fn rest(&self) -> Option<Duration> {
+        if self.for_good {
+            Some(CLOSED)
+        } else {
+            self.retry_after
+        }
+    }
+
+    /// Returns how long to wait for the host before it is asked again without a tick.
+    fn wait(&self, waits: u32) -> Option<Duration> {
+        let asked = self.retry_after?.max(SHORTEST_REST);
+        (asked <= WORTH_WAITING && waits < MOST_WAITS).then_some(asked)
+    }
+
+    /// What happened, in words; `None` if the code says it all.
+    fn words(&self) -> Option<String> {
+        self.error.map(notify::Error::explain)
     }
 }
 
@@ -51,6 +109,8 @@ enum Told {
     Nothing,
     /// The channel was written meanwhile: the rest is another worker's.
     Outdated,
+    /// The channel's host takes it after so long, it says.
+    Later(Duration),
     Failed(Failure),
 }
 
@@ -58,6 +118,49 @@ enum Told {
 struct Peer {
     usable: Result<Arc<dyn notify::Channel>, Failure>,
     config: Arc<MountConfig>,
+}
+
+/// What a worker has to tell, in order. Asked of the index anew whenever that has got something: what
+/// is critical overtakes what waits.
+#[derive(Default)]
+struct Queue {
+    /// What was taken, and when: by the index's count of news.
+    taken: Option<(u64, VecDeque<Unit>)>,
+    /// What this worker has had its turn with.
+    done: HashSet<(String, Option<String>)>,
+}
+
+impl Queue {
+    fn next(&mut self, work: &AtWork) -> Option<Unit> {
+        let outbox = &work.engine.outbox;
+        let news = outbox.news();
+        let known = self.taken.as_ref().is_some_and(|(then, _)| *then == news);
+        if !known {
+            let due = outbox.due(&work.channel, work.engine.clock().now());
+            let left = due
+                .into_iter()
+                .filter(|unit| !self.done.contains(&key(unit)));
+            self.taken = Some((news, left.collect()));
+        }
+        let unit = self.taken.as_mut()?.1.pop_front()?;
+        self.done.insert(key(&unit));
+        Some(unit)
+    }
+
+    /// What could not have its turn yet is to have it, after what is more urgent by then.
+    fn put_back(&mut self, unit: &Unit) {
+        self.done.remove(&key(unit));
+        self.taken = None;
+    }
+
+    /// What is left to tell.
+    fn rest(&mut self, work: &AtWork) -> Vec<Unit> {
+        std::iter::from_fn(|| self.next(work)).collect()
+    }
+}
+
+fn key(unit: &Unit) -> (String, Option<String>) {
+    (unit.event_id.clone(), unit.to.clone())
 }
 
 /// A worker under way; however it ends, the channel is free again.
@@ -73,13 +176,8 @@ impl Drop for AtWork {
 }
 
 impl Engine {
-    /// Starts the worker of a channel with what is due.
-    pub(super) fn begin_channel(
-        self: &Arc<Self>,
-        mount: &Mount,
-        channel: Channel,
-        units: Vec<Unit>,
-    ) {
+    /// Starts the worker of a channel that has something due.
+    pub(super) fn begin_channel(self: &Arc<Self>, mount: &Mount, channel: Channel) {
         let work = AtWork {
             engine: Arc::clone(self),
             channel,
@@ -87,7 +185,7 @@ impl Engine {
         let mount = mount.clone();
         self.tasks.spawn(async move {
             let name = &work.channel.name;
-            if let Err(error) = work.run(&mount, units).await {
+            if let Err(error) = work.run(&mount).await {
                 tracing::warn!(channel = name, %error, "the channel waits for the next tick");
             }
         });
@@ -109,13 +207,18 @@ impl Engine {
 }
 
 impl AtWork {
-    async fn run(&self, mount: &Mount, units: Vec<Unit>) -> Result<(), Error> {
+    async fn run(&self, mount: &Mount) -> Result<(), Error> {
         let engine = &self.engine;
         let mut state = engine.channel_state(mount, &self.channel).await?;
+        let name = &self.channel.name;
+        // The process that was refused may have been another one.
+        if let Some(left) = state.closed_for(&self.channel, engine.clock().now()) {
+            engine.outbox.rest(name, Some(left), engine.clock());
+            return Ok(());
+        }
         let before = state.clone();
-        let outcome = self.tell_all(mount, units, &mut state).await;
+        let outcome = self.tell_all(mount, &mut state).await;
         if state != before {
-            let name = &self.channel.name;
             engine.store_channel_state(mount, name, &state).await?;
         }
         outcome
@@ -125,12 +228,9 @@ impl AtWork {
         let config = self.engine.config(mount).await?;
         let usable = match self.engine.connect_channel(mount, &self.channel).await {
             Ok(usable) => Ok(usable),
-            Err(error @ (Error::Invalid { .. } | Error::Unopenable(_))) => Err(Failure {
-                code: error.code(),
-                scope: Scope::Channel,
-                refused: false,
-                retry_after: None,
-            }),
+            Err(error @ (Error::Invalid { .. } | Error::Unopenable(_))) => {
+                Err(Failure::before_asking(error.code(), Scope::Channel))
+            }
             Err(error) => return Err(error),
         };
         Ok(Peer { usable, config })
@@ -148,41 +248,56 @@ impl AtWork {
         Ok(same && engine.config(mount).await? == peer.config)
     }
 
-    async fn tell_all(
-        &self,
-        mount: &Mount,
-        units: Vec<Unit>,
-        state: &mut ChannelState,
-    ) -> Result<(), Error> {
+    async fn tell_all(&self, mount: &Mount, state: &mut ChannelState) -> Result<(), Error> {
         let (engine, name) = (&self.engine, self.channel.name.as_str());
         let peer = self.connect(mount).await?;
-        let mut units = units.into_iter();
-        for unit in units.by_ref() {
+        let mut queue = Queue::default();
+        let mut waits = 0;
+        while let Some(unit) = queue.next(self) {
             if !self.goes_on(mount, &peer).await? {
                 return Ok(());
             }
             let now = engine.clock().now();
-            match self.try_to_tell(mount, &unit, &peer, state).await? {
+            match self.try_to_tell(mount, &unit, &peer, state, waits).await? {
                 Told::Nothing => {}
                 Told::Outdated => return Ok(()),
                 Told::Delivered => {
+                    waits = 0;
                     engine.outbox.works(name);
+                    let mended = state.last_error.is_some();
                     state.note_delivered(now);
+                    if mended {
+                        // What is left may take hours, in which nobody shall be alarmed.
+                        engine.store_channel_state(mount, name, state).await?;
+                    }
+                }
+                Told::Later(rest) => {
+                    waits += 1;
+                    queue.put_back(&unit);
+                    tokio::select! {
+                        () = tokio::time::sleep(rest) => {}
+                        () = self.stopped() => return Ok(()),
+                    }
                 }
                 Told::Failed(failure) => {
                     let of_the_channel = failure.scope == Scope::Channel;
-                    state.note_failed(failure.code, of_the_channel, now);
+                    state.note_failed((failure.code, failure.words()), of_the_channel, now);
                     tracing::warn!(channel = name, code = failure.code, "not delivered");
                     if of_the_channel {
-                        engine
-                            .outbox
-                            .rest(name, failure.retry_after, engine.clock());
-                        return self.bury(mount, units, (&peer, failure), state).await;
+                        state.refused_at = failure.for_good.then_some(now);
+                        engine.outbox.rest(name, failure.rest(), engine.clock());
+                        let left = queue.rest(self);
+                        return self.bury(mount, left, (&peer, failure), state).await;
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Waits until the process is to stop.
+    async fn stopped(&self) {
+        self.engine.tasks.cancelled().cancelled().await;
     }
 
     /// Tells one message. What cannot be judged, because what is stored of it or of its tenant is
@@ -194,18 +309,14 @@ impl AtWork {
         unit: &Unit,
         peer: &Peer,
         state: &ChannelState,
+        waits: u32,
     ) -> Result<Told, Error> {
         let name = self.channel.name.as_str();
-        let outcome = match self.tell(mount, unit, peer, state).await {
+        let outcome = match self.tell(mount, unit, peer, state, waits).await {
             Err(error @ Error::Entry { .. }) => {
                 let event_id = unit.event_id.as_str();
                 tracing::warn!(channel = name, event_id, %error, "not told of for now");
-                let failure = Failure {
-                    code: error.code(),
-                    scope: Scope::Message,
-                    refused: false,
-                    retry_after: None,
-                };
+                let failure = Failure::before_asking(error.code(), Scope::Message);
                 let noted = self.note_failed(mount, unit, failure, state).await;
                 noted.map(|()| Told::Nothing)
             }
@@ -225,6 +336,7 @@ impl AtWork {
         unit: &Unit,
         peer: &Peer,
         state: &ChannelState,
+        waits: u32,
     ) -> Result<Told, Error> {
         let engine = &self.engine;
         let to = unit.to.as_deref();
@@ -252,10 +364,13 @@ impl AtWork {
             }
             // A failure of what the channel was says nothing of what it is.
             Err(_) if !self.goes_on(mount, peer).await? => Ok(Told::Outdated),
-            Err(failure) => {
-                self.note_failed(mount, unit, failure, state).await?;
-                Ok(Told::Failed(failure))
-            }
+            Err(failure) => match failure.wait(waits) {
+                Some(rest) => Ok(Told::Later(rest)),
+                None => {
+                    self.note_failed(mount, unit, failure, state).await?;
+                    Ok(Told::Failed(failure))
+                }
+            },
         }
     }
 
@@ -309,6 +424,7 @@ impl AtWork {
                 delivery.failing_since = None;
                 delivery.refusals = 0;
                 delivery.attempts = 0;
+                delivery.refused.clear();
             }
             delivery.attempts = delivery.attempts.saturating_add(1);
             delivery.refusals += u32::from(failure.refused);
@@ -317,7 +433,8 @@ impl AtWork {
             let since = channel_since.map_or(own_since, |since| since.min(own_since));
             let since = since.max(created_at).max(written_at);
             let late = trusted.is_some_and(|trusted| trusted.is_past(since, PATIENCE));
-            if late || delivery.refusals >= MOST_REFUSALS {
+            let refused = failure.for_good && failure.scope == Scope::Message;
+            if late || refused || delivery.refusals >= MOST_REFUSALS {
                 delivery.dead_since = Some(now);
             }
             let rest = rest(&unit.event_id, delivery.attempts)
@@ -331,7 +448,7 @@ impl AtWork {
     async fn bury(
         &self,
         mount: &Mount,
-        units: impl Iterator<Item = Unit> + Send,
+        units: Vec<Unit>,
         (peer, failure): (&Peer, Failure),
         state: &ChannelState,
     ) -> Result<(), Error> {
@@ -371,8 +488,8 @@ impl AtWork {
                 if let Some(delivery) = deliveries.find(|it| it.is_for(channel, to)) {
                     change(delivery, created_at);
                     if to.is_none() {
-                        let served = self.engine.outbox.served(&unit.event_id, &channel.name);
-                        delivery.add_served(served);
+                        let settled = self.engine.outbox.settled(&unit.event_id, &channel.name);
+                        delivery.add_settled(settled);
                     }
                 }
             })

@@ -32,7 +32,8 @@ use super::Engine;
 use super::error::Error;
 use super::tenant::TenantName;
 use crate::audit::{Actor, EventName, NewEvent};
-use crate::logical::{Call, Field, Request, Router};
+use crate::logical::{Call, Field, Request, Response, Router};
+use crate::network::expired_cas;
 
 const HELP: &str = "\
 The smtp secrets engine owns the SMTP admin credential of every tenant's Mailu server: it stores \
@@ -168,6 +169,26 @@ fn named(call: &Call, whole: &str) -> Vec<String> {
     } else {
         named
     }
+}
+
+/// Adds a warning for each CA certificate in the request that has ended.
+fn warn_of_expired_cas(
+    answer: Option<Response>,
+    call: &Call,
+    now: DateTime<Utc>,
+) -> Option<Response> {
+    let pem = call.fields.text("ca_cert").set().unwrap_or_default();
+    let warnings = expired_cas(pem, now).into_iter().map(|expired| {
+        format!(
+            "Certificate {} of ca_cert has expired on {}: what it has issued is still accepted \
+             here, and hardly anywhere else. Renew it.",
+            expired.block,
+            expired.ended.format("%Y-%m-%d")
+        )
+    });
+    warnings.fold(answer, |answer, warning| {
+        Some(answer.unwrap_or_default().warn(warning))
+    })
 }
 
 /// Returns when something that begins now and lasts `ttl` ends.

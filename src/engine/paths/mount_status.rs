@@ -197,6 +197,9 @@ const ANSWERS: &[Field] = &[
     .of(const {
         &[
             Field::text("tenant", "The tenant; `-` for the mount itself.").example("acme"),
+            Field::text("channel", "The notification channel, if it is about one.")
+                .example("ops")
+                .nullable(),
             Field::text("code", "What is wrong.").example("foreign_password"),
             Field::instant("since", "Since when."),
             Field::text("hint", "What to do."),
@@ -263,7 +266,7 @@ struct Output<'a> {
 #[derive(Serialize)]
 struct AuditOutput {
     error_code: Option<&'static str>,
-    hint: Option<&'static str>,
+    hint: Option<String>,
     #[serde(serialize_with = "instant::serialize")]
     failing_since: Option<DateTime<Utc>>,
     #[serde(serialize_with = "instant::serialize")]
@@ -323,7 +326,7 @@ struct ServerOutput<'a> {
     since: DateTime<Utc>,
     tenants: u64,
     status: Option<u16>,
-    hint: &'static str,
+    hint: String,
 }
 
 impl<'a> From<&'a UnaskedServer> for ServerOutput<'a> {
@@ -334,7 +337,7 @@ impl<'a> From<&'a UnaskedServer> for ServerOutput<'a> {
             since: met.since,
             tenants: met.tenants,
             status: met.status,
-            hint: hint::explain(met.why.code()).1,
+            hint: met.hint(),
         }
     }
 }
@@ -342,6 +345,7 @@ impl<'a> From<&'a UnaskedServer> for ServerOutput<'a> {
 #[derive(Serialize)]
 struct AttentionOutput<'a> {
     tenant: &'a str,
+    channel: Option<&'a str>,
     code: &'a str,
     #[serde(serialize_with = "instant::serialize")]
     since: DateTime<Utc>,
@@ -372,6 +376,7 @@ fn output(census: &Census) -> Output<'_> {
     let word = census.audit.word(census.now);
     let attention = census.attention.iter().map(|it| AttentionOutput {
         tenant: &it.tenant,
+        channel: it.channel.as_deref(),
         code: &it.code,
         since: it.since,
         hint: hint::explain(&it.code).1,
@@ -439,7 +444,10 @@ fn audit_output(audit: &Audit, word: AuditWord) -> AuditOutput {
     };
     AuditOutput {
         error_code: failing.map(|(code, _)| code),
-        hint: failing.map(|(code, _)| hint::explain(code).1),
+        hint: failing.map(|(code, _)| match audit.delivery.tls_fault {
+            Some(fault) => fault.told(),
+            None => hint::explain(code).1.to_owned(),
+        }),
         failing_since: failing.map(|(_, since)| since),
         last_delivered: audit.delivery.last,
         undelivered: audit.waiting.map(|waiting| waiting.events),

@@ -11,10 +11,11 @@ use crate::engine::finding;
 use crate::engine::hint;
 use crate::engine::mail;
 use crate::engine::state::{self, State};
-use crate::engine::storage::record::{Failures, Preflight, TenantRecord};
+use crate::engine::storage::record::{Failures, Finding, Preflight, TenantRecord};
 use crate::logical::{
     Call, Data, Endpoint, Field, Mount, Operation, Reply, Response, Route, UnknownFields, instant,
 };
+use crate::network::TlsFault;
 
 const ANSWERS: &[Field] = &[
     Field::text(
@@ -195,7 +196,7 @@ struct ServerOutput {
     #[serde(serialize_with = "instant::serialize")]
     since: DateTime<Utc>,
     status: Option<u16>,
-    hint: &'static str,
+    hint: String,
 }
 
 #[derive(Serialize)]
@@ -235,7 +236,7 @@ struct PreflightOutput<'a> {
 struct FindingOutput {
     code: &'static str,
     message: &'static str,
-    hint: &'static str,
+    hint: String,
 }
 
 #[derive(Serialize)]
@@ -278,7 +279,7 @@ struct LastErrorOutput<'a> {
     attempts: u32,
     #[serde(serialize_with = "instant::serialize")]
     next_attempt: Option<DateTime<Utc>>,
-    hint: &'static str,
+    hint: String,
 }
 
 async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
@@ -297,7 +298,7 @@ async fn read(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
             code: met.why.code(),
             since: met.since,
             status: met.status,
-            hint: hint::explain(met.why.code()).1,
+            hint: met.hint(),
         }),
         ..output(&record, engine.clock().now())
     };
@@ -315,10 +316,16 @@ fn hold(record: &TenantRecord) -> Option<HoldOutput<'_>> {
 fn preflight(found: &Preflight) -> PreflightOutput<'_> {
     let findings = found.findings.iter().map(|finding| {
         let told = finding::explain(*finding);
+        let fault = found
+            .tls_fault
+            .as_deref()
+            .filter(|_| *finding == Finding::TlsInvalid);
         FindingOutput {
             code: finding.code(),
             message: told.message,
-            hint: told.hint,
+            hint: fault
+                .and_then(TlsFault::from_word)
+                .map_or_else(|| told.hint.to_owned(), TlsFault::told),
         }
     });
     PreflightOutput {
@@ -372,6 +379,8 @@ fn output(record: &TenantRecord, now: DateTime<Utc>) -> Output<'_> {
             .collect(),
         last_error: record.last_error.as_ref().map(|failed| {
             let (message, hint) = hint::explain(&failed.code);
+            let fault = failed.tls_fault.as_deref().and_then(TlsFault::from_word);
+            let hint = fault.map_or_else(|| hint.to_owned(), TlsFault::told);
             LastErrorOutput {
                 code: &failed.code,
                 message,

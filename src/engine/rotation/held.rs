@@ -63,7 +63,7 @@ pub(super) async fn await_audit(mut announced: Announced) -> Result<Announced, E
 
 /// Leaves the announced change in the record, for a tick and for people to see.
 async fn hold(mut tenant: LockedTenant) -> Error {
-    notes::note_error(&mut tenant, HELD_BACK);
+    notes::note_code(&mut tenant, HELD_BACK);
     match tenant.store().await {
         Ok(()) => Error::HeldBack,
         Err(error) => error,

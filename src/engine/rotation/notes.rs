@@ -62,7 +62,7 @@ pub(super) async fn record_failure(tenant: &mut LockedTenant, change: &Change, e
     {
         tracing::warn!(tenant = %tenant.name, %error, "a drift could not be recorded");
     }
-    note_error(tenant, error.code());
+    note_error(tenant, error);
     if tenant.purpose == Purpose::Automatic {
         retry_later(tenant);
     }
@@ -173,8 +173,16 @@ pub(super) fn note_missing_account(tenant: &mut LockedTenant) -> Result<(), Erro
     Ok(())
 }
 
-/// Remembers the last failure for `status`.
-pub(super) fn note_error(tenant: &mut LockedTenant, code: &'static str) {
+/// Remembers the last failure for `status`, and which fault it was of those that share a code.
+pub(super) fn note_error(tenant: &mut LockedTenant, error: &Error) {
+    note_code(tenant, error.code());
+    if let (Some(last), Some(fault)) = (&mut tenant.record.last_error, error.tls_fault()) {
+        last.tls_fault = Some(fault.as_str().to_owned());
+    }
+}
+
+/// Remembers the last failure for `status` by its code.
+pub(super) fn note_code(tenant: &mut LockedTenant, code: &'static str) {
     let now = tenant.engine.clock().now();
     let earlier = tenant
         .record
@@ -190,6 +198,7 @@ pub(super) fn note_error(tenant: &mut LockedTenant, code: &'static str) {
             code: code.to_owned(),
             since: now,
             attempts: 1,
+            tls_fault: None,
         },
     });
 }

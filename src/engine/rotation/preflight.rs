@@ -11,6 +11,7 @@ use crate::engine::error::Error;
 use crate::engine::locked::LockedTenant;
 use crate::engine::mail::{self, Live, Mail, Purpose};
 use crate::engine::storage::record::{Credential, Finding, Preflight};
+use crate::network::{TlsFault, expired_cas};
 use crate::provider::{Account, Refusal, ServerVersion, Trouble};
 
 /// How long after the change the certificate has to hold: who renews it does so well before its
@@ -28,6 +29,7 @@ pub(in crate::engine) async fn preflight(tenant: &mut LockedTenant) -> Preflight
         findings: Vec::new(),
         mailu_version: None,
         certificate_expires_at: None,
+        tls_fault: None,
     };
     match tenant.record.credential.clone() {
         Some(credential) => look.at(tenant, &credential).await,
@@ -43,6 +45,7 @@ struct Look {
     findings: Vec<Finding>,
     mailu_version: Option<&'static str>,
     certificate_expires_at: Option<DateTime<Utc>>,
+    tls_fault: Option<TlsFault>,
 }
 
 impl Look {
@@ -64,18 +67,24 @@ impl Look {
             findings: self.findings,
             mailu_version: self.mailu_version.map(str::to_owned),
             certificate_expires_at: self.certificate_expires_at,
+            tls_fault: self.tls_fault.map(|fault| fault.as_str().to_owned()),
         }
     }
 
     async fn at(&mut self, tenant: &mut LockedTenant, credential: &Credential) {
         self.find_if(credential.drift.is_some(), Finding::Drift);
         self.find_if(tenant.record.intent.is_some(), Finding::Unsettled);
-        if tenant.record.server.is_none() {
+        let Some(server) = &tenant.record.server else {
             return self.find(Finding::NoServer);
-        }
+        };
+        let given = server.ca_cert.as_deref().unwrap_or_default();
+        self.find_if(!expired_cas(given, self.now).is_empty(), Finding::CaExpired);
         let answer = match tenant.connect(Purpose::Automatic).await {
             Ok(mail) => self.at_server(&mail, credential).await,
-            Err(error) => return self.find(of_connecting(&error)),
+            Err(error) => {
+                let finding = self.of_connecting(&error);
+                return self.find(finding);
+            }
         };
         // The server is let go before hashes are computed.
         tenant.place = None;
@@ -106,7 +115,7 @@ impl Look {
         let ends = self.certificate_expires_at;
         let soon = ends.is_some_and(|end| needed.is_none_or(|needed| end < needed));
         self.find_if(soon, Finding::TlsExpiresSoon);
-        let account = answer.map_err(|error| of_connecting(&error))?;
+        let account = answer.map_err(|error| self.of_connecting(&error))?;
         match mail.server_version().await {
             ServerVersion::Mailu20 => {
                 self.mailu_version = Some("2.0");
@@ -120,6 +129,12 @@ impl Look {
             ServerVersion::Unknown => self.find(Finding::MailuUnknown),
         }
         Ok(account)
+    }
+
+    /// What a connection that was not made says about the coming change.
+    fn of_connecting(&mut self, error: &Error) -> Finding {
+        self.tls_fault = error.tls_fault().or(self.tls_fault);
+        of_connecting(error)
     }
 
     /// Finds out which password is live, without a hash computed if it is the text known from the
@@ -174,7 +189,7 @@ const fn of_refusal(refusal: Refusal) -> Finding {
 
 const fn of_trouble(trouble: Trouble) -> Finding {
     match trouble {
-        Trouble::Tls => Finding::TlsInvalid,
+        Trouble::Tls(_) => Finding::TlsInvalid,
         Trouble::Unresolved
         | Trouble::AddressRefused
         | Trouble::Unreachable

@@ -42,7 +42,7 @@ pub(super) async fn park(mut tenant: LockedTenant) -> Error {
     let minutes = minutes.clamp(1, LONGEST_PARK_MINUTES);
     open.settle_at = Some(now + TimeDelta::minutes(minutes));
     open.settle_failures = open.settle_failures.saturating_add(1);
-    notes::note_error(&mut tenant, error.code());
+    notes::note_error(&mut tenant, &error);
     tenant.store().await.err().unwrap_or(error)
 }
 
@@ -86,7 +86,7 @@ async fn keep_refused(
     let Some(intent) = tenant.record.intent.take() else {
         return Err(Error::Defect("no candidate to keep"));
     };
-    notes::note_error(tenant, error.code());
+    notes::note_error(tenant, error);
     if tenant.purpose == Purpose::Automatic {
         notes::retry_later(tenant);
     }
@@ -107,7 +107,7 @@ pub(super) async fn drop_candidate(mut tenant: LockedTenant, error: Error) -> Er
         return Error::Defect("no candidate to drop");
     };
     let now = tenant.engine.clock().now();
-    notes::note_error(&mut tenant, error.code());
+    notes::note_error(&mut tenant, &error);
     if tenant.purpose == Purpose::Automatic {
         notes::retry_later(&mut tenant);
     }
@@ -162,7 +162,7 @@ pub(super) async fn leave_open(mut tenant: LockedTenant, error: &Error) -> Error
         _ => notes::next_try(open.settle_failures, now),
     });
     open.settle_failures = open.settle_failures.saturating_add(1);
-    notes::note_error(&mut tenant, error.code());
+    notes::note_error(&mut tenant, error);
     if let Err(error) = tell_of_doubt(&mut tenant, error.code(), now) {
         return error;
     }
@@ -216,7 +216,7 @@ pub(super) async fn stop_in_drift(announced: Announced) -> Error {
     };
     let mut tenant = announced.into_tenant();
     tenant.record.open.settle_at = None;
-    notes::note_error(&mut tenant, "drift");
+    notes::note_code(&mut tenant, "drift");
     let noted = notes::note_drift(&mut tenant, code, None);
     match noted {
         Ok(()) => tenant.store().await.err().unwrap_or_else(drift_error),
@@ -308,7 +308,7 @@ pub(super) async fn give_up(mut tenant: LockedTenant, live: Option<u64>) -> Resu
         return Err(leave_open(tenant, &not_taken(live, cooled)).await);
     }
     abandon(&mut tenant, "abandoned")?;
-    notes::note_error(&mut tenant, "abandoned");
+    notes::note_code(&mut tenant, "abandoned");
     note_live(&mut tenant, live)?;
     tenant.store().await?;
     Ok(Settled::Free(Box::new(tenant)))

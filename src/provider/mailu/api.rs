@@ -4,6 +4,7 @@
 //! names are pinned by tests.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -98,6 +99,21 @@ pub(super) fn account(body: &[u8], asked: &EmailAddress) -> Option<Shown> {
         account,
         has_change_at_login: user.change_pw_next_login.is_some(),
     })
+}
+
+/// Writes an address as one segment of a path: some characters that a name may have mean something
+/// there, and Mailu decodes them.
+pub(super) fn in_path(account: &EmailAddress) -> String {
+    let mut segment = String::with_capacity(account.as_str().len());
+    for character in account.as_str().chars() {
+        if character.is_ascii_alphanumeric() || "-._~@+".contains(character) {
+            segment.push(character);
+        } else {
+            // A String takes everything; an address is ASCII.
+            let _infallible = write!(segment, "%{:02X}", u32::from(character));
+        }
+    }
+    segment
 }
 
 /// Reports whether two spellings name one account.

@@ -149,7 +149,7 @@ impl MailProvider for MailuClient {
         let Some(body) = api::encode(&change, texts) else {
             return Sent::Refused(Refusal::Invalid);
         };
-        let path = format!("/user/{account}");
+        let path = format!("/user/{}", api::in_path(account));
         self.change(Operation::Change(account), Method::PATCH, &path, Some(body))
             .await
     }
@@ -182,7 +182,11 @@ impl MailProvider for MailuClient {
 
     async fn account(&self, account: &EmailAddress) -> Result<Option<Account>, ReadError> {
         let answer = match self
-            .read(account, &format!("/user/{account}"), MAX_ANSWER)
+            .read(
+                account,
+                &format!("/user/{}", api::in_path(account)),
+                MAX_ANSWER,
+            )
             .await
         {
             Ok(answer) => answer,
@@ -201,7 +205,7 @@ impl MailProvider for MailuClient {
         account: &EmailAddress,
     ) -> Result<Option<Vec<AppTokenId>>, ReadError> {
         // There really is no slash between the two words.
-        let path = format!("/tokenuser/{account}");
+        let path = format!("/tokenuser/{}", api::in_path(account));
         let answer = match self.read(account, &path, MAX_TOKEN_LIST).await {
             Ok(answer) => answer,
             // What the 2.0 line, which has no tokens, answers to any unknown path; and what any

@@ -14,10 +14,14 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::crypto::Sensitive;
-use crate::network::smtp::{Broken, Dialogue};
+use crate::network::connect::connect;
+use crate::network::hello_name::hello_name;
+use crate::network::smtp::{Dialogue, Failed, SmtpStage};
 use crate::network::tls::{ServerNameError, client_config, parse_server_name};
 use crate::provider::registry::{ConnectError, MailuConfig};
-use crate::provider::{EmailAddress, Login, NetworkPolicy, SmtpAddress};
+use crate::provider::{
+    EmailAddress, Fault, Login, LoginFault, NetworkPolicy, SmtpAddress, TlsFault,
+};
 
 /// "Authentication succeeded". Source: RFC 4954, section 6.
 const SUCCEEDED: u16 = 235;
@@ -82,9 +86,10 @@ impl SmtpLogin {
             return Login::CannotTell;
         }
         let attempt = self.authenticate(account, password);
-        let Ok(Ok((verdict, mut dialogue))) = tokio::time::timeout(self.timeout, attempt).await
-        else {
-            return Login::CannotTell;
+        let (verdict, mut dialogue) = match tokio::time::timeout(self.timeout, attempt).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(fault)) => return Login::Failed(fault),
+            Err(_elapsed) => return Login::Failed(LoginFault::Unreachable(Fault::Timeout)),
         };
         // The verdict stands, however the connection ends.
         let _farewell = tokio::time::timeout(FAREWELL, dialogue.quit()).await;
@@ -95,43 +100,56 @@ impl SmtpLogin {
         &self,
         account: &EmailAddress,
         password: &Sensitive<String>,
-    ) -> Result<(Login, Dialogue<TlsStream<TcpStream>>), Broken> {
-        let mut dialogue = self.connect().await?;
-        let mechanism = dialogue.hello().await?.mechanism.ok_or(Broken)?;
+    ) -> Result<(Login, Dialogue<TlsStream<TcpStream>>), LoginFault> {
+        let (name, mut dialogue) = self.connect().await?;
+        let offer = dialogue.hello(&name).await?;
+        let mechanism = offer.mechanism.ok_or(LoginFault::NotOffered)?;
         let code = dialogue
             .authenticate(mechanism, account.as_str(), password)
             .await?;
         let verdict = match code {
             SUCCEEDED => Login::Accepted,
             CREDENTIALS_INVALID => Login::Refused,
-            // "Transient negative completion". Source: RFC 5321, section 4.2.1.
-            400..=499 => Login::NotNow,
-            _ => Login::CannotTell,
+            code => Login::Failed(SmtpStage::Login.failed(code).into()),
         };
         Ok((verdict, dialogue))
     }
 
     /// Connects and shakes hands; there is no way to a dialogue about a password but through here.
-    async fn connect(&self) -> Result<Dialogue<TlsStream<TcpStream>>, Broken> {
+    /// Gives the name to say over this connection, too.
+    async fn connect(&self) -> Result<(String, Dialogue<TlsStream<TcpStream>>), LoginFault> {
         let (host, port) = (self.address.host(), self.address.port());
-        let addresses = self.policy.resolve(host, port).await;
-        let addresses = addresses.map_err(|_trouble| Broken)?;
-        let stream = TcpStream::connect(addresses.as_slice()).await?;
+        let addresses = self.policy.resolve(host, port).await?;
+        let stream = connect(&addresses, self.timeout).await?;
+        let local = stream.local_addr().map_err(|_no_text| Fault::Broken)?;
+        let name = hello_name(None, local.ip());
         if self.implicit_tls {
             let mut dialogue = self.secure(stream).await?;
             dialogue.greeting().await?;
-            return Ok(dialogue);
+            return Ok((name, dialogue));
         }
         let mut plain = Dialogue::new(stream);
         plain.greeting().await?;
-        if !plain.hello().await?.starttls {
-            return Err(Broken);
+        if !plain.hello(&name).await?.starttls {
+            return Err(LoginFault::NotOffered);
         }
-        self.secure(plain.start_tls().await?).await
+        let dialogue = self.secure(plain.start_tls().await?).await?;
+        Ok((name, dialogue))
     }
 
-    async fn secure(&self, stream: TcpStream) -> Result<Dialogue<TlsStream<TcpStream>>, Broken> {
-        let stream = self.tls.connect(self.name.clone(), stream).await?;
-        Ok(Dialogue::new(stream))
+    async fn secure(&self, stream: TcpStream) -> Result<Dialogue<TlsStream<TcpStream>>, Fault> {
+        match self.tls.connect(self.name.clone(), stream).await {
+            Ok(stream) => Ok(Dialogue::new(stream)),
+            Err(error) => Err(TlsFault::of(&error).map_or(Fault::Broken, Fault::Tls)),
+        }
+    }
+}
+
+impl From<Failed> for LoginFault {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Broken => Self::Unreachable(Fault::Broken),
+            Failed::Said(reply) => Self::Said(reply),
+        }
     }
 }

@@ -16,8 +16,9 @@ use super::login::SmtpLogin;
 use crate::crypto::Sensitive;
 use crate::network::tls::client_config;
 use crate::provider::{
-    AddressRefusal, AppTokenId, ConnectError, EmailAddress, EndpointUrl, Login, MailProvider,
-    MailuConfig, NetworkPolicy, ReadError, Refusal, Sent, ServerVersion, SmtpAddress, Trouble,
+    AddressRefusal, AppTokenId, ConnectError, EmailAddress, EndpointUrl, Fault, Login, LoginFault,
+    MailProvider, MailuConfig, NetworkPolicy, ReadError, Refusal, Sent, ServerVersion, SmtpAddress,
+    SmtpReply, SmtpStage, TlsFault, Trouble,
 };
 use crate::tasks::Tasks;
 
@@ -234,6 +235,27 @@ async fn a_change_is_one_request_with_the_secrets_in_their_places_only() {
     assert!(!shown.contains(TOKEN), "{shown}");
 }
 
+/// What a name may have and a path may not is written so that the server finds the same name.
+#[tokio::test]
+async fn a_name_with_characters_of_a_url_stays_one_segment_of_the_path() {
+    for (name, segment) in [
+        ("o'brien", "o%27brien"),
+        ("a%b", "a%25b"),
+        ("a%2Fb", "a%252Fb"),
+        ("r&d", "r%26d"),
+        ("a#b?c=d", "a%23b%3Fc%3Dd"),
+        ("J.D_e-f+g~", "J.D_e-f+g~"),
+    ] {
+        let server = Server::start(None, json("200 OK", DONE)).await;
+        let client = client(&config(&format!("http://127.0.0.1:{}", server.port)));
+        let account = EmailAddress::parse(&format!("{name}@acme.example")).unwrap();
+        let password = Sensitive::new("p".to_owned());
+        client.set_password(&account, &password, None).await;
+        let head = format!("PATCH /api/v1/user/{segment}@acme.example HTTP/1.1\r\n");
+        assert!(server.seen()[0].starts_with(&head), "{}", server.seen()[0]);
+    }
+}
+
 #[tokio::test]
 async fn a_creation_makes_an_enabled_administrator() {
     let server = Server::start(
@@ -405,33 +427,20 @@ async fn nothing_is_sent_where_no_connection_stands() {
 async fn only_the_right_certificate_is_accepted() {
     let authority = Authority::new();
     let other = Authority::new();
-    let tls = Sent::Unknown(Trouble::Tls);
+    let tls = |why| Sent::Unknown(Trouble::Tls(why));
+    let (acknowledged, other_name) = (&Sent::Acknowledged, &tls(TlsFault::OtherName));
+    let (unknown, expired) = (&tls(TlsFault::UnknownIssuer), &tls(TlsFault::Expired));
+    let namesake = &tls(TlsFault::Signature);
+    let own = Some(&authority.pem);
+    let acme = Some("mail.acme.example");
     for (name, expired, ca, server_name, outcome) in [
-        (
-            "localhost",
-            false,
-            Some(&authority.pem),
-            None,
-            &Sent::Acknowledged,
-        ),
-        ("localhost", false, None, None, &tls),
-        ("localhost", false, Some(&other.pem), None, &tls),
-        ("localhost", true, Some(&authority.pem), None, &tls),
-        ("mail.acme.example", false, Some(&authority.pem), None, &tls),
-        (
-            "mail.acme.example",
-            false,
-            Some(&authority.pem),
-            Some("mail.acme.example"),
-            &Sent::Acknowledged,
-        ),
-        (
-            "localhost",
-            false,
-            Some(&authority.pem),
-            Some("mail.acme.example"),
-            &tls,
-        ),
+        ("localhost", false, own, None, acknowledged),
+        ("localhost", false, None, None, unknown),
+        ("localhost", false, Some(&other.pem), None, namesake),
+        ("localhost", true, own, None, expired),
+        ("mail.acme.example", false, own, None, other_name),
+        ("mail.acme.example", false, own, acme, acknowledged),
+        ("localhost", false, own, acme, other_name),
     ] {
         let acceptor = authority.server(name, expired);
         let server = Server::start(Some(acceptor), json("200 OK", DONE)).await;
@@ -441,7 +450,7 @@ async fn only_the_right_certificate_is_accepted() {
         let case = format!("{name} {expired} {server_name:?}");
         assert_eq!(&change(&client(&config)).await, outcome, "{case}");
         let seen = server.seen();
-        if *outcome == tls {
+        if *outcome != Sent::Acknowledged {
             assert!(seen.is_empty(), "{case}");
         } else {
             // The server is asked for by its own name, whatever its certificate says.
@@ -746,20 +755,24 @@ async fn commands<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
+/// A definite no to something that is not the password.
+fn no(stage: SmtpStage, code: u16) -> Login {
+    Login::Failed(LoginFault::Said(SmtpReply { stage, code }))
+}
+
 #[tokio::test]
 async fn a_login_counts_only_what_it_can_tell() {
     let authority = Authority::new();
+    let broken = Login::Failed(LoginFault::Unreachable(Fault::Broken));
     for (verdict, outcome) in [
         ("235 2.7.0 Logged in.\r\n", Login::Accepted),
         ("535 5.7.8 Authentication failed.\r\n", Login::Refused),
-        // Mailu 2.0 limits logins so, whatever the password is; and a server that is busy.
         (
-            "451 4.3.2 Temporary authentication failure\r\n",
-            Login::NotNow,
+            "454 4.7.0 Temporary failure.\r\n",
+            no(SmtpStage::Login, 454),
         ),
-        ("454 4.7.0 Temporary failure.\r\n", Login::NotNow),
-        ("500 5.5.2 Line too long\r\n", Login::CannotTell),
-        ("250 whatever\r\n", Login::CannotTell),
+        ("500 5.5.2 Line too long\r\n", no(SmtpStage::Login, 500)),
+        ("250 whatever\r\n", broken),
     ] {
         let acceptor = authority.server("mail.acme.example", false);
         let (port, seen) = submission(Some(acceptor), verdict).await;
@@ -784,14 +797,18 @@ async fn a_login_counts_only_what_it_can_tell() {
 async fn a_password_is_not_offered_without_verified_tls() {
     let authority = Authority::new();
     let wrong = authority.server("other.example", false);
-    for acceptor in [None, Some(wrong)] {
+    let tls = Fault::Tls(TlsFault::OtherName);
+    for (acceptor, why) in [
+        (None, LoginFault::NotOffered),
+        (Some(wrong), LoginFault::Unreachable(tls)),
+    ] {
         let (port, seen) = submission(acceptor, "235 in\r\n").await;
         let mut config = config("https://mail.acme.example");
         config.ca_cert = Some(authority.pem.clone());
         config.smtp_address = Some(SmtpAddress::parse(&format!("127.0.0.1:{port}")).unwrap());
         let password = Sensitive::new("p".to_owned());
         let login = client(&config).login(&address(), &password).await;
-        assert_eq!(login, Login::CannotTell);
+        assert_eq!(login, Login::Failed(why));
         let seen = seen.lock().unwrap();
         assert!(
             !seen.iter().any(|line| line.starts_with("AUTH")),
@@ -816,7 +833,11 @@ async fn a_login_obeys_the_address_rules() {
         SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port)),
     ];
     let client = MailuClient::new(&config, &strict).unwrap();
-    assert_eq!(client.login(&address(), &password).await, Login::CannotTell);
+    let refused = LoginFault::Unreachable(Fault::AddressRefused);
+    assert_eq!(
+        client.login(&address(), &password).await,
+        Login::Failed(refused)
+    );
     assert!(seen.lock().unwrap().is_empty());
 }
 
@@ -847,7 +868,8 @@ async fn an_answer_sent_ahead_of_the_handshake_is_not_believed() {
     config.smtp_address = Some(SmtpAddress::parse(&format!("127.0.0.1:{port}")).unwrap());
     let password = Sensitive::new("p".to_owned());
     let login = client(&config).login(&address(), &password).await;
-    assert_eq!(login, Login::CannotTell);
+    let broken = LoginFault::Unreachable(Fault::Broken);
+    assert_eq!(login, Login::Failed(broken));
 }
 
 #[tokio::test]
@@ -890,8 +912,36 @@ async fn a_hostile_service_costs_neither_memory_nor_time() {
         config.request_timeout = Duration::from_millis(300);
         let password = Sensitive::new("p".to_owned());
         let login = client(&config).login(&address(), &password).await;
-        assert_eq!(login, Login::CannotTell);
+        let Login::Failed(LoginFault::Unreachable(why)) = login else {
+            panic!("{login:?}");
+        };
+        assert!(matches!(why, Fault::Timeout | Fault::Broken), "{why:?}");
         assert_eq!(server.await.unwrap(), "", "the client said something");
+    }
+}
+
+/// What the service says at once is told as what it is.
+#[tokio::test]
+async fn a_service_that_says_no_before_the_login_is_told_with_its_word() {
+    for (said, stage, code) in [
+        ("554 5.7.1 not from there\r\n", SmtpStage::Greeting, 554),
+        ("421 4.3.2 too busy\r\n", SmtpStage::Greeting, 421),
+        ("220 x\r\n550 5.7.1 who are you?\r\n", SmtpStage::Hello, 550),
+        ("220 x\r\n501 what name?\r\n", SmtpStage::Hello, 501),
+        ("220 x\r\n500 what?\r\n550 no\r\n", SmtpStage::Hello, 550),
+        (
+            "220 x\r\n250-x\r\n250 STARTTLS\r\n454 no TLS now\r\n",
+            SmtpStage::StartTls,
+            454,
+        ),
+    ] {
+        let (port, server) = hold(said.to_owned()).await;
+        let mut config = config("https://mail.acme.example");
+        config.smtp_address = Some(SmtpAddress::parse(&format!("127.0.0.1:{port}")).unwrap());
+        let password = Sensitive::new("p".to_owned());
+        let login = client(&config).login(&address(), &password).await;
+        assert_eq!(login, no(stage, code), "{said}");
+        assert!(!server.await.unwrap().contains("AUTH"), "{said}");
     }
 }
 

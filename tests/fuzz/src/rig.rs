@@ -27,7 +27,7 @@ use vault_plugin_secrets_smtp::logical::{
 use vault_plugin_secrets_smtp::notify::notifier;
 use vault_plugin_secrets_smtp::provider::{
     Account, AppTokenId, EmailAddress, HashPool, Login, MailProvider, ReadError, Refusal, Sent,
-    ServerVersion, Trouble,
+    ServerVersion, TlsFault, Trouble,
 };
 
 /// Every operation a request may have, `resolve-path` and those of auth engines included.
@@ -89,7 +89,7 @@ impl ScriptedMail {
             8 => Fault::Trouble(Trouble::Unresolved),
             9 => Fault::Trouble(Trouble::AddressRefused),
             10 => Fault::Trouble(Trouble::Unreachable),
-            11 => Fault::Trouble(Trouble::Tls),
+            11 => Fault::Trouble(Trouble::Tls(TlsFault::Expired)),
             12 => Fault::Trouble(Trouble::Timeout),
             13 => Fault::Trouble(Trouble::Broken),
             14 => Fault::Trouble(Trouble::ServerError),

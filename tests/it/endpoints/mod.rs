@@ -1,6 +1,6 @@
 //! The engine's endpoints, file for file as in `src/engine/paths`; `routes` is about all of them,
-//! `cache`, `crowds`, `facts`, `failures`, `joining`, `nodes`, `numbers`, `secrets`, `unknown_fields` and `waiting`
-//! about what holds on every path.
+//! `cache`, `crowds`, `facts`, `failures`, `hosts`, `joining`, `nodes`, `numbers`, `secrets`,
+//! `unknown_fields` and `waiting` about what holds on every path.
 
 mod admin;
 mod alerts;
@@ -12,6 +12,7 @@ mod deletion;
 mod events;
 mod facts;
 mod failures;
+mod hosts;
 mod joining;
 mod keyring;
 pub(crate) mod mount_status;

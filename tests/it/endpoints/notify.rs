@@ -46,7 +46,7 @@ async fn channels_are_written_read_listed_and_removed() {
         read.data,
         json!({
             "name": "ops", "type": "email", "events": [], "host": "smtp.ops.example",
-            "port": 587, "tls": "starttls", "tls_server_name": "", "ca_cert": "",
+            "port": 587, "tls": "starttls", "tls_server_name": "", "ca_cert": "", "ehlo_name": "",
             "username": "vault@ops.example", "from": "vault@ops.example",
             "to": ["oncall@ops.example"], "allowed_domains": ["acme.example"],
             "written_at": "2026-09-21T14:13:20Z", "delivered": 0, "last_delivered_at": null,
@@ -156,7 +156,7 @@ fn refused_mail() -> Vec<(Value, &'static str)> {
             "invalid_channel",
         ),
         (
-            with(email(), "host", json!("127.0.0.2.evil.")),
+            with(email(), "host", json!("127.0.0.2.evil..")),
             "invalid_channel",
         ),
         (
@@ -199,7 +199,7 @@ fn refused_mail() -> Vec<(Value, &'static str)> {
             with(
                 slack(),
                 "url",
-                json!("https://hooks.chat.example/x?token=y"),
+                json!("https://hooks.chat.example/x#token=y"),
             ),
             "invalid_channel",
         ),

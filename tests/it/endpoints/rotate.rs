@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::engine::{EMAIL, Rig};
 use crate::support::mailu::standin::{Fault, HashShown, LoginService, Media, Release, Rule, Words};
+use crate::support::sinks::{Begins, MailSink};
 
 async fn rotate(rig: &Rig) -> crate::support::engine::Answer {
     rig.write("acme/rotate", json!({})).await
@@ -544,6 +545,46 @@ async fn a_login_is_tried_once_and_never_outranks_a_hash() {
     rig.mailu.set_hash_shown(HashShown::Real);
     rig.write("acme/verify", json!({})).await.ok();
     assert_eq!(rig.read("acme/admin").await.get("proof"), "hash");
+}
+
+/// What keeps a login from a verdict is told as what it is, and is not said again.
+#[tokio::test]
+async fn a_no_before_the_login_is_told_with_its_code() {
+    for (word, reply, trusted, told) in [
+        (
+            "GREETING",
+            "554 blocked-here",
+            true,
+            "the connection with 554",
+        ),
+        ("GREETING", "421 come-later", true, "at the moment"),
+        ("EHLO", "550 not-you", true, "EHLO with 550"),
+        ("STARTTLS", "454 come-later", true, "STARTTLS with 454"),
+        ("AUTH", "454 come-later", true, "AUTH with 454"),
+        ("NOOP", "250 ok", false, "certificate is not known"),
+    ] {
+        let rig = Rig::created().await;
+        let sink = MailSink::start(Begins::WithStartTls).await;
+        sink.replies(word, reply);
+        let mut server = rig.server();
+        server["smtp_address"] = json!(format!("localhost:{}", sink.address.port()));
+        server["verify_smtp"] = json!(true);
+        if trusted {
+            let both = format!("{}{}", rig.mailu.ca_pem(), sink.authority.pem());
+            server["ca_cert"] = json!(both);
+        }
+        rig.write("acme/config", server).await.ok();
+        let rotated = rotate(&rig).await.ok();
+        assert_eq!(rotated.warnings.len(), 1, "{word} {reply}");
+        let warning = &rotated.warnings[0];
+        assert!(warning.contains(told), "{word} {reply}: {warning}");
+        let words = reply.split_once(' ').unwrap().1;
+        assert!(!warning.contains(words), "{warning}");
+        rig.settled().await;
+        let said = sink.said().len();
+        rig.write("acme/verify", json!({})).await.ok();
+        assert_eq!(sink.said().len(), said, "once for each version");
+    }
 }
 
 #[tokio::test]

@@ -8,8 +8,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use vault_plugin_secrets_smtp::crypto::Sensitive;
 use vault_plugin_secrets_smtp::provider::{
-    EmailAddress, EndpointUrl, Login, MailuConfig, NetworkPolicy, ProviderConfig, SmtpAddress,
-    connector,
+    EmailAddress, EndpointUrl, Fault, Login, LoginFault, MailuConfig, NetworkPolicy,
+    ProviderConfig, SmtpAddress, SmtpReply, SmtpStage, TlsFault, connector,
 };
 
 use super::rig::{EMAIL, Rig, USER};
@@ -136,7 +136,12 @@ async fn a_password_goes_only_to_who_shows_a_certificate_for_the_host_of_the_api
     let password = Sensitive::new(String::from("first"));
     for (url, host, outcome, logins) in [
         // An address of one's own choice with a good certificate of its own.
-        ("https://mail.acme.test", "localhost", Login::CannotTell, 0),
+        (
+            "https://mail.acme.test",
+            "localhost",
+            Login::Failed(LoginFault::Unreachable(Fault::Tls(TlsFault::OtherName))),
+            0,
+        ),
         // Another address of the server itself.
         (rig.mailu.url().as_str(), "127.0.0.1", Login::Accepted, 1),
     ] {
@@ -185,7 +190,11 @@ async fn the_products_own_client_logs_in_as_the_library_does() {
     rig.mailu.set_login_service(LoginService::Down);
     let password = Sensitive::new(String::from("first"));
     let down = provider.login(&account, &password).await;
-    assert_eq!(down, Login::CannotTell);
+    let said = SmtpReply {
+        stage: SmtpStage::Login,
+        code: 454,
+    };
+    assert_eq!(down, Login::Failed(LoginFault::Said(said)));
     let codes: Vec<u16> = rig.mailu.smtp_journal().iter().map(|it| it.code).collect();
     assert_eq!(codes, [235, 535, 535, 454]);
 }

@@ -2,13 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::faults::Plan;
 use vault_plugin_secrets_smtp::notify::{
     Channel, ChannelConfig, Error, Message, Notifier, Recipient,
 };
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// What a channel does with the next messages.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +20,10 @@ pub(crate) enum Does {
     Fails(Error),
     /// It fails for this address alone.
     FailsFor(&'static str, Error),
+    /// It fails for each of these addresses in its own way.
+    FailsForEach(&'static [(&'static str, Error)]),
+    /// It takes one message a second and asks for that second.
+    OneASecond,
     /// It takes the message and never answers.
     Hangs,
 }
@@ -28,6 +36,10 @@ pub(crate) struct Notices(Arc<Mutex<State>>);
 struct State {
     delivered: Vec<Message>,
     attempts: Vec<String>,
+    /// As `delivered`, of every attempt.
+    asked: Vec<String>,
+    /// When a channel that takes one message a second took its last one.
+    last: Option<Instant>,
     does: HashMap<String, Does>,
     configs: Vec<ChannelConfig>,
     /// Where each of `delivered` went.
@@ -82,6 +94,11 @@ impl Notices {
         state.attempts.iter().filter(|it| *it == channel).count()
     }
 
+    /// Every attempt, as the story has what was delivered.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.0.lock().unwrap().asked.clone()
+    }
+
     /// The configuration that was used last.
     pub(crate) fn last_config(&self) -> ChannelConfig {
         self.0.lock().unwrap().configs.last().unwrap().clone()
@@ -111,15 +128,30 @@ impl Channel for Recorder {
         let does = {
             let mut state = self.notices.0.lock().unwrap();
             state.attempts.push(message.channel.clone());
+            state.asked.push(line(message));
             let does = state.does.get(&message.channel).copied();
-            let does = does.filter(|does| match (does, &message.recipient) {
-                (Does::FailsFor(one, _), Recipient::Address(address)) => one == address,
-                (Does::FailsFor(..), Recipient::Channel) => false,
-                _ => true,
+            let address = match &message.recipient {
+                Recipient::Address(address) => Some(address.as_str()),
+                Recipient::Channel => None,
+            };
+            let does = does.and_then(|does| match does {
+                Does::FailsFor(one, _) => (Some(one) == address).then_some(does),
+                Does::FailsForEach(each) => each
+                    .iter()
+                    .find(|(one, _)| Some(*one) == address)
+                    .map(|(_, error)| Does::Fails(*error)),
+                Does::OneASecond => state
+                    .last
+                    .is_some_and(|last| last.elapsed() < SECOND)
+                    .then_some(Does::Fails(Error::Busy {
+                        retry_after: Some(SECOND),
+                    })),
+                Does::Fails(_) | Does::Hangs => Some(does),
             });
             if does.is_none() {
                 state.delivered.push(message.clone());
                 state.places.push(self.config.clone());
+                state.last = Some(Instant::now());
             }
             does
         };
@@ -127,6 +159,7 @@ impl Channel for Recorder {
             None => Ok(()),
             Some(Does::Fails(error) | Does::FailsFor(_, error)) => Err(error),
             Some(Does::Hangs) => std::future::pending().await,
+            Some(Does::FailsForEach(_) | Does::OneASecond) => unreachable!("decided above"),
         }
     }
 }

@@ -55,8 +55,30 @@ impl Mail {
 pub(crate) struct MailSink {
     pub(crate) address: SocketAddr,
     pub(crate) authority: Authority,
-    mails: Arc<Mutex<Vec<Mail>>>,
+    kept: Arc<Kept>,
     _tasks: Stops,
+}
+
+/// What a mail server keeps and is told.
+#[derive(Debug, Default)]
+struct Kept {
+    mails: Mutex<Vec<Mail>>,
+    /// Every command.
+    said: Mutex<Vec<String>>,
+    /// What it answers to a command instead, by its first word; `GREETING` is its own first word.
+    replies: Mutex<BTreeMap<String, String>>,
+}
+
+impl Kept {
+    fn reply(&self, word: &str) -> Option<String> {
+        self.replies.lock().unwrap().get(word).cloned()
+    }
+
+    async fn greet<S: AsyncWrite + Unpin>(&self, stream: &mut S) -> io::Result<()> {
+        let greeting = self.reply("GREETING");
+        let greeting = greeting.unwrap_or_else(|| String::from("220 sink"));
+        stream.write_all(format!("{greeting}\r\n").as_bytes()).await
+    }
 }
 
 /// Ends the tasks of a sink with it.
@@ -76,13 +98,13 @@ impl MailSink {
         let acceptor = authority.acceptor(names, 2100).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mails: Arc<Mutex<Vec<Mail>>> = Arc::default();
-        let kept = Arc::clone(&mails);
+        let kept: Arc<Kept> = Arc::default();
+        let keeps = Arc::clone(&kept);
         let tasks = Tasks::new();
         let (spawner, stop) = (tasks.clone(), tasks.cancelled());
         let serve = async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, kept) = (acceptor.clone(), Arc::clone(&kept));
+                let (acceptor, kept) = (acceptor.clone(), Arc::clone(&keeps));
                 spawner.spawn(async move {
                     let _ended = mail_connection(stream, acceptor, begins, &kept).await;
                 });
@@ -92,13 +114,24 @@ impl MailSink {
         Self {
             address,
             authority,
-            mails,
+            kept,
             _tasks: Stops(tasks),
         }
     }
 
     pub(crate) fn mails(&self) -> Vec<Mail> {
-        self.mails.lock().unwrap().clone()
+        self.kept.mails.lock().unwrap().clone()
+    }
+
+    /// Answers this command so from now on; without its line's end.
+    pub(crate) fn replies(&self, word: &str, reply: &str) {
+        let mut replies = self.kept.replies.lock().unwrap();
+        replies.insert(word.to_owned(), reply.to_owned());
+    }
+
+    /// Every command that was said, in order.
+    pub(crate) fn said(&self) -> Vec<String> {
+        self.kept.said.lock().unwrap().clone()
     }
 }
 
@@ -106,25 +139,25 @@ async fn mail_connection(
     mut stream: tokio::net::TcpStream,
     acceptor: TlsAcceptor,
     begins: Begins,
-    mails: &Mutex<Vec<Mail>>,
+    kept: &Kept,
 ) -> io::Result<()> {
     match begins {
         Begins::WithTls => {
             let mut stream = acceptor.accept(stream).await?;
-            stream.write_all(b"220 sink\r\n").await?;
-            talk(&mut BufReader::new(stream), true, true, mails).await?;
+            kept.greet(&mut stream).await?;
+            talk(&mut BufReader::new(stream), true, true, kept).await?;
         }
         Begins::WithStartTls => {
-            stream.write_all(b"220 sink\r\n").await?;
+            kept.greet(&mut stream).await?;
             let mut plain = BufReader::new(stream);
-            if talk(&mut plain, false, true, mails).await? {
+            if talk(&mut plain, false, true, kept).await? {
                 let stream = acceptor.accept(plain.into_inner()).await?;
-                talk(&mut BufReader::new(stream), true, true, mails).await?;
+                talk(&mut BufReader::new(stream), true, true, kept).await?;
             }
         }
         Begins::InClear => {
-            stream.write_all(b"220 sink\r\n").await?;
-            talk(&mut BufReader::new(stream), false, false, mails).await?;
+            kept.greet(&mut stream).await?;
+            talk(&mut BufReader::new(stream), false, false, kept).await?;
         }
     }
     Ok(())
@@ -135,7 +168,7 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut BufReader<S>,
     secured: bool,
     has_tls: bool,
-    mails: &Mutex<Vec<Mail>>,
+    kept: &Kept,
 ) -> io::Result<bool> {
     let mut mail = Mail {
         from: String::new(),
@@ -150,10 +183,17 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
             return Ok(false);
         }
         let line = line.trim_end();
-        let reply = match line.split([' ', ':']).next().unwrap_or_default() {
+        kept.said.lock().unwrap().push(line.to_owned());
+        let word = line.split([' ', ':']).next().unwrap_or_default();
+        if let Some(reply) = kept.reply(word) {
+            stream.write_all(format!("{reply}\r\n").as_bytes()).await?;
+            continue;
+        }
+        let reply = match word {
             "EHLO" if secured => "250-sink\r\n250 AUTH PLAIN",
             "EHLO" if has_tls => "250-sink\r\n250 STARTTLS",
             "EHLO" => "250-sink\r\n250 8BITMIME",
+            "HELO" => "250 sink",
             "STARTTLS" => {
                 stream.write_all(b"220 go on\r\n").await?;
                 return Ok(true);
@@ -179,7 +219,7 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
             "DATA" => {
                 stream.write_all(b"354 go on\r\n").await?;
                 mail.text = text(stream).await?;
-                mails.lock().unwrap().push(mail.clone());
+                kept.mails.lock().unwrap().push(mail.clone());
                 "250 queued"
             }
             "QUIT" => "221 bye",

@@ -533,7 +533,7 @@ fn rested(at: DateTime<Utc>, wait: TimeDelta, now: DateTime<Utc>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{Refusal, Trouble};
+    use crate::provider::{Refusal, TlsFault, Trouble};
 
     const HOUR: i64 = 60;
 
@@ -1002,7 +1002,7 @@ mod tests {
         }
         // What a tenant's own settings or the mount's rules decide says nothing of the server.
         let mut bench = Bench::default();
-        for trouble in [Trouble::Tls, Trouble::AddressRefused] {
+        for trouble in [Trouble::Tls(TlsFault::Expired), Trouble::AddressRefused] {
             for _ in 0..5 {
                 bench.call("good", Purpose::Automatic, 0, Heard::Nothing(trouble));
             }

@@ -106,16 +106,19 @@ fn webmail_url(text: &str) -> Result<String, Error> {
     }
 }
 
-fn admin_emails(emails: Vec<String>) -> Result<Vec<String>, Error> {
-    let valid = emails
-        .iter()
-        .all(|email| EmailAddress::parse(email).is_ok());
-    if valid && emails.len() <= MOST_ADMIN_EMAILS {
-        Ok(emails)
-    } else {
-        Err(Error::invalid(
+fn admin_emails(mut emails: Vec<String>) -> Result<Vec<String>, Error> {
+    let checked = emails.iter_mut().try_for_each(|email| {
+        EmailAddress::parse(email).map(|parsed| parsed.as_str().clone_into(email))
+    });
+    match checked {
+        Ok(()) if emails.len() <= MOST_ADMIN_EMAILS => Ok(emails),
+        Ok(()) => Err(Error::invalid(
             "invalid_field",
-            "`admin_emails` takes at most 10 mail addresses of the form name@domain.",
-        ))
+            "`admin_emails` takes at most 10 mail addresses.",
+        )),
+        Err(error) => Err(Error::invalid(
+            "invalid_field",
+            format!("`admin_emails`: {error}."),
+        )),
     }
 }

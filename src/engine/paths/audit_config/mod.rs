@@ -178,7 +178,11 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let config = engine.config(&mount).await?;
     let key = engine.work_key(&call, Kept::UntilWritten)?;
     let worker = Arc::clone(&engine);
-    let work = async move { store(&worker, &mount, &call).await.map(|()| None) };
+    let work = async move {
+        store(&worker, &mount, &call).await?;
+        let now = worker.clock().now();
+        Ok(super::warn_of_expired_cas(None, &call, now))
+    };
     Ok(engine.join(&config, key, work).await?)
 }
 

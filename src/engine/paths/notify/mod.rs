@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::actor;
 use crate::audit::EventName;
-use crate::engine::channels::{self, Channel, Target};
+use crate::engine::channels::{self, Channel, Secrets, Target};
 use crate::engine::error::Error;
 use crate::engine::joined::Kept;
 use crate::engine::mount_change::Write;
@@ -52,6 +52,13 @@ const TLS_SERVER_NAME: Field = Field::text(
 const CA_CERT: Field = Field::text("ca_cert", "PEM certificates that replace the public roots.")
     .max_bytes(64 * 1024)
     .multiline();
+const EHLO_NAME: Field = Field::text(
+    "ehlo_name",
+    "email: what is said in EHLO: a full host name, or an address in brackets. Empty: this host's \
+     full name, or else the address it calls from.",
+)
+.max_bytes(253)
+.example("vault.ops.example");
 const USERNAME: Field = Field::text("username", "email: who logs in; empty: nobody.")
     .max_bytes(254)
     .example("vault@ops.example");
@@ -88,6 +95,7 @@ const FIELDS: &[Field] = &[
     TLS,
     TLS_SERVER_NAME,
     CA_CERT,
+    EHLO_NAME,
     USERNAME,
     Field::secret(
         "password",
@@ -100,7 +108,7 @@ const FIELDS: &[Field] = &[
     Field::secret(
         "url",
         "slack: the incoming webhook, a secret that is never returned. webhook: where documents \
-         are posted.",
+         are posted; with a query (`?…`) it is such a secret, too.",
     )
     .max_bytes(2048)
     .example("https://hooks.ops.example/smtp"),
@@ -146,16 +154,18 @@ fn channel_route() -> Route<Engine> {
                       a relay, an incoming webhook of Slack, or a signed JSON document. A write \
                       keeps what it does not name; one that changes where the channel leads \
                       (host, port, tls, tls_server_name, ca_cert, username, url) must carry its \
-                      secret again. Every write retries what was given up. A message is delivered \
-                      at least once and names its event_id.
+                      secrets again. A URL with a query is such a secret. Every write retries \
+                      what was given up. A message is delivered at least once and names its \
+                      event_id.
 
 A tenant's admin_emails are told of notices, changes, failures and resets of their tenant by every \
                       email channel whose allowed_domains has the domain of the address. Write a \
                       domain there only if its addresses may know of these events.
 
 A webhook is verified by HMAC-SHA256 over the X-Smtp-Timestamp header, a dot and the body, in hex \
-                      behind `v1=` in X-Smtp-Signature; refuse timestamps older than some minutes \
-                      and an X-Smtp-Event-Id that was seen before.
+                      behind `v1=` in X-Smtp-Signature; refuse timestamps older than some minutes. \
+                      A message may come again: answer 2xx to an X-Smtp-Event-Id that was seen \
+                      before, and drop it.
 
     bao write smtp/config/notify/ops type=email host=smtp.ops.example \\
       username=vault@ops.example password=- from=vault@ops.example to=oncall@ops.example
@@ -252,7 +262,11 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
     let worker = Arc::clone(&engine);
     let work = async move {
         store(&worker, &mount, name, &call).await?;
-        Ok(None)
+        Ok(super::warn_of_expired_cas(
+            None,
+            &call,
+            worker.clock().now(),
+        ))
     };
     Ok(engine.join(&config, key, work).await?)
 }
@@ -280,7 +294,7 @@ async fn store(engine: &Engine, mount: &Mount, name: String, call: &Call) -> Res
     let keyring = engine.keyring_for_writing(mount).await?;
     let Wanted {
         mut target,
-        secret,
+        secrets,
         events,
     } = wanted::wanted(call, stored, &policy)?;
     let now = engine.clock().now();
@@ -291,22 +305,22 @@ async fn store(engine: &Engine, mount: &Mount, name: String, call: &Call) -> Res
     // A secret that is not given again stays what it is: its endpoint did not change.
     if let Some(stored) = stored
         && stored.events == events
-        && stored.is_same_target(&target, secret.as_ref(), &keyring)
+        && stored.is_same_target(&target, &secrets, &keyring)
     {
         return store_again(engine, mount, stored.clone()).await;
     }
-    let opened = match (&secret, stored) {
-        (Some(secret), _) => Some(secret.clone()),
-        (None, Some(stored)) if target.needs_secret() => stored.open(&keyring)?,
-        (None, _) => None,
+    let keeps_own = target.needs_secret() && secrets.own.is_none();
+    let keeps_url = target.secret_url().is_some() && secrets.url.is_none();
+    let kept = match stored {
+        Some(stored) if keeps_own || keeps_url => stored.open(&keyring)?,
+        _ => Secrets::default(),
     };
-    if let Some(secret) = &opened {
-        let (field, _) = target.secret();
-        let endpoint = target.endpoint();
-        let sealed = channels::seal(&keyring, (&name, &id), (field, &endpoint), secret)?;
-        target.set_secret(sealed);
-    }
-    let usable = target.with(opened, &policy)?;
+    let secrets = Secrets {
+        own: secrets.own.or(kept.own.filter(|_| keeps_own)),
+        url: secrets.url.or(kept.url.filter(|_| keeps_url)),
+    };
+    target.seal(&keyring, (&name, &id), &secrets)?;
+    let usable = target.with(secrets, &policy)?;
     (engine.parts.notifier)(&usable, &policy)
         .map_err(|error| Error::invalid("invalid_channel", format!("{error}.")))?;
     let mut channel = Channel::new(name, id, now, target);

@@ -4,7 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{
-    ALLOWED_DOMAINS, CA_CERT, EVENTS, FROM, HOST, PORT, TLS, TLS_SERVER_NAME, TO, TYPE, USERNAME,
+    ALLOWED_DOMAINS, CA_CERT, EHLO_NAME, EVENTS, FROM, HOST, PORT, TLS, TLS_SERVER_NAME, TO, TYPE,
+    USERNAME,
 };
 use crate::audit::EventName;
 use crate::engine::channels::{Channel, Target};
@@ -21,13 +22,15 @@ pub(super) const ANSWERS: &[Field] = &[
     TLS,
     TLS_SERVER_NAME,
     CA_CERT,
+    EHLO_NAME,
     USERNAME,
     FROM,
     TO,
     ALLOWED_DOMAINS,
     Field::text(
         "url",
-        "webhook: where documents are posted; slack: scheme and host of the URL only.",
+        "webhook: where documents are posted; slack, and a webhook whose URL has a query: scheme, \
+         host and port of it only.",
     )
     .example("https://hooks.ops.example/smtp"),
     Field::instant("written_at", "When the channel was written last.")
@@ -61,6 +64,11 @@ pub(super) const ANSWERS: &[Field] = &[
         &[
             Field::text("code", "The stable code.").example("notify_unreachable"),
             Field::instant("since", "Since when.").example("2026-09-01T02:14:00Z"),
+            Field::text(
+                "message",
+                "What was met, and what to do; null if the code says it all.",
+            )
+            .nullable(),
         ]
     })
     .nullable(),
@@ -93,6 +101,7 @@ enum TargetOutput<'a> {
         tls: &'static str,
         tls_server_name: &'a str,
         ca_cert: &'a str,
+        ehlo_name: &'a str,
         username: &'a str,
         from: &'a str,
         to: &'a [String],
@@ -109,6 +118,7 @@ struct ErrorOutput<'a> {
     code: &'a str,
     #[serde(serialize_with = "instant::serialize")]
     since: DateTime<Utc>,
+    message: Option<&'a str>,
 }
 
 pub(super) fn response(
@@ -133,6 +143,7 @@ pub(super) fn response(
             tls: it.tls.as_str(),
             tls_server_name: &server_name,
             ca_cert: &ca_cert,
+            ehlo_name: it.ehlo_name.as_deref().unwrap_or_default(),
             username: &username,
             from: &it.from,
             to: &it.to,
@@ -165,6 +176,7 @@ pub(super) fn response(
         last_error: state.last_error.as_ref().map(|error| ErrorOutput {
             code: &error.code,
             since: error.since,
+            message: error.message.as_deref(),
         }),
     };
     Ok(Response::data(Data::from_serialize(&output)?))

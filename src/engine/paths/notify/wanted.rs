@@ -3,12 +3,12 @@
 use crate::audit::EventName;
 use crate::crypto::Sensitive;
 use crate::engine::channels::{
-    self, Channel, EmailTarget, Secured, SlackTarget, Target, WebhookTarget,
+    self, Channel, EmailTarget, Secrets, Secured, SlackTarget, Target, WebhookTarget,
 };
 use crate::engine::error::Error;
 use crate::logical::{Call, Patch};
-use crate::network::{NetworkPolicy, parse_ca, parse_server_name};
-use crate::provider::{EmailAddress, SmtpAddress};
+use crate::network::{NetworkPolicy, parse_ca, parse_hello_name, parse_host, parse_server_name};
+use crate::provider::EmailAddress;
 
 /// Most addresses, and most domains, of a channel.
 const MOST: usize = 20;
@@ -19,6 +19,7 @@ const EMAIL: &[&str] = &[
     "tls",
     "tls_server_name",
     "ca_cert",
+    "ehlo_name",
     "username",
     "password",
     "from",
@@ -28,11 +29,12 @@ const EMAIL: &[&str] = &[
 const SLACK: &[&str] = &["url", "ca_cert"];
 const WEBHOOK: &[&str] = &["url", "hmac_key", "ca_cert"];
 
-/// What a write asks for, checked; the target's secret is not sealed yet.
+/// What a write asks for, checked; the target's secrets are not sealed yet.
 pub(super) struct Wanted {
+    /// A sealed URL in it is the stored one, which stays.
     pub(super) target: Target,
-    /// The secret, if the request carries it.
-    pub(super) secret: Option<Sensitive<String>>,
+    /// The secrets that the request carries.
+    pub(super) secrets: Secrets,
     pub(super) events: Vec<EventName>,
 }
 
@@ -70,30 +72,44 @@ pub(super) fn wanted(
     let given = call.fields.secret(secret);
     let removed = given.is_null();
     let given = given.set().filter(|secret| !secret.expose().is_empty());
+    let mut url = None;
     let target = match kind {
         "email" => email(call, kept, policy)?,
         "slack" => slack(call, kept, given.as_ref(), policy)?,
-        _ => webhook(call, kept, policy)?,
+        _ => {
+            let (target, given) = webhook(call, kept, policy)?;
+            url = given;
+            target
+        }
     };
     check_secret(secret, given.as_ref())?;
     if given.is_some() && !target.needs_secret() {
         return Err(missing("username", "vault@ops.example"));
     }
-    let changed = kept.is_none_or(|kept| kept.endpoint() != target.endpoint());
+    let moved = kept.is_none_or(|kept| kept.endpoint() != target.endpoint());
+    if moved && url.is_none() && target.secret_url().is_some() {
+        return Err(secret_required("url"));
+    }
+    // Whether a secret URL is still the same is not looked up.
+    let changed = moved || url.is_some();
     if target.needs_secret() && given.is_none() && (changed || removed) {
-        return Err(Error::invalid(
-            "secret_required",
-            format!(
-                "a new or changed endpoint needs `{secret}` in the same request: a stored secret \
-                 is never sent to an endpoint it was not given for."
-            ),
-        ));
+        return Err(secret_required(secret));
     }
     Ok(Wanted {
         target,
-        secret: given,
+        secrets: Secrets { own: given, url },
         events: events(call, stored)?,
     })
+}
+
+fn secret_required(secret: &str) -> Error {
+    Error::invalid(
+        "secret_required",
+        format!(
+            "a new or changed endpoint needs `{secret}` in the same request: a stored secret is \
+             never sent to an endpoint it was not given for."
+        ),
+    )
 }
 
 fn check_fields(call: &Call, kind: &str, fields: &[&str]) -> Result<(), Error> {
@@ -185,47 +201,51 @@ fn email(call: &Call, kept: Option<&Target>, policy: &NetworkPolicy) -> Result<T
         Patch::Absent => kept.map_or(usual, |it| it.port),
         Patch::Null => usual,
     };
-    // One grammar for hosts: an IPv6 address is written without brackets here.
-    let shown = if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    };
-    let address = SmtpAddress::parse(&shown)
-        .map_err(|_of_both| invalid("host", &"not a host name or an address"))?;
+    if port == 0 {
+        return Err(invalid("port", &"must be from 1 to 65535"));
+    }
+    let host = parse_host(&host).map_err(|error| invalid("host", &error))?;
     policy
-        .check_literal(address.host(), address.port())
+        .check_literal(&host, port)
         .map_err(|error| invalid("host", &error))?;
     let server_name = text(
         call,
         "tls_server_name",
         kept.and_then(|it| it.tls_server_name.as_ref()),
     );
-    if let Some(name) = &server_name {
-        parse_server_name(name).map_err(|error| invalid("tls_server_name", &error))?;
-    }
+    let server_name = server_name.map(|name| parse_server_name(&name));
+    let server_name = server_name
+        .transpose()
+        .map_err(|error| invalid("tls_server_name", &error))?;
     let from = text(call, "from", kept.map(|it| &it.from))
         .ok_or_else(|| missing("from", "vault@ops.example"))?;
-    EmailAddress::parse(&from).map_err(|error| invalid("from", &error))?;
+    let from = EmailAddress::parse(&from).map_err(|error| invalid("from", &error))?;
     let mut to = kept.map_or_else(Vec::new, |it| it.to.clone());
     call.fields.texts("to").apply(&mut to, Vec::new());
-    check_addresses(&to)?;
     let mut domains = kept.map_or_else(Vec::new, |it| it.allowed_domains.clone());
     call.fields
         .texts("allowed_domains")
         .apply(&mut domains, Vec::new());
     Ok(Target::Email(EmailTarget {
-        host: address.host().to_owned(),
-        port: address.port(),
+        host,
+        port,
         tls,
         tls_server_name: server_name,
         ca_cert: ca_cert(call, kept.and_then(|it| it.ca_cert.as_ref()))?,
+        ehlo_name: ehlo_name(call, kept)?,
         username: text(call, "username", kept.and_then(|it| it.username.as_ref())),
         password: None,
-        from,
-        to,
+        from: from.as_str().to_owned(),
+        to: checked_addresses(&to)?,
         allowed_domains: checked_domains(&domains)?,
     }))
+}
+
+fn ehlo_name(call: &Call, kept: Option<&EmailTarget>) -> Result<Option<String>, Error> {
+    let name = text(call, "ehlo_name", kept.and_then(|it| it.ehlo_name.as_ref()));
+    let name = name.map(|name| parse_hello_name(&name));
+    name.transpose()
+        .map_err(|error| invalid("ehlo_name", &error))
 }
 
 fn tls_of(text: &str) -> Result<Secured, Error> {
@@ -235,17 +255,19 @@ fn tls_of(text: &str) -> Result<Secured, Error> {
         .ok_or_else(|| invalid("tls", &"must be starttls, tls or none"))
 }
 
-fn check_addresses(to: &[String]) -> Result<(), Error> {
+fn checked_addresses(to: &[String]) -> Result<Vec<String>, Error> {
     if to.is_empty() {
         return Err(missing("to", "oncall@ops.example"));
     }
     if to.len() > MOST {
         return Err(invalid("to", &"at most 20 addresses"));
     }
-    for address in to {
-        EmailAddress::parse(address).map_err(|error| invalid("to", &error))?;
-    }
-    Ok(())
+    let checked = to.iter().map(|address| {
+        EmailAddress::parse(address)
+            .map(|address| address.as_str().to_owned())
+            .map_err(|error| invalid("to", &error))
+    });
+    checked.collect()
 }
 
 fn checked_domains(domains: &[String]) -> Result<Vec<String>, Error> {
@@ -253,9 +275,8 @@ fn checked_domains(domains: &[String]) -> Result<Vec<String>, Error> {
         return Err(invalid("allowed_domains", &"at most 20 domains"));
     }
     let checked = domains.iter().map(|domain| {
-        let domain = domain.trim().to_ascii_lowercase();
         EmailAddress::parse(&format!("a@{domain}"))
-            .map(|_is_a_domain| domain)
+            .map(|address| address.domain().to_ascii_lowercase())
             .map_err(|_of_an_address| {
                 invalid(
                     "allowed_domains",
@@ -288,22 +309,42 @@ fn slack(
     }))
 }
 
-fn webhook(call: &Call, kept: Option<&Target>, policy: &NetworkPolicy) -> Result<Target, Error> {
+/// Returns the target, and the URL if it is given and a secret.
+fn webhook(
+    call: &Call,
+    kept: Option<&Target>,
+    policy: &NetworkPolicy,
+) -> Result<(Target, Option<Sensitive<String>>), Error> {
     let kept = match kept {
         Some(Target::Webhook(kept)) => Some(kept),
         _ => None,
     };
     let given = call.fields.secret("url").set();
-    let url = given.map(|url| url.expose().trim().to_owned());
-    let url = url
-        .or_else(|| kept.map(|it| it.url.clone()))
-        .ok_or_else(|| missing("url", "https://hooks.ops.example/smtp"))?;
-    let url = channels::web_url("url", &url, policy)?;
-    Ok(Target::Webhook(WebhookTarget {
-        url: url.expose().expose().clone(),
+    let given = given.map(|url| Sensitive::new(url.expose().trim().to_owned()));
+    let given = given.filter(|url| !url.expose().is_empty());
+    let ca_cert = ca_cert(call, kept.and_then(|it| it.ca_cert.as_ref()))?;
+    let (url, secret_url, given) = match (given, kept) {
+        (Some(given), _) => {
+            let url = channels::web_url("url", given.expose(), policy)?;
+            if url.is_secret() {
+                (url.origin(), None, Some(url.expose().clone()))
+            } else {
+                (url.expose().expose().clone(), None, None)
+            }
+        }
+        (None, Some(kept)) => {
+            channels::web_url("url", &kept.url, policy)?;
+            (kept.url.clone(), kept.secret_url.clone(), None)
+        }
+        (None, None) => return Err(missing("url", "https://hooks.ops.example/smtp")),
+    };
+    let target = Target::Webhook(WebhookTarget {
+        url,
+        secret_url,
         hmac_key: None,
-        ca_cert: ca_cert(call, kept.and_then(|it| it.ca_cert.as_ref()))?,
-    }))
+        ca_cert,
+    });
+    Ok((target, given))
 }
 
 fn events(call: &Call, stored: Option<&Channel>) -> Result<Vec<EventName>, Error> {

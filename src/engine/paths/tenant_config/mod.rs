@@ -179,14 +179,16 @@ async fn write(engine: Arc<Engine>, mount: Mount, call: Call) -> Reply {
                 stored => break stored?,
             }
         };
-        Ok(tried_at.map(|at| {
+        let answer = tried_at.map(|at| {
             Response::default().warn(format!(
                 "The token is stored. It is tried at {} at the earliest: the server refused calls \
                  within the last hour, and the same token is tried again at once only once in 15 \
                  minutes.",
                 crate::logical::instant::format(&at)
             ))
-        }))
+        });
+        let now = worker.clock().now();
+        Ok(super::warn_of_expired_cas(answer, &call, now))
     };
     Ok(engine.join(&config, key, work).await?)
 }

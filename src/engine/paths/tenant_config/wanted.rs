@@ -114,16 +114,19 @@ impl EndpointFields {
             "tls_server_name",
             stored.and_then(|server| server.tls_server_name.as_ref()),
         );
-        if let Some(name) = &server_name {
-            parse_server_name(name).map_err(|error| invalid("tls_server_name", &error))?;
-        }
+        let server_name = server_name.map(|name| parse_server_name(&name));
+        let server_name = server_name
+            .transpose()
+            .map_err(|error| invalid("tls_server_name", &error))?;
         let smtp = text(
             "smtp_address",
             stored.and_then(|server| server.smtp_address.as_ref()),
         );
+        let smtp = smtp.map(|address| SmtpAddress::parse(&address));
+        let smtp = smtp
+            .transpose()
+            .map_err(|error| invalid("smtp_address", &error))?;
         if let Some(address) = &smtp {
-            let address =
-                SmtpAddress::parse(address).map_err(|error| invalid("smtp_address", &error))?;
             policy
                 .check_literal(address.host(), address.port())
                 .map_err(|error| invalid("smtp_address", &error))?;
@@ -132,7 +135,7 @@ impl EndpointFields {
             mailu_url: url.as_str().to_owned(),
             ca_cert,
             tls_server_name: server_name,
-            smtp_address: smtp,
+            smtp_address: smtp.map(|address| address.to_string()),
         })
     }
 

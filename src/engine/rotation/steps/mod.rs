@@ -7,6 +7,7 @@
 
 mod announce;
 mod late_writes;
+mod login;
 mod verdict;
 
 use std::time::Duration;
@@ -373,33 +374,20 @@ impl Committed {
         else {
             return;
         };
-        match mail.login(account, &password).await {
-            Login::Accepted => {
-                let credential = self.tenant.record.credential.as_mut();
-                if let Some(version) = credential.and_then(|kept| kept.current_version_mut()) {
-                    // Mailu's own hash is more than the word of whoever answers at an address.
-                    if version.proof != Proof::Hash {
-                        version.proof = Proof::Login;
-                    }
-                }
-                if let Err(error) = self.tenant.store().await {
-                    tracing::warn!(tenant = %self.tenant.name, %error, "login proof not stored");
-                }
+        let login = mail.login(account, &password).await;
+        self.warnings.extend(login::warning(login));
+        if login != Login::Accepted {
+            return;
+        }
+        let credential = self.tenant.record.credential.as_mut();
+        if let Some(version) = credential.and_then(|kept| kept.current_version_mut()) {
+            // Mailu's own hash is more than the word of whoever answers at an address.
+            if version.proof != Proof::Hash {
+                version.proof = Proof::Login;
             }
-            Login::Refused => self.warnings.push(String::from(
-                "SMTP AUTH with the new password was refused although Mailu stored it: the \
-                 account may be disabled or rate limited, or the server may require app tokens. \
-                 It is not tried again.",
-            )),
-            Login::NotNow => self.warnings.push(String::from(
-                "SMTP AUTH with the new password was put off by the server (4xx): it limits logins, \
-                 or is busy. That says nothing of the password, which Mailu stored. It is not tried \
-                 again.",
-            )),
-            Login::CannotTell => self.warnings.push(String::from(
-                "SMTP AUTH with the new password could not be tried. Check smtp_address in \
-                 <tenant>/config.",
-            )),
+        }
+        if let Err(error) = self.tenant.store().await {
+            tracing::warn!(tenant = %self.tenant.name, %error, "login proof not stored");
         }
     }
 }

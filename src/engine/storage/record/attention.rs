@@ -121,6 +121,7 @@ mod tests {
             code: String::from("mailu_tls"),
             since: fixture::now(),
             attempts: 2,
+            tls_fault: None,
         });
         record.open.retry_failures = ATTENTION_AFTER - 1;
         assert_eq!(record.attention(), None);

@@ -73,6 +73,10 @@ pub struct Preflight {
     pub mailu_version: Option<String>,
     /// When the server's certificate ends, if one was seen.
     pub certificate_expires_at: Option<DateTime<Utc>>,
+    /// Behind [`Finding::TlsInvalid`], which fault it was: the word of a
+    /// [`TlsFault`](crate::network::TlsFault).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_fault: Option<String>,
 }
 
 /// One thing that a preflight found.
@@ -109,6 +113,8 @@ pub enum Finding {
     AppTokensOpen,
     /// The certificate ends before the change or within two weeks after it.
     TlsExpiresSoon,
+    /// A CA certificate that was given for the server has ended.
+    CaExpired,
     /// The server is of the 2.0 line.
     MailuOld,
     /// The server does not tell its release line.
@@ -135,6 +141,7 @@ impl Finding {
             Self::MarkDoesNotFit => "mark_does_not_fit",
             Self::AppTokensOpen => "app_tokens_open",
             Self::TlsExpiresSoon => "tls_expires_soon",
+            Self::CaExpired => "ca_expired",
             Self::MailuOld => "mailu_old",
             Self::MailuUnknown => "mailu_unknown",
         }
@@ -159,6 +166,7 @@ impl Finding {
             | Self::MarkDoesNotFit
             | Self::AppTokensOpen
             | Self::TlsExpiresSoon
+            | Self::CaExpired
             | Self::MailuOld
             | Self::MailuUnknown => false,
         }

@@ -130,6 +130,10 @@ pub struct LastError {
     pub since: DateTime<Utc>,
     /// How often in a row.
     pub attempts: u32,
+    /// Of a failed TLS handshake, which fault it was: the word of a
+    /// [`TlsFault`](crate::network::TlsFault).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_fault: Option<String>,
 }
 
 /// Earlier lineages kept.

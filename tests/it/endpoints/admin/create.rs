@@ -145,20 +145,33 @@ async fn a_wrong_token_is_refused_once_and_not_repeated() {
 #[tokio::test]
 async fn a_certificate_of_another_name_or_from_the_past_is_named() {
     let rig = Rig::start().await;
-    for url in [rig.mailu.wrong_name_url(), rig.mailu.expired_url()] {
+    for (url, why) in [
+        (
+            rig.mailu.wrong_name_url(),
+            "certificate is for another name. ",
+        ),
+        (rig.mailu.expired_url(), "has expired. "),
+        (rig.mailu.url(), "certificate is not known, or the chain "),
+    ] {
         let mut server = rig.server();
+        if url == rig.mailu.url() {
+            server["ca_cert"] = Value::Null;
+        }
         server["mailu_url"] = json!(url);
         rig.write("acme/config", server).await.ok();
-        rig.write("acme/admin", create())
-            .await
-            .fails(400, "mailu_tls");
+        let refused = rig.write("acme/admin", create()).await;
+        let refused = refused.fails(400, "mailu_tls");
+        assert!(refused.text.contains(why), "{}", refused.text);
+        // Whoever looks later is told the same.
+        let status = rig.read("acme/status").await.ok();
+        for told in [status.get("last_error"), status.get("server_unasked")] {
+            assert!(told["hint"].as_str().unwrap().contains(why), "{told}");
+        }
+        let mount = rig.read("status").await.ok();
+        let servers = mount.get("servers").as_array().unwrap();
+        let told = |it: &Value| it["hint"].as_str().unwrap().contains(why);
+        assert!(servers.iter().any(told), "{servers:?}");
     }
-    let mut server = rig.server();
-    server["ca_cert"] = Value::Null;
-    rig.write("acme/config", server).await.ok();
-    rig.write("acme/admin", create())
-        .await
-        .fails(400, "mailu_tls");
     assert!(rig.mailu.journal().is_empty(), "no request got through");
     // The certificate's own name makes it acceptable.
     let mut server = rig.server();
