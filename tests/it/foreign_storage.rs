@@ -323,9 +323,7 @@ async fn an_adoption_whose_end_was_not_told_is_told_by_its_repeat() {
     let parts = parts(&rig.clock, connector());
     let system = StaticSystemView::default();
     let mut other = Host::new(parts.clone(), plan.over(&rig.storage), system);
-    let info = BackendInfo {
-        uuid: B.to_owned(),
-    };
+    let info = BackendInfo { uuid: B.to_owned() };
     other.backend = Arc::new(SmtpBackend::new(parts, info));
     plan.arm_named("put mountlog", 1, Kind::Refused, false);
     adopt(&other, A).await.fails(500, "storage_error");
