@@ -39,8 +39,8 @@ pub struct EventLog {
     /// Every event up to this number was delivered to an audit device; later ones may be as well.
     delivered_through: u64,
     /// Every event up to this number was delivered, or is among `parked`.
-    #[serde(default)]
-    tried_through: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tried_through: Option<u64>,
     /// Those up to it that no device took: refused so often that they are not tried by themselves.
     /// They keep nobody who reads the log from going on behind them.
     parked: Vec<u64>,
@@ -54,7 +54,7 @@ impl Default for EventLog {
             seq: 0,
             head: FIRST_PREV_HASH.to_owned(),
             delivered_through: 0,
-            tried_through: 0,
+            tried_through: None,
             parked: Vec::new(),
             events: Vec::new(),
         }
@@ -135,7 +135,9 @@ impl EventLog {
     /// Returns up to which number every event was delivered or is among [`EventLog::parked`].
     #[must_use]
     pub fn tried_through(&self) -> u64 {
-        self.delivered_through.max(self.tried_through)
+        let through = self.delivered_through;
+        self.tried_through
+            .map_or(through, |tried| tried.max(through))
     }
 
     /// Returns the events up to [`EventLog::tried_through`] that were not delivered, in order.
@@ -153,11 +155,10 @@ impl EventLog {
             .filter(|seq| (known + 1..=through).contains(seq))
             .collect();
         open.sort_unstable();
-        self.tried_through = match open.get(MAX_PARKED) {
-            Some(first) => first - 1,
-            None => through,
-        };
+        let tried = open.get(MAX_PARKED).map_or(through, |first| first - 1);
         open.truncate(MAX_PARKED);
+        // Where nothing is parked, what was delivered says it.
+        self.tried_through = Some(tried).filter(|_| !open.is_empty());
         self.parked = open;
     }
 
@@ -304,6 +305,8 @@ mod tests {
         assert_eq!((log.tried_through(), log.parked().len()), (67, 64));
         log.note_delivered_through(66);
         assert_eq!(log.parked(), [67]);
+        log.note_tried(180, []);
+        assert_eq!((log.tried_through(), log.parked().len()), (66, 0));
         log.note_delivered_through(200);
         assert_eq!((log.tried_through(), log.parked().len()), (200, 0));
     }

@@ -24,6 +24,8 @@ const LONGEST_PERIOD: u64 = 3650 * SECONDS_PER_DAY;
 /// A change by the schedule takes some time after its slot: the next one must not slip by a check
 /// because of that.
 const SLIP: TimeDelta = TimeDelta::hours(1);
+/// Clocks are put on or back by no more than this.
+const MOST_MOVED: TimeDelta = TimeDelta::hours(3);
 /// How far ahead a retry may lie; what lies further was planned by a clock that was ahead.
 const FURTHEST_RETRY: TimeDelta = TimeDelta::hours(12);
 
@@ -102,15 +104,55 @@ impl Checks {
         } else {
             whole
         };
-        let found = self.0.find_next_occurrence(&self.1.local(from), true);
-        found.ok().map(|check| check.to_utc())
+        // A check that clocks have just skipped is one of the time to which they went on; it is only
+        // found from before.
+        let before = from.checked_sub_signed(MOST_MOVED)?;
+        let start = if self.has_moved(before, from) {
+            before
+        } else {
+            from
+        };
+        self.first_from(start, |check| check >= from)
     }
 
     /// Returns the last check not after `at`.
     fn at_or_before(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let from = self.1.local(at.trunc_subsecs(0));
-        let found = self.0.find_previous_occurrence(&from, true);
-        found.ok().map(|check| check.to_utc())
+        let found = self.0.find_previous_occurrence(&from, true).ok()?.to_utc();
+        let before = found.checked_sub_signed(MOST_MOVED)?;
+        if !self.has_moved(before, at) {
+            return Some(found);
+        }
+        // Backwards, a check that is skipped or shown twice may be another one: what counts is how
+        // they come.
+        let mut last = None;
+        let mut next = self.first_from(before, |_any| true);
+        while let Some(check) = next.filter(|check| *check <= at) {
+            last = Some(check);
+            next = self.first_from(check + TimeDelta::seconds(1), |_any| true);
+        }
+        last
+    }
+
+    /// Reports whether clocks are put on or back in between.
+    fn has_moved(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> bool {
+        self.1.ahead(from) != self.1.ahead(to)
+    }
+
+    /// Returns the first check from `from` on that is wanted.
+    fn first_from(
+        &self,
+        mut from: DateTime<Utc>,
+        is_wanted: impl Fn(DateTime<Utc>) -> bool,
+    ) -> Option<DateTime<Utc>> {
+        loop {
+            let found = self.0.find_next_occurrence(&self.1.local(from), true);
+            let check = found.ok()?.to_utc();
+            if is_wanted(check) {
+                return Some(check);
+            }
+            from = check.checked_add_signed(TimeDelta::seconds(1))?;
+        }
     }
 }
 

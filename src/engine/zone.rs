@@ -3,7 +3,7 @@
 //! The database is compiled in: what a name means is the same on every node and needs no files
 //! beside the plugin. Rules that governments change later come with a newer plugin.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Offset as _, Utc};
 use chrono_tz::{TZ_VARIANTS, Tz};
 
 use super::error::Error;
@@ -31,6 +31,11 @@ impl Zone {
     /// Returns an instant as clocks there show it.
     pub(crate) fn local(self, at: DateTime<Utc>) -> DateTime<Tz> {
         at.with_timezone(&self.0)
+    }
+
+    /// Returns by how many seconds clocks there are ahead of universal time.
+    pub(crate) fn ahead(self, at: DateTime<Utc>) -> i32 {
+        self.local(at).offset().fix().local_minus_utc()
     }
 
     /// Reads the value of the field `time_zone`.

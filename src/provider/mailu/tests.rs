@@ -506,7 +506,7 @@ fn a_forbidden_configuration_makes_no_client() {
         ConnectError::Address(AddressRefusal::Never)
     );
     assert_eq!(
-        refused(&config("http://mail.acme.example")),
+        refused(&config("http://127.0.0.1")),
         ConnectError::PlainHttp
     );
     let mut smtp = config("https://mail.acme.example");
