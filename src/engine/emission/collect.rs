@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Receipt;
 use crate::audit::Event;
 use crate::engine::Engine;
+use crate::engine::audit_access::{AuditAccess, AuditAccessMode};
 use crate::engine::error::Error;
 use crate::logical::Mount;
 
@@ -82,7 +83,13 @@ impl Engine {
             return Ok(false);
         }
         self.acknowledge(mount, &found.event).await?;
-        self.emission.note_collected(self.clock().now());
+        let access = self.audit_access(mount).await;
+        // What cannot be read names nobody.
+        let mode = access
+            .ok()
+            .and_then(|it| it.as_ref().as_ref().map(AuditAccess::mode));
+        let is_the_way = mode == Some(AuditAccessMode::External);
+        self.emission.note_collected(is_the_way, self.clock().now());
         self.emission.note_delivered(name, seq, None);
         self.finish_log(mount, name).await;
         Ok(true)

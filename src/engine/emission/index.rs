@@ -421,10 +421,9 @@ impl Emission {
         self.acknowledged.send_modify(|count| *count += 1);
     }
 
-    /// A collector acknowledged an event: that proves nothing of a way of the engine's own.
-    pub(super) fn note_collected(&self, now: DateTime<Utc>) {
-        // Where nothing is set, or it is not known yet what is, it proves nothing at all.
-        let is_the_way = matches!(self.state().way, Way::External);
+    /// A collector acknowledged an event. That proves a way only if `is_the_way`: if the settings
+    /// name the collector.
+    pub(super) fn note_collected(&self, is_the_way: bool, now: DateTime<Utc>) {
         if is_the_way {
             self.note_works(now);
         } else {

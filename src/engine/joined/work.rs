@@ -186,8 +186,7 @@ mod tests {
         let failed = Secret::new(Box::new(|_record| Err(Error::NoCredential)));
         assert!(matches!(failed.show(None), Err(Error::NoCredential)));
         assert!(matches!(failed.show(None), Ok(None)));
-        let shown =
-            |_record: Option<&TenantRecord>| Ok(Rendered::Shown(Box::new(Response::default())));
+        let shown = |_record: Option<&TenantRecord>| Ok(Rendered::Shown(Box::default()));
         let shown = Secret::new(Box::new(shown));
         assert!(matches!(shown.show(None), Ok(Some(_))));
         for _ in 0..2 {

@@ -254,8 +254,7 @@ async fn store(
         return Ok(None);
     }
     if wanted.endpoint_changed && locked.record.credential.is_some() {
-        let proven = require_same_server(&locked, &wanted.server, token.clone()).await;
-        let fingerprint = match proven {
+        let fingerprint = match require_same_server(&locked, &wanted.server, token.clone()).await {
             Ok(fingerprint) => fingerprint,
             Err(error) => return Err(refused(locked, call, error).await),
         };
@@ -278,15 +277,21 @@ async fn store(
     }
     // What waited for the server to be mended is tried with the next tick.
     locked.record.go_on_at(now);
-    if let Err(error) = locked.claim_account().await {
-        return Err(refused(locked, call, error).await);
-    }
+    let mut locked = claimed(locked, call).await?;
     locked.check_room()?;
     for event in events {
         locked.record_event(event.of(call, now))?;
     }
     locked.store().await?;
     locked.held_until().await
+}
+
+/// Claims the account at the new server.
+async fn claimed(mut locked: LockedTenant, call: &Call) -> Result<LockedTenant, Error> {
+    match locked.claim_account().await {
+        Ok(()) => Ok(locked),
+        Err(error) => Err(refused(locked, call, error).await),
+    }
 }
 
 /// Records that somebody tried to move where passwords are sent, and that nothing was changed.
