@@ -266,6 +266,13 @@ fn explain_alert(code: &str) -> (&'static str, &'static str) {
             "a password was given for a credential that has another one",
             "take over one that was set elsewhere with `cas` on <tenant>/admin",
         ),
+        _ => explain_server(code),
+    }
+}
+
+/// [`explain`] for servers that cannot be asked, and what else is the mount's.
+fn explain_server(code: &str) -> (&'static str, &'static str) {
+    match code {
         "token_refused" => (
             "Mailu refuses the API token of a server",
             "read `servers` in status for which, and write its API_TOKEN to <tenant>/config",

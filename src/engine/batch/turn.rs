@@ -100,7 +100,7 @@ async fn change(locked: LockedTenant, batch: &Batch, id: String) -> Result<Turn,
     };
     match batch.action {
         Action::Rotate => {
-            rotation::rotate_in_batch(locked, change).await?;
+            Box::pin(rotation::rotate_in_batch(locked, change)).await?;
             Ok(Turn::Succeeded)
         }
         Action::Reset => {

@@ -348,11 +348,9 @@ impl LockedTenant {
         super::joined::note_stored();
         self.rested = rests;
         self.count(is_new);
-        let server = self
-            .record
-            .live_credential()
-            .and(self.record.server.as_ref());
-        let origin = server.and_then(|_server| origin_of(&self.record));
+        // Of one that is deleted or destroyed nobody asks any more.
+        let asked = self.record.live_credential().is_some() || self.record.last_version == 0;
+        let origin = asked.then(|| origin_of(&self.record)).flatten();
         let unasked = &self.engine.unasked;
         unasked.keep(self.name.as_str(), origin.as_deref());
         self.engine.failures.stored(&self.name);

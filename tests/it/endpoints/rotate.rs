@@ -525,7 +525,7 @@ async fn a_login_is_tried_once_and_never_outranks_a_hash() {
     rig.later(3600);
     let warnings = rotate(&rig).await.ok().warnings;
     assert_eq!(warnings.len(), 1);
-    assert!(warnings[0].contains("put off"), "{warnings:?}");
+    assert!(warnings[0].contains("put the login off"), "{warnings:?}");
     assert!(!warnings[0].contains("smtp_address"), "{warnings:?}");
     rig.settled().await;
     assert_eq!(rig.mailu.smtp_journal().len(), 3);

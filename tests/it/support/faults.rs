@@ -231,7 +231,8 @@ impl Plan {
         self.0.released.notify_one();
     }
 
-    async fn wait_if_held(&self, name: &str) {
+    /// Waits, if this call is the one of [`Plan::hold`].
+    pub(crate) async fn wait_if_held(&self, name: &str) {
         let held = {
             let mut state = self.0.state.lock().unwrap();
             let is = |held: &str| held == name || held.ends_with('/') && name.starts_with(held);

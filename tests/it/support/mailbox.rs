@@ -316,7 +316,9 @@ impl Client {
         if self.is_silent().await {
             return Sent::Unknown(Trouble::Timeout);
         }
-        let fault = self.plan.enter(format!("mail {name}"));
+        let name = format!("mail {name}");
+        self.plan.wait_if_held(&name).await;
+        let fault = self.plan.enter(name);
         let refused = {
             let mut state = self.servers.lock();
             let refused = state.check(&change);
@@ -366,7 +368,9 @@ impl Client {
         if self.is_silent().await {
             return Err(ReadError::Trouble(Trouble::Timeout));
         }
-        let Some(fault) = self.plan.enter(format!("mail {name}")) else {
+        let name = format!("mail {name}");
+        self.plan.wait_if_held(&name).await;
+        let Some(fault) = self.plan.enter(name) else {
             return Ok(false);
         };
         match fault.kind {

@@ -43,11 +43,12 @@ fn why(fault: LoginFault) -> String {
 fn said(reply: SmtpReply) -> String {
     let (stage, code) = (reply.stage.as_str(), reply.code);
     let advice = if reply.is_permanent() {
-        "The mail server does not let this server log in there: see its log"
+        "It does not let this server log in there: see its log"
     } else {
-        "The mail server takes no logins at the moment: see its log if it goes on"
+        "It put the login off, because it limits logins or takes none at the moment: see its log if it \
+         goes on"
     };
-    format!("smtp_address answered {stage} with {code}. {advice}")
+    format!("the mail server answered {stage} with {code}. {advice}")
 }
 
 #[cfg(test)]

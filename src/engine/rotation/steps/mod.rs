@@ -305,6 +305,7 @@ impl Proven {
         event.previous_rotation = previous_version.map(|_| credential.last_rotated);
         if intent.is_emergency() {
             event.severity = Severity::Critical;
+            reset::conclude(credential, &intent, now);
         }
         let earlier_look = record.open.confirm_first.take();
         record.open = OpenWork {
@@ -320,13 +321,7 @@ impl Proven {
         record.open.confirm_first =
             late_writes::first_look(&intent, credential, seen, earlier_look, now);
         record.last_error = None;
-        if intent.is_emergency() {
-            reset::conclude(credential, &intent, now);
-        }
-        let (is_new, announced_at) = (
-            intent.source.is_none() && intent.again.is_none(),
-            intent.announced_at,
-        );
+        let may_be_what_was_seen = may_be_what_was_seen(&intent, self.tenant.config.reveal_ttl);
         credential.current = Some(intent.version);
         credential.previous = previous_version;
         credential.versions.push(Version {
@@ -340,11 +335,7 @@ impl Proven {
         credential.last_rotated = now;
         credential.notice_sent_at = None;
         credential.drift = None;
-        // What was seen may be this very password.
-        let ttl = i64::try_from(self.tenant.config.reveal_ttl).unwrap_or(i64::MAX);
-        let ttl = TimeDelta::try_seconds(ttl).unwrap_or_default();
-        let seen = |at: &DateTime<Utc>| !is_new || announced_at <= *at - ttl;
-        credential.rotate_at = credential.rotate_at.filter(seen);
+        credential.rotate_at = credential.rotate_at.filter(may_be_what_was_seen);
         credential.preflight = None;
         credential.paced_until = None;
         credential.next_rotation = schedule::next_rotation(
@@ -358,6 +349,16 @@ impl Proven {
         retention::prune(credential, &self.tenant.config, trusted);
         Ok((event, previous_version))
     }
+}
+
+/// Tells of the end of a look, `ttl` seconds after it, whether the change's value may be what was seen:
+/// it was there already.
+fn may_be_what_was_seen(intent: &Intent, ttl: u64) -> impl Fn(&DateTime<Utc>) -> bool + use<> {
+    let ttl = i64::try_from(ttl).unwrap_or(i64::MAX);
+    let ttl = TimeDelta::try_seconds(ttl).unwrap_or_default();
+    let is_old = intent.source.is_some() || intent.again.is_some();
+    let announced_at = intent.announced_at;
+    move |ends_at| is_old || announced_at <= *ends_at - ttl
 }
 
 impl Committed {
