@@ -177,7 +177,8 @@ impl Soak {
         let open = self.is_open().await;
         self.tally.open += u32::from(open);
         let settled = async {
-            while self.is_open().await {
+            // And the look after it was taken, before which nothing is called settled.
+            while self.is_open().await || self.is_looked_for().await {
                 sleep(Duration::from_millis(500)).await;
             }
         };
@@ -303,6 +304,10 @@ impl Soak {
 
     async fn is_open(&self) -> bool {
         !self.stored().await["intent"].is_null()
+    }
+
+    async fn is_looked_for(&self) -> bool {
+        !self.stored().await["open"]["confirm_first"].is_null()
     }
 
     /// Writes `verify` until the credential is settled.

@@ -39,7 +39,7 @@ pub struct Intent {
     pub source: Option<u64>,
     /// The version that was sent in vain and whose value is sent again: it stays a version until the
     /// candidate is sent, so that a change that is given up before loses nothing.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<u64>,
     /// The account may have to be created first.
     pub create_account: bool,
