@@ -90,7 +90,7 @@ pub fn parse_ca(pem: &str) -> Result<Arc<RootCertStore>, CaError> {
     certificates(pem).map(|(roots, _)| Arc::new(roots))
 }
 
-/// Returns which certificates of a bundle have ended by `now`. The library takes a CA for what it
+/// Returns which certificates of a bundle have ended by `now`. `rustls` takes a CA for what it
 /// was given as, without looking at its time; other clients of the same server do look.
 #[must_use]
 pub fn expired_cas(pem: &str, now: DateTime<Utc>) -> Vec<ExpiredCa> {
@@ -179,12 +179,12 @@ pub(crate) fn client_config(ca_cert: Option<&str>) -> Result<ClientConfig, CaErr
     Ok(config)
 }
 
-/// The library's own verifier, and one exception from it: a certificate that was itself given, byte
+/// The verifier of `rustls`, and one exception from it: a certificate that was itself given, byte
 /// for byte, is believed for its names and its time. `openssl req -x509` makes CAs, which the
-/// library never takes for a server's certificate, and they are what small servers show.
+/// verifier never takes for a server's certificate, and they are what small servers show.
 #[derive(Debug)]
 struct Verifier {
-    library: Arc<WebPkiServerVerifier>,
+    webpki: Arc<WebPkiServerVerifier>,
     given: Vec<CertificateDer<'static>>,
 }
 
@@ -194,9 +194,9 @@ impl Verifier {
         given: Vec<CertificateDer<'static>>,
         provider: &Arc<CryptoProvider>,
     ) -> Option<Self> {
-        let library = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider));
-        let library = library.build().ok()?;
-        Some(Self { library, given })
+        let webpki = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider));
+        let webpki = webpki.build().ok()?;
+        Some(Self { webpki, given })
     }
 }
 
@@ -212,7 +212,7 @@ impl ServerCertVerifier for Verifier {
         // Not a secret: a plain comparison will do.
         let mut given = self.given.iter();
         if !given.any(|given| given.as_ref() == end_entity.as_ref()) {
-            return self.library.verify_server_cert(
+            return self.webpki.verify_server_cert(
                 end_entity,
                 intermediates,
                 server_name,
@@ -231,7 +231,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.library
+        self.webpki
             .verify_tls12_signature(message, certificate, signature)
     }
 
@@ -241,12 +241,12 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.library
+        self.webpki
             .verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.library.supported_verify_schemes()
+        self.webpki.supported_verify_schemes()
     }
 }
 
